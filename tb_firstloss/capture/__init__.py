@@ -1,0 +1,1 @@
+"""The TensorFlow side: capture the first batch, trace its step, write both."""

@@ -1,0 +1,320 @@
+"""What a recording looks like on disk: tags, plugin name, file name, manifest, tensor encodings.
+
+One recording is one run directory with one event file. Under the recorder's tag T it holds, for
+people, the scalars and the histogram of `SCALARS` and `HISTOGRAM`, and for programs the exact
+arrays as tensor summaries below ``T/tensors/``. The last of these, ``T/tensors/manifest``, is a
+JSON text that names every other one with its true dtype, shape and SHA-256. A recording without its
+manifest, or with one array that disagrees with it, is no recording.
+
+Encoding and decoding stand side by side here, so that neither can change alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import re
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from tb_firstloss import errors
+from tb_firstloss.first_batch import (
+    Array,
+    FirstBatch,
+    LossStatistics,
+    OutputLoss,
+    compute_digest,
+    tensor_sha256,
+)
+
+VERSION = 1
+"""Contract version that this package writes; it reads this one and every older one."""
+
+PLUGIN_NAME = "tb_firstloss"
+"""``plugin_name`` in the summary metadata of the exact tensors (data_class TENSOR)."""
+
+FILE_SUFFIX = ".tb_firstloss.v2"
+"""End of a recording's event file name; a reader can pass over every other file unopened."""
+
+MANIFEST = "manifest"
+PROTO_LIMIT_BYTES = 2**31 - 2**20
+"""A protocol buffer ends at 2 GiB; the difference leaves room for the event around the tensor."""
+
+SCALARS = {
+    "loss": "The loss that the optimizer differentiates on the first training batch.",
+    "loss_mean": "Mean of the finite per-example losses of the first training batch.",
+    "loss_min": "Smallest finite per-example loss of the first training batch.",
+    "loss_max": "Largest finite per-example loss of the first training batch.",
+    "nonfinite_count": "Number of NaN and infinite per-example losses of the first training batch.",
+}
+"""Scalar summaries, name to description. Descriptions never vary: TensorBoard shows
+"Multiple descriptions" when runs disagree."""
+
+HISTOGRAM = "loss_per_example"
+HISTOGRAM_DESCRIPTION = "The finite per-example losses of the first training batch."
+
+_TAG = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+def check_tag(tag: object) -> str:
+    """Returns the tag if it can name a run directory and a group of summaries.
+
+    Raises:
+        ValueError: Anything but letters, digits, ``_``, ``.`` and ``-``, or ``.`` or ``..``.
+    """
+    if not isinstance(tag, str) or not _TAG.fullmatch(tag) or tag.strip(".") == "":
+        raise ValueError(
+            f"tag: {tag!r} cannot name a run directory; use letters, digits, '_', '-' and '.'"
+        )
+    return tag
+
+
+def escape(name: str) -> str:
+    """Returns an output's name as one tag component: everything unusual percent-encoded."""
+    return urllib.parse.quote(name, safe="") or "%"
+
+
+def output_prefix(tag: str, name: str, *, several: bool) -> str:
+    """Returns the tag under which one output's scalars and histogram are written."""
+    return f"{tag}/outputs/{escape(name)}" if several else tag
+
+
+def manifest_tag(tag: str) -> str:
+    """Returns the tag of the manifest, which is a recording's last tensor."""
+    return f"{tag}/tensors/{MANIFEST}"
+
+
+def is_manifest(tag: str, plugin_name: str) -> bool:
+    """Tells whether a summary value is a recording's manifest."""
+    return plugin_name == PLUGIN_NAME and tag.endswith(f"/tensors/{MANIFEST}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """A first batch as it is written.
+
+    Attributes:
+        tensors: Tag and array of each tensor summary, in the order of writing.
+        manifest: JSON text, to be written after all of them.
+        left_out: Tags of the arrays that were above the size limit.
+    """
+
+    tensors: list[tuple[str, Array]]
+    manifest: str
+    left_out: list[str]
+
+
+def encode(
+    first: FirstBatch, *, tag: str, recording_id: str, max_tensor_bytes: int = PROTO_LIMIT_BYTES
+) -> Recording:
+    """Turns a first batch into the tensors and the manifest that are written.
+
+    Args:
+        first: What was captured.
+        tag: The recorder's tag.
+        recording_id: Anything unique; it tells a copy from a second recording of equal values.
+        max_tensor_bytes: Arrays above this many bytes, as stored, are left out.
+    """
+    tensors: list[tuple[str, Array]] = []
+    left_out: list[str] = []
+    limit = min(max_tensor_bytes, PROTO_LIMIT_BYTES)
+
+    def entry(name: str, array: Array | None) -> dict[str, Any] | None:
+        if array is None:
+            return None
+        entry_tag = f"{tag}/tensors/{name}"
+        encoding, parts = _store(array)
+        facts = {
+            "tag": entry_tag,
+            "dtype": array.dtype.name,
+            "shape": list(array.shape),
+            "sha256": tensor_sha256(array),
+            "encoding": encoding,
+        }
+        if any(part.nbytes > limit for part in parts.values()):
+            left_out.append(entry_tag)
+            return {**facts, "left_out": True}
+        tensors.extend((entry_tag + suffix, part) for suffix, part in parts.items())
+        return facts
+
+    manifest = {
+        "contract_version": VERSION,
+        "recording_id": recording_id,
+        "run": first.run,
+        "tag": tag,
+        "step": first.step,
+        "wall_time": first.wall_time,
+        "digest": first.digest,
+        "metadata": dict(first.metadata),
+        "loss": entry("loss", first.loss),
+        "outputs": [
+            {
+                "name": name,
+                "per_example": entry(f"outputs/{escape(name)}/per_example", output.per_example),
+                "row_splits": [
+                    entry(f"outputs/{escape(name)}/row_splits_{i}", splits)
+                    for i, splits in enumerate(output.row_splits)
+                ],
+                "sample_weight": entry(
+                    f"outputs/{escape(name)}/sample_weight", output.sample_weight
+                ),
+                "mask": entry(f"outputs/{escape(name)}/mask", output.mask),
+                "reduction": output.reduction,
+                "loss_weight": output.loss_weight,
+                "statistics": _encode_statistics(output.statistics),
+            }
+            for name, output in first.outputs.items()
+        ],
+    }
+    text = json.dumps(manifest, allow_nan=False)
+    return Recording(tensors=tensors, manifest=text, left_out=left_out)
+
+
+def decode(
+    manifest: str | bytes,
+    tensors: Mapping[str, Array],
+    *,
+    path: str | os.PathLike[str],
+    run: str | None = None,
+) -> FirstBatch:
+    """Turns a manifest and the tensors read beside it back into the first batch.
+
+    Args:
+        manifest: JSON text of the manifest.
+        tensors: Arrays by tag, at least those that the manifest names.
+        path: Where they were read, for messages.
+        run: Name to give the run; None for the one it was recorded under.
+
+    Raises:
+        ContractVersionError: Written by a newer version of this package.
+        IncompleteRecordingError: A tensor is missing or differs from its SHA-256, or the manifest
+            is not what `encode` writes.
+    """
+    where = os.fspath(path)
+    try:
+        facts = json.loads(manifest)
+        version = facts["contract_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise errors.IncompleteRecordingError(
+            f"{where}: the manifest cannot be read ({error!r})", path=where
+        ) from error
+    if not isinstance(version, int) or version > VERSION:
+        raise errors.ContractVersionError(
+            f"{where}: written by contract version {version}; this tb_firstloss reads up to "
+            f"{VERSION}: upgrade it (pip install -U tb-firstloss)",
+            path=where,
+        )
+    try:
+        return _decode_facts(facts, tensors, where, run)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise errors.IncompleteRecordingError(
+            f"{where}: the manifest disagrees with its own format ({error!r})", path=where
+        ) from error
+
+
+def _decode_facts(
+    facts: dict[str, Any], tensors: Mapping[str, Array], where: str, run: str | None
+) -> FirstBatch:
+    loss = _load(facts["loss"], tensors, where)
+    outputs = {}
+    for out in facts["outputs"]:
+        outputs[out["name"]] = OutputLoss(
+            per_example=_load(out["per_example"], tensors, where),
+            row_splits=tuple(
+                splits
+                for splits in (_load(entry, tensors, where) for entry in out["row_splits"])
+                if splits is not None
+            ),
+            sample_weight=_load(out["sample_weight"], tensors, where),
+            mask=_load(out["mask"], tensors, where),
+            reduction=out["reduction"],
+            loss_weight=out["loss_weight"],
+            statistics=_decode_statistics(out["statistics"]),
+        )
+    if not any(entry.get("left_out") for entry in _entries(facts)):
+        digest = compute_digest(loss, outputs)
+        if digest != facts["digest"]:
+            raise errors.IncompleteRecordingError(
+                f"{where}: the digest of what was read is {digest[:12]}…, the manifest says "
+                f"{facts['digest'][:12]}…",
+                path=where,
+            )
+    return FirstBatch(
+        run=facts["run"] if run is None else run,
+        step=facts["step"],
+        wall_time=facts["wall_time"],
+        loss=loss,
+        outputs=outputs,
+        metadata=facts["metadata"],
+        digest=facts["digest"],
+    )
+
+
+def _entries(facts: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    candidates = [facts["loss"]]
+    for out in facts["outputs"]:
+        candidates += [out["per_example"], *out["row_splits"], out["sample_weight"], out["mask"]]
+    return (entry for entry in candidates if entry is not None)
+
+
+def _encode_statistics(statistics: LossStatistics) -> dict[str, Any]:
+    # JSON has no NaN; float() reads these names back.
+    return {
+        key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in dataclasses.asdict(statistics).items()
+    }
+
+
+def _decode_statistics(facts: dict[str, Any]) -> LossStatistics:
+    numbers: dict[str, Any] = {k: float(v) if isinstance(v, str) else v for k, v in facts.items()}
+    return LossStatistics(**numbers)
+
+
+def _store(array: Array) -> tuple[str, dict[str, Array]]:
+    """Returns the encoding and the arrays to write, by tag suffix.
+
+    TensorBoard's own decoder raises on bfloat16 and float8. bfloat16 is the upper half of a
+    float32, so a shift keeps every bit pattern; of float8 the bytes are kept beside a float32 view.
+    """
+    if array.dtype == ml_dtypes.bfloat16:
+        wide = array.view(np.uint16).astype(np.uint32) << np.uint32(16)
+        return "bfloat16_in_float32", {"": wide.view(np.float32)}
+    if array.dtype.kind == "V":
+        view = array.astype(np.float32)
+        return "bits", {"": view, ".bits": array.view(np.uint8)}
+    return "exact", {"": array}
+
+
+def _load(entry: dict[str, Any] | None, tensors: Mapping[str, Array], where: str) -> Array | None:
+    """Returns the array that a manifest entry names, in its true dtype, or None if left out."""
+    if entry is None or entry.get("left_out"):
+        return None
+    dtype, tag, encoding = _dtype(entry["dtype"]), entry["tag"], entry["encoding"]
+    stored_tag = tag + ".bits" if encoding == "bits" else tag
+    if stored_tag not in tensors:
+        raise errors.IncompleteRecordingError(f"{where}: {stored_tag} is missing", path=where)
+    stored = tensors[stored_tag]
+    if encoding == "bfloat16_in_float32":
+        array: Array = (stored.view(np.uint32) >> np.uint32(16)).astype(np.uint16).view(dtype)
+    else:
+        array = stored.view(dtype) if encoding == "bits" else stored
+    found = (array.dtype, list(array.shape), tensor_sha256(array))
+    if found != (dtype, entry["shape"], entry["sha256"]):
+        raise errors.IncompleteRecordingError(
+            f"{where}: {tag} is {found[0]}{found[1]} with SHA-256 {found[2][:12]}…, the manifest "
+            f"says {dtype}{entry['shape']} with {entry['sha256'][:12]}…",
+            path=where,
+        )
+    return array
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    """Returns the dtype of a name, NumPy's or ml_dtypes'."""
+    extended = getattr(ml_dtypes, name, None)
+    return np.dtype(name if extended is None else extended)

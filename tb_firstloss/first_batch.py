@@ -1,0 +1,272 @@
+"""What was captured from the first training batch, as plain NumPy: no I/O and no TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossStatistics:
+    """Summary of per-example loss values, computed in float64.
+
+    Attributes:
+        count: Number of values, finite or not.
+        mean: Mean of the finite values; NaN when there are none. The same holds for the next three.
+        std: Population standard deviation (divided by the number of finite values).
+        min: Smallest finite value.
+        max: Largest finite value.
+        nonfinite_count: Number of NaN and infinite values.
+    """
+
+    count: int
+    mean: float
+    std: float
+    min: float
+    max: float
+    nonfinite_count: int
+
+    @classmethod
+    def of(cls, values: Array) -> LossStatistics:
+        """Computes the statistics of an array of any shape and any real dtype."""
+        finite = finite_values(values)
+        count, finite_count = int(values.size), int(finite.size)
+        if not finite_count:
+            nan = math.nan
+            return cls(count=count, mean=nan, std=nan, min=nan, max=nan, nonfinite_count=count)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return cls(
+                count=count,
+                mean=float(finite.mean()),
+                std=float(finite.std()),
+                min=float(finite.min()),
+                max=float(finite.max()),
+                nonfinite_count=count - finite_count,
+            )
+
+
+def finite_values(values: Array) -> npt.NDArray[np.float64]:
+    """Returns the finite values, flattened in C order, as float64 of shape [number of finite]."""
+    # A signalling NaN raises the invalid flag when it is converted; that is no error here.
+    with np.errstate(invalid="ignore"):
+        wide = values.astype(np.float64).ravel()
+    return wide[np.isfinite(wide)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class OutputLoss:
+    """The loss of one model output on the first batch.
+
+    Attributes:
+        per_example: Unreduced, unweighted, unmasked loss values, any rank of at least 1: [batch],
+            [batch, time], …, in the dtype in which training computed them. For a ragged loss the
+            flat values. None only when the recording left the tensor out as too large.
+        row_splits: For a ragged loss, the row splits of each ragged dimension, outermost first;
+            each [rows + 1] int32 or int64. Empty otherwise.
+        sample_weight: Weights as the loss function received them, or None.
+        mask: Mask as the loss function received it, or None.
+        reduction: Keras's name of the reduction that training applied, or None where unknown.
+        loss_weight: Factor with which this output enters the total, or None.
+        statistics: Of per_example; computed when not given.
+    """
+
+    per_example: Array | None
+    row_splits: tuple[Array, ...] = ()
+    sample_weight: Array | None = None
+    mask: Array | None = None
+    reduction: str | None = None
+    loss_weight: float | None = None
+    statistics: LossStatistics = None  # type: ignore[assignment]  # set by __post_init__
+
+    def __post_init__(self) -> None:
+        if self.per_example is not None:
+            if np.ndim(self.per_example) == 0:
+                raise ValueError("per_example: a scalar; it needs one value per example")
+            object.__setattr__(self, "per_example", _frozen(self.per_example))
+        object.__setattr__(self, "row_splits", tuple(_frozen(s) for s in self.row_splits))
+        for field in ("sample_weight", "mask"):
+            if getattr(self, field) is not None:
+                object.__setattr__(self, field, _frozen(getattr(self, field)))
+        if self.statistics is None:
+            if self.per_example is None:
+                raise ValueError("statistics: needed when per_example is left out")
+            object.__setattr__(self, "statistics", LossStatistics.of(self.per_example))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class FirstBatch:
+    """The loss of one first training batch.
+
+    Compare two of them with their ``digest``: equal digests mean equal bits.
+
+    Attributes:
+        run: Name of the run directory, relative to the logdir it was written to or read from.
+        step: Step under which it was recorded; 0 unless the recorder was given another.
+        wall_time: When it was captured, seconds since the Unix epoch.
+        loss: What the optimizer differentiates: the total loss, with regularisers and without a
+            loss scale; usually a scalar ([]). None when the step gave only per-example values.
+        outputs: Loss values by output name, in the model's order; empty when the step gave only
+            a scalar.
+        metadata: What is known about the run (versions, strategy, …) and what the user added.
+        digest: SHA-256 (hex) over dtype, shape and bytes of the loss and of every output's
+            values, in order; see `compute_digest`.
+    """
+
+    run: str
+    step: int
+    wall_time: float
+    loss: Array | None
+    outputs: Mapping[str, OutputLoss]
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        if self.loss is not None:
+            object.__setattr__(self, "loss", _frozen(self.loss))
+        object.__setattr__(self, "outputs", MappingProxyType(dict(self.outputs)))
+        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+        if not self.digest:
+            object.__setattr__(self, "digest", compute_digest(self.loss, self.outputs))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A mappingproxy cannot be pickled, and executors send a FirstBatch between processes.
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields["outputs"], fields["metadata"] = dict(self.outputs), dict(self.metadata)
+        return _rebuild, (fields,)
+
+    @cached_property
+    def sole_output(self) -> OutputLoss:
+        """The only output.
+
+        Raises:
+            ValueError: There is none, or there are several; the message names them.
+        """
+        if len(self.outputs) == 1:
+            return next(iter(self.outputs.values()))
+        if not self.outputs:
+            raise ValueError(
+                f"{self.run}: only a scalar loss was recorded; for values per example, return "
+                "the per-example loss from the step too and select it with loss="
+            )
+        names = ", ".join(repr(name) for name in self.outputs)
+        raise ValueError(f"{self.run}: several outputs ({names}); choose one: outputs[name]")
+
+    @property
+    def per_example(self) -> Array:
+        """The only output's per-example values, any rank of at least 1.
+
+        Raises:
+            ValueError: There is no output, or there are several, or the values were left out.
+        """
+        values = self.sole_output.per_example
+        if values is None:
+            raise ValueError(
+                f"{self.run}: the per-example loss was larger than max_tensor_bytes when it was "
+                "recorded, so only its statistics, histogram and digest were kept"
+            )
+        return values
+
+    @property
+    def count(self) -> int:
+        """Number of per-example values of the only output."""
+        return self.sole_output.statistics.count
+
+    @property
+    def mean(self) -> float:
+        """Mean of the finite per-example values of the only output."""
+        return self.sole_output.statistics.mean
+
+    @property
+    def std(self) -> float:
+        """Population standard deviation of the finite per-example values of the only output."""
+        return self.sole_output.statistics.std
+
+    @property
+    def min(self) -> float:
+        """Smallest finite per-example value of the only output."""
+        return self.sole_output.statistics.min
+
+    @property
+    def max(self) -> float:
+        """Largest finite per-example value of the only output."""
+        return self.sole_output.statistics.max
+
+    @property
+    def nonfinite_count(self) -> int:
+        """Number of NaN and infinite per-example values of the only output."""
+        return self.sole_output.statistics.nonfinite_count
+
+    def __repr__(self) -> str:
+        parts = [f"run={self.run!r}", f"step={self.step}"]
+        if self.loss is not None:
+            value = str(self.loss) if self.loss.ndim == 0 else describe(self.loss)
+            parts.append(f"loss={value}")
+        for name, output in self.outputs.items():
+            s = output.statistics
+            what = "left out" if output.per_example is None else describe(output.per_example)
+            bad = f", non-finite {s.nonfinite_count}" if s.nonfinite_count else ""
+            parts.append(
+                f"{name}: {what} mean {s.mean:.6g}, std {s.std:.4g}, "
+                f"min {s.min:.6g}, max {s.max:.6g}{bad}"
+            )
+        return f"FirstBatch({', '.join(parts)}, digest={self.digest[:12]}…)"
+
+
+def describe(array: Array) -> str:
+    """Returns an array's dtype and shape as text: ``float32[64, 10]``."""
+    return f"{array.dtype.name}{list(array.shape)}"
+
+
+def tensor_sha256(array: Array) -> str:
+    """Returns the SHA-256 (hex) of an array's bytes: C order, little-endian."""
+    return hashlib.sha256(_little_endian_bytes(array)).hexdigest()
+
+
+def compute_digest(loss: Array | None, outputs: Mapping[str, OutputLoss]) -> str:
+    """Computes the digest that tells whether two first batches are equal bit for bit.
+
+    SHA-256 over, in order, the loss and each output's per-example values followed by its row
+    splits; each of them as a line of compact JSON ``["<dtype>",[<shape>]]``, a newline, and the
+    elements' bytes in C order, little-endian. A missing loss is the line ``null``.
+
+    Args:
+        loss: The total loss, any shape, or None.
+        outputs: The outputs in order; names do not enter the digest.
+    """
+    sha = hashlib.sha256()
+    arrays: list[Array | None] = [loss]
+    for output in outputs.values():
+        arrays += [output.per_example, *output.row_splits]
+    for array in arrays:
+        head = None if array is None else [array.dtype.name, list(array.shape)]
+        sha.update(json.dumps(head, separators=(",", ":")).encode() + b"\n")
+        if array is not None:
+            sha.update(_little_endian_bytes(array))
+    return sha.hexdigest()
+
+
+def _little_endian_bytes(array: Array) -> bytes:
+    order = array.dtype.newbyteorder("<") if array.dtype.kind in "iufb" else array.dtype
+    return array.astype(order, copy=False).tobytes()
+
+
+def _frozen(array: npt.ArrayLike) -> Array:
+    """Returns a read-only copy, so that a buffer reused by training cannot change the capture."""
+    copy = np.array(array, order="C")
+    copy.setflags(write=False)
+    return copy
+
+
+def _rebuild(fields: dict[str, Any]) -> FirstBatch:
+    return FirstBatch(**fields)

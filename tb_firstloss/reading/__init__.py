@@ -1,0 +1,1 @@
+"""Event files back into exact tensors, without TensorFlow."""

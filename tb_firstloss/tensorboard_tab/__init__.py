@@ -1,0 +1,1 @@
+"""The "First loss" tab in TensorBoard."""
