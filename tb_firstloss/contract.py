@@ -285,7 +285,7 @@ def _store(array: Array) -> tuple[str, dict[str, Array]]:
     if array.dtype == ml_dtypes.bfloat16:
         wide = array.view(np.uint16).astype(np.uint32) << np.uint32(16)
         return "bfloat16_in_float32", {"": wide.view(np.float32)}
-    if array.dtype.kind == "V":
+    if array.dtype.isbuiltin != 1:  # a dtype of ml_dtypes, one byte an element
         view = array.astype(np.float32)
         return "bits", {"": view, ".bits": array.view(np.uint8)}
     return "exact", {"": array}

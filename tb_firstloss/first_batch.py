@@ -264,6 +264,7 @@ def _little_endian_bytes(array: Array) -> bytes:
 def _frozen(array: npt.ArrayLike) -> Array:
     """Returns a read-only copy, so that a buffer reused by training cannot change the capture."""
     copy = np.array(array, order="C")
+    copy = copy.astype(copy.dtype.newbyteorder("="), copy=False)
     copy.setflags(write=False)
     return copy
 
