@@ -46,7 +46,9 @@ def parse_expectation(expect: float | str) -> float:
             else float(expect)
         )
     except (SyntaxError, ArithmeticError, RecursionError, MemoryError, ValueError) as error:
-        raise ValueError(f"expect: {reprlib.repr(expect)} cannot be worked out ({error})") from error
+        raise ValueError(
+            f"expect: {reprlib.repr(expect)} cannot be worked out ({error})"
+        ) from error
     if not math.isfinite(value):
         raise ValueError(f"expect: {reprlib.repr(expect)} is not a finite number")
     return value

@@ -14,7 +14,8 @@ def two_logical_cpus():
     """Splits the CPU in two, so that strategies have real replicas.
 
     It has to come before TensorFlow's first operation. When this runs, collection has imported
-    TensorFlow if any test needs it; reading alone never does.
+    TensorFlow if any test needs it; reading alone never does. So no test module may make a tensor
+    at import, in a parametrisation for example.
     """
     if "tensorflow" in sys.modules:
         import tensorflow as tf

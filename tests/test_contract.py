@@ -56,7 +56,12 @@ def test_everything_of_an_output_comes_back():
     _, recording = recorded(np.float16(2), {"a/b": output})
     first = read(recording)
     back = first.outputs["a/b"]
-    assert (first.step, first.loss, back.reduction, back.loss_weight) == (3, 2, output.reduction, 0.5)
+    assert (first.step, first.loss, back.reduction, back.loss_weight) == (
+        3,
+        2,
+        output.reduction,
+        0.5,
+    )
     for field in ("per_example", "sample_weight", "mask"):
         assert getattr(back, field).tobytes() == getattr(output, field).tobytes()
     assert back.row_splits[0].dtype == np.int32
