@@ -109,7 +109,7 @@ class Recorder:
         try:
             step = self._current_step()
             self._claim()
-        except Exception as error:  # reported by commit, once, and after the step has run
+        except Exception as error:  # noqa: BLE001 - raised by commit, after the step
             self._blocked = error
         ready = self._blocked is None
         finished = False
