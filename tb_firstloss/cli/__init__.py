@@ -12,9 +12,15 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from tb_firstloss import __version__
-from tb_firstloss.errors import FirstLossError, FirstLossWarning, NoRecordingError
+from tb_firstloss.errors import (
+    DamageWarning,
+    FirstLossError,
+    FirstLossWarning,
+    NoRecordingError,
+)
 
 COMMANDS = ("demo", "show")
 """Modules of this package; each has ``add_arguments(parser)`` and ``run(options) -> exit code``."""
@@ -29,21 +35,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after the program's name; None takes them from ``sys.argv``.
     """
     options = _parser().parse_args(arguments)
-    warnings.showwarning = _show_warning
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", FirstLossWarning)
+        damage = _show_warnings()
+        code = _run(options)
+        return FINDING if damage and code == 0 else code
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         code: int = options.run(options)
         sys.stdout.flush()
     except NoRecordingError as error:
         return _say(error, FINDING)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has had enough. Python would complain once more
+        # when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (FirstLossError, OSError, ValueError) as error:
-        if isinstance(error, BrokenPipeError):
-            # The reader of our output (head, less) has had enough. Python would complain again
-            # when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
         return _say(error, UNUSABLE)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("tb-firstloss: interrupted", file=sys.stderr)
         return 130
     return code
 
@@ -79,17 +92,18 @@ def _say(error: Exception, code: int) -> int:
     return code
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: object = None,
-    line: str | None = None,
-) -> None:
-    """Prints our warnings as one line, without the source line that Python adds."""
-    del file
-    if issubclass(category, FirstLossWarning):
-        print(f"tb-firstloss: {message}", file=sys.stderr)
-    else:
-        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+def _show_warnings() -> list[DamageWarning]:
+    """Makes our warnings one line each on stderr; the list fills with those about damage."""
+    damage: list[DamageWarning] = []
+    show_any = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if isinstance(message, DamageWarning):
+            damage.append(message)
+        if issubclass(category, FirstLossWarning):
+            print(f"tb-firstloss: {message}", file=sys.stderr)
+        else:
+            show_any(message, category, *where)
+
+    warnings.showwarning = show
+    return damage
