@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import reprlib
 from collections.abc import Callable
 
 _OPERATORS: dict[type[ast.AST], Callable[..., float]] = {
@@ -45,9 +46,11 @@ def parse_expectation(expect: float | str) -> float:
             else float(expect)
         )
     except (SyntaxError, ArithmeticError, RecursionError, MemoryError, ValueError) as error:
-        raise ValueError(f"expect: {expect!r} cannot be worked out ({error})") from error
+        raise ValueError(
+            f"expect: {reprlib.repr(expect)} cannot be worked out ({error})"
+        ) from error
     if not math.isfinite(value):
-        raise ValueError(f"expect: {expect!r} is not a finite number")
+        raise ValueError(f"expect: {reprlib.repr(expect)} is not a finite number")
     return value
 
 

@@ -41,6 +41,11 @@ class Outcome:
     test_count: int
 
 
+def start_devices() -> None:
+    """Lets TensorFlow find its devices, which it otherwise does, and logs, at the first step."""
+    tf.config.list_logical_devices()
+
+
 def train(logdir: str | os.PathLike[str], *, data_seed: int = 0, weight_seed: int = 0) -> Outcome:
     """Trains the demo network for one epoch and records its first batch under ``logdir``."""
     from rich.console import Console

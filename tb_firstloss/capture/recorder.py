@@ -88,6 +88,7 @@ class Recorder:
         self.on_error = _check_choice("on_error", on_error, ("warn", "raise"))
         self.first_batch: FirstBatch | None = None
         self.run_dir: str | None = None
+        self._blocked: Exception | None = None
 
     @contextlib.contextmanager
     def guard(self, doing: str) -> Iterator[None]:
@@ -104,11 +105,13 @@ class Recorder:
     @contextlib.contextmanager
     def window(self) -> Iterator[trace.StepTrace]:
         """Opens the window around the first step; a step that raises leaves nothing behind."""
-        step, ready = 0, False
-        with self.guard(f"{self.logdir}: no graph and no profile of the first step"):
+        step = 0
+        try:
             step = self._current_step()
             self._claim()
-            ready = True
+        except Exception as error:  # noqa: BLE001 - raised by commit, after the step
+            self._blocked = error
+        ready = self._blocked is None
         finished = False
         try:
             with trace.step_window(
@@ -141,13 +144,16 @@ class Recorder:
             step_trace: What the window gathered, or None where there was none.
             graph: Gives the graph of the step's concrete function; asked after the values are safe.
         """
-        self._claim()
-        assert self.run_dir is not None  # _claim raises otherwise
+        if self._blocked is None:
+            try:
+                self._claim()
+            except Exception as error:  # noqa: BLE001 - raised once the value is safe in memory
+                self._blocked = error
         facts = {**describe_environment(self.strategy), **(metadata or {}), **self.metadata}
         if self.expected is not None:
             facts["expected_loss"] = self.expected
         first = FirstBatch(
-            run=Path(self.run_dir).name,
+            run=self.tag if self.run_dir is None else self.run_dir.rpartition("/")[2],
             step=self._current_step() if step_trace is None else step_trace.step,
             wall_time=time.time(),
             loss=loss,
@@ -155,6 +161,9 @@ class Recorder:
             metadata=facts,
         )
         self.first_batch = first
+        if self._blocked is not None:
+            raise self._blocked
+        assert self.run_dir is not None
         left_out = summaries.write_recording(
             first,
             self.run_dir,
@@ -174,6 +183,7 @@ class Recorder:
         if self.run_dir is not None:
             summaries.release_run_dir(self.run_dir)
             self.run_dir = None
+        self._blocked = None
 
     def _current_step(self) -> int:
         return int(self.step() if callable(self.step) else self.step)

@@ -213,7 +213,7 @@ def _read_back(path: str, first: FirstBatch, run_dir: str) -> None:
 
     try:
         digest = read_first_loss(path).digest
-    except errors.ReadError as error:
+    except (errors.ReadError, ImportError) as error:
         digest = str(error)
     if digest != first.digest:
         raise errors.NotDurableError(

@@ -12,6 +12,8 @@ import tensorflow as tf
 from tensorflow.python.eager import context as eager_context
 from tensorflow.python.profiler import profiler_v2
 
+from tb_firstloss.capture import native_log
+
 STEP_NAME = "train"
 """Name of the step marker: the trace viewer shows ``train 0``."""
 
@@ -111,7 +113,8 @@ def _start_profile(run_dir: str, profile: Any, trace: StepTrace) -> bool:
     options = None if profile is True else profile
     was_idle = getattr(profiler_v2, "_profiler", None) is None
     try:
-        tf.profiler.experimental.start(run_dir, options)
+        with native_log.leave_out(native_log.PROFILER):
+            tf.profiler.experimental.start(run_dir, options)
     except tf.errors.AlreadyExistsError:
         trace.missing.append("profile: another profiler is running, and was left alone")
         if was_idle and getattr(profiler_v2, "_profiler", None) is not None:
@@ -127,7 +130,8 @@ def _start_profile(run_dir: str, profile: Any, trace: StepTrace) -> bool:
 
 def _stop_profile(trace: StepTrace, *, save: bool) -> bool:
     try:
-        tf.profiler.experimental.stop(save=save)
+        with native_log.leave_out(native_log.PROFILER):
+            tf.profiler.experimental.stop(save=save)
     except (tf.errors.OpError, RuntimeError, OSError) as error:
         trace.missing.append(f"profile: it could not be written ({_first_line(error)})")
         return False

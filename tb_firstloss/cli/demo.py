@@ -9,6 +9,9 @@ Examples::
 from __future__ import annotations
 
 import argparse
+import os
+import sys
+from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,13 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Trains, then prints the first loss as it was read back from the event file."""
-    import sys
-
     from tb_firstloss.cli.show import print_losses
 
     print("Loading TensorFlow …", file=sys.stderr)
-    from tb_firstloss import demo
+    from tb_firstloss.capture import native_log
 
+    with native_log.leave_out(native_log.IMPORT):
+        from tb_firstloss import demo
+
+        demo.start_devices()
     outcome = demo.train(
         options.logdir, data_seed=options.data_seed, weight_seed=options.weight_seed
     )
@@ -40,9 +45,21 @@ def run(options: argparse.Namespace) -> int:
         f"\nThe first loss is {first.mean:.4f}; ln 10 is {demo.LN_10:.4f}: {_reading(first.mean)}"
     )
     print(f"Accuracy after one epoch: {outcome.accuracy:.1%} on {outcome.test_count} test images")
-    print(f"Event file and profile: {outcome.run_dir}")
-    print(f"In TensorBoard: {sys.executable} -m tensorboard.main --logdir {options.logdir}")
+    print(f"Event file and profile: {_short(outcome.run_dir)}")
+    print(f"In TensorBoard: {_short(_tensorboard())} --logdir {options.logdir}")
     return 0
+
+
+def _tensorboard() -> str:
+    """Returns the tensorboard command that belongs to this Python."""
+    beside = Path(sys.executable).with_name("tensorboard")
+    return str(beside) if beside.exists() else "tensorboard"
+
+
+def _short(path: str) -> str:
+    """Returns a path relative to the working directory where it lies below it."""
+    here = f"{Path.cwd()}{os.sep}"
+    return path.removeprefix(here)
 
 
 def _reading(mean: float) -> str:

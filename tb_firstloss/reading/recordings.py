@@ -1,0 +1,144 @@
+"""First-batch recordings: the head of each one's event file, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+
+from tb_firstloss import contract, errors
+from tb_firstloss.first_batch import Array, FirstBatch
+from tb_firstloss.reading import paths
+from tb_firstloss.reading.logdir import Selection, iter_file
+from tb_firstloss.reading.records import Damage
+from tb_firstloss.reading.tensors import MAX_TENSOR_BYTES
+
+_EVERYTHING = Selection(runs=None, tags=None, steps=None)
+_FILES_PER_TASK = 64
+
+_Result = FirstBatch | errors.ReadError
+
+
+def read_first_loss(path: str | os.PathLike[str]) -> FirstBatch:
+    """Reads one recording back, exactly.
+
+    Args:
+        path: A recording's event file, its run directory, or a logdir that holds one recording.
+
+    Raises:
+        FileNotFoundError: Nothing is at the path.
+        NoRecordingError: There is no recording.
+        SeveralRecordingsError: There are several; the message names them.
+        IncompleteRecordingError: The manifest or a tensor is missing or altered.
+        ContractVersionError: A newer version of this package wrote it.
+    """
+    root = os.fspath(path)
+    files = _find(root)
+    if not files:
+        raise errors.NoRecordingError(
+            f"{root}: no first-batch recording here (no file *{contract.FILE_SUFFIX})", path=root
+        )
+    if len(files) > 1:
+        names = ", ".join(run for run, _ in files[:10]) + (", …" if len(files) > 10 else "")
+        raise errors.SeveralRecordingsError(
+            f"{root}: {len(files)} recordings ({names}); give one of these runs, or use "
+            "read_first_losses",
+            path=root,
+        )
+    run, file = files[0]
+    own_name = Path(file).resolve().parent.name
+    return read_recording(file, run=own_name if run == "." else run)
+
+
+def read_first_losses(
+    logdir: str | os.PathLike[str], *, executor: Executor | None = None
+) -> dict[str, FirstBatch]:
+    """Reads every recording below a logdir.
+
+    Only the recordings' own files are opened, so the cost does not grow with the training logs
+    beside them. A recording that cannot be read is a DamageWarning, and the others are returned.
+
+    Args:
+        logdir: Any directory, or one recording's file.
+        executor: Where to read; None for threads of this process. It needs to see the same files.
+
+    Returns:
+        The first batches by run name relative to the logdir ("." for the logdir itself), sorted.
+
+    Raises:
+        FileNotFoundError: Nothing is at the path.
+    """
+    files = _find(os.fspath(logdir))
+    tasks = [files[i : i + _FILES_PER_TASK] for i in range(0, len(files), _FILES_PER_TASK)]
+    if executor is not None:
+        batches = list(executor.map(_read_all, tasks))
+    elif len(tasks) < 2:
+        batches = [_read_all(task) for task in tasks]
+    else:
+        with ThreadPoolExecutor() as threads:
+            batches = list(threads.map(_read_all, tasks))
+    found: dict[str, FirstBatch] = {}
+    for run, result in (item for batch in batches for item in batch):
+        if isinstance(result, FirstBatch):
+            found.setdefault(run, result)
+        else:
+            warnings.warn(str(result), errors.DamageWarning, stacklevel=2)
+    return found
+
+
+def read_recording(path: str, *, run: str | None = None) -> FirstBatch:
+    """Reads the recording in one event file, up to its manifest.
+
+    Args:
+        path: Event file, whatever its name.
+        run: Name to give the run; None for the one it was recorded under.
+
+    Raises:
+        NoRecordingError: The file holds no tensor of a recording.
+        EventFileError: The file cannot be opened, or holds no intact event.
+        IncompleteRecordingError: The manifest or a tensor is missing or altered.
+        ContractVersionError: A newer version of this package wrote it.
+    """
+    found: dict[str, Array] = {}
+    damage: list[Damage] = []
+    for datum in iter_file(
+        path,
+        run=run or "",
+        selection=_EVERYTHING,
+        report=damage.append,
+        max_tensor_bytes=max(MAX_TENSOR_BYTES, contract.PROTO_LIMIT_BYTES),
+    ):
+        if contract.is_manifest(datum.tag, datum.plugin_name):
+            return contract.decode(datum.value.item(), found, path=path, run=run)
+        if datum.plugin_name == contract.PLUGIN_NAME:
+            found.setdefault(datum.tag, datum.value)
+    reason = f"; {damage[0].message} (byte {damage[0].start})" if damage else ""
+    if not found and not path.endswith(contract.FILE_SUFFIX):
+        raise errors.NoRecordingError(f"{path}: holds no first-batch recording{reason}", path=path)
+    raise errors.IncompleteRecordingError(
+        f"{path}: a recording without its manifest; it was cut short or damaged{reason}", path=path
+    )
+
+
+def _find(root: str) -> list[paths.EventFile]:
+    def ignore(_: Damage) -> None: ...
+
+    return paths.find_event_files(root, report=ignore, wanted=_is_recording)
+
+
+def _is_recording(name: str) -> bool:
+    return name.endswith(contract.FILE_SUFFIX) and paths.is_event_file_name(name)
+
+
+def _read_all(files: Iterable[paths.EventFile]) -> list[tuple[str, _Result]]:
+    """Reads some recordings; top-level and picklable, for executors of other processes."""
+    return [(run, _read_or_error(run, path)) for run, path in files]
+
+
+def _read_or_error(run: str, path: str) -> _Result:
+    try:
+        return read_recording(path, run=run)
+    except errors.ReadError as error:
+        return error

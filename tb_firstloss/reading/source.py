@@ -1,0 +1,94 @@
+"""Random access to the bytes of one event file through a bounded buffer."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+
+from tb_firstloss import errors
+
+_FIRST_CHUNK = 1 << 16
+_LARGEST_CHUNK = 1 << 22
+
+
+class Window:
+    """A file's bytes, read forward in chunks that grow from 64 KiB to 4 MiB.
+
+    Files are read rather than mapped: a mapped file that another process truncates ends the
+    program with SIGBUS.
+
+    Attributes:
+        path: For messages.
+        size: Bytes in the file when it was opened; less once a read came back short.
+    """
+
+    def __init__(self, path: str, read: Callable[[int, int], bytes], size: int) -> None:
+        """Wraps ``read(offset, count)``, which returns fewer bytes only at the end of the file."""
+        self.path = path
+        self.size = size
+        self._read = read
+        self._chunk = _FIRST_CHUNK
+        self._start = 0
+        self._data = memoryview(b"")
+
+    def view(self, start: int, end: int) -> memoryview:
+        """Returns the bytes from start to end, fewer where the file ends before."""
+        end = min(end, self.size)
+        if start >= end:
+            return memoryview(b"")
+        if start < self._start or end > self._start + len(self._data):
+            self._fill(start, end)
+        return self._data[start - self._start : end - self._start]
+
+    def _fill(self, start: int, end: int) -> None:
+        count = min(max(end - start, self._chunk), self.size - start)
+        self._data = memoryview(self._read(start, count))
+        self._start = start
+        self._chunk = min(self._chunk * 4, _LARGEST_CHUNK)
+        if len(self._data) < count:
+            self.size = start + len(self._data)
+
+
+class LocalFile:
+    """A regular local file, opened without ever waiting for a FIFO's writer."""
+
+    def __init__(self, path: str) -> None:
+        """Opens the file.
+
+        Raises:
+            EventFileError: It is no regular file, or cannot be opened.
+        """
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise errors.EventFileError(f"{path}: cannot be opened ({reason})", path=path) from None
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(self._descriptor)
+            raise errors.EventFileError(f"{path}: is no regular file", path=path)
+        self.path = path
+        self.size = status.st_size
+
+    def __enter__(self) -> Window:
+        return Window(self.path, self._read, self.size)
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+    def _read(self, offset: int, count: int) -> bytes:
+        try:
+            data = os.pread(self._descriptor, count, offset)
+            while len(data) < count:
+                more = os.pread(self._descriptor, count - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+        except OSError as error:
+            raise errors.EventFileError(
+                f"{self.path}: reading at byte {offset} failed ({error.strerror})",
+                path=self.path,
+                start=offset,
+            ) from None
+        return data
