@@ -73,10 +73,7 @@ class FirstExecution:
                 self._prepare()
             if self._capturing is not None:
                 return self._capture(self._capturing, iterator)
-            self.leave()
-            logs = self._own(iterator)
-            self.over = True
-            return logs
+            return self._run_own(iterator)
         except _END_OF_DATA:
             raise  # there was no batch, so the next call is still the first
         except BaseException:
@@ -118,8 +115,14 @@ class FirstExecution:
         capturing.close()
         self.over = True
         self._hand_over(capturing)
+        missing: list[str] = []
         with self._recorder.guard(self._doing()):
-            self._commit(capturing, trace, logs, tensors, graph)
+            missing = self._commit(capturing, trace, logs, tensors, graph)
+        with self._recorder.guard("model.fit"):
+            if missing:
+                raise CaptureError(
+                    f"{self._recorder.run_dir}: recorded without {'; '.join(missing)}"
+                )
         return self._run_rest(capturing, iterator, steps, logs)
 
     def _hand_over(self, capturing: CapturingFunction) -> None:
@@ -155,11 +158,15 @@ class FirstExecution:
             if not keras_model.keeps_logs_at_end_of_data(self._model):
                 raise
 
-    def _run_uncaptured(self, capturing: CapturingFunction, iterator: Any, error: Exception) -> Any:
-        """Runs the model's own function on the batch that ours has not touched."""
+    def _run_own(self, iterator: Any) -> Any:
         self.leave()
         logs = self._own(iterator)
         self.over = True
+        return logs
+
+    def _run_uncaptured(self, capturing: CapturingFunction, iterator: Any, error: Exception) -> Any:
+        """Runs the model's own function on the batch that ours has not touched."""
+        logs = self._run_own(iterator)
         reason = f"the training step could not be traced with its loss ({error})"
         if capturing.found_random_state:
             reason = (
@@ -179,7 +186,8 @@ class FirstExecution:
         logs: Any,
         tensors: step_loss.Tensors | None,
         graph: tf.Graph | None,
-    ) -> None:
+    ) -> list[str]:
+        """Writes the first batch and returns what it lacks, and why."""
         facts = capturing.facts or step_loss.StepFacts([], [])
         captured = values.Captured(loss=None, outputs={})
         missing = list(facts.missing)
@@ -195,8 +203,7 @@ class FirstExecution:
             step_trace=trace,
             graph=(lambda: graph) if self._recorder.graph else None,
         )
-        if missing:
-            raise CaptureError(f"{self._recorder.run_dir}: recorded without {'; '.join(missing)}")
+        return missing
 
     def _metadata(self, logs: Any) -> dict[str, Any]:
         """Returns what is known of the training; the logs where there is nothing better."""

@@ -83,7 +83,7 @@ def compiled_losses(model: Any) -> list[CompiledLoss]:
     container = getattr(model, "_compile_loss", None) or getattr(model, "compiled_loss", None)
     flat = getattr(container, "_flat_losses", None)  # Keras 3.7 and later
     if flat is not None:
-        return [CompiledLoss(entry.loss, entry.name, entry.loss_weight) for entry in flat]
+        return [CompiledLoss(loss, name, weight) for _, loss, weight, name in flat]
     for attributes in ("flat_losses", "flat_loss_weights"), ("_losses", "_loss_weights"):
         losses, weights = (getattr(container, name, None) for name in attributes)
         if isinstance(losses, list) and isinstance(weights, list):

@@ -55,7 +55,7 @@ def gather(model: Any, seen: Observation) -> tuple[StepFacts, Tensors]:
         tensors["loss"] = loss
     calls = seen.totals[0][1] if seen.totals else seen.calls
     entries = _match(calls, compiled_losses(model))
-    outputs = []
+    outputs: list[OutputFacts] = []
     for call, (name, weight) in zip(calls, entries, strict=True):
         if not _is_usable(call.values) or call.values.shape.rank == 0:
             missing.append(f"the loss per example of {name!r}: {_why_no_values(call)}")
@@ -143,8 +143,8 @@ def _is_usable(value: Any) -> bool:
     if not isinstance(value, tf.Tensor):
         return False
     if tf.is_symbolic_tensor(value):
-        return value.graph is tf.compat.v1.get_default_graph()
-    return tf.executing_eagerly()
+        return bool(value.graph is tf.compat.v1.get_default_graph())
+    return bool(tf.executing_eagerly())
 
 
 def _why_no_values(call: LossCall) -> str:
