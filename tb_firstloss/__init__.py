@@ -23,11 +23,14 @@ _HOMES = {
     "OutputLoss": "first_batch",
     "FirstLoss": "capture.loop",
     "Damage": "reading.records",
+    "Scalars": "reading.scalars",
     "TensorDatum": "reading.tensors",
+    "follow": "reading.follow",
     "iter_events": "reading.logdir",
     "iter_tensors": "reading.logdir",
     "read_first_loss": "reading.recordings",
     "read_first_losses": "reading.recordings",
+    "read_scalars": "reading.scalars",
     "verify": "reading.logdir",
 }
 

@@ -127,6 +127,14 @@ def read_record(window: Window, start: int) -> Record | None:
     return Record(start, end, payload) if len(payload) == length else None
 
 
+def is_cut_short(window: Window, start: int) -> bool:
+    """Tells whether the file ends inside the record at a position, as far as its header tells."""
+    if window.size - start < HEADER_BYTES:
+        return True
+    length = _read_length(window, start)
+    return length is not None and start + FRAME_BYTES + length > window.size
+
+
 def assess(window: Window, start: int) -> Damage:
     """Returns the damage at a position that holds no intact record; its end is where to resume."""
     size, length = window.size, _read_length(window, start)
