@@ -121,7 +121,7 @@ cdef enum:
     HISTO = 5
     IMAGE = 6
     AUDIO = 7
-    ROWS_PER_CHUNK = 1 << 16
+    ROWS_PER_CHUNK = 1 << 14
 
 # As in wire.py and scan.py; a protocol buffer's length is below 2 GiB.
 cdef uint64_t LARGEST_PAYLOAD = 0x7FFFFFFF
@@ -398,7 +398,7 @@ cdef class Scanner:
         if self.count == self.capacity:
             if self.count >= 4 * ROWS_PER_CHUNK:  # one record full of values
                 return 0
-            self.capacity = 2 * self.capacity + 256
+            self.capacity = 4 * self.capacity + 1024
             larger = <Row *>realloc(self.rows, self.capacity * sizeof(Row))
             if larger == NULL:
                 with gil:
@@ -449,6 +449,10 @@ cdef inline void memcpy_double(double *to, const uint8_t *at) noexcept nogil:
 cdef inline bint next_varint(Span *span, uint64_t *value) noexcept nogil:
     cdef int shift = 0
     cdef uint8_t octet
+    if span.at < span.end and span.at[0] < 0x80:  # most are of one byte
+        value[0] = span.at[0]
+        span.at += 1
+        return True
     value[0] = 0
     while span.at < span.end and shift < 70:
         octet = span.at[0]

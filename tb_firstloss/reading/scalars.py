@@ -140,8 +140,10 @@ def read_scalars(
     max_tensor_bytes: int = MAX_TENSOR_BYTES,
     executor: Executor | None = None,
 ) -> Scalars:
-    """Reads scalars into columns: every simple_value, and every real tensor of rank 0 that belongs
-    to the scalars plugin or to none.
+    """Reads scalars into columns.
+
+    Scalars are every simple_value, and every real tensor of rank 0 that belongs to the scalars
+    plugin or to none.
 
     Args:
         path: A logdir, a run directory, an event file, a glob or a URL that fsspec knows.
@@ -219,18 +221,21 @@ def _scalars_of(
     chunk: Chunk, rows: Rows, names: Names, path: str, report: Report, cap: int
 ) -> tuple[Any, ...]:
     """Returns the columns tag code, step, wall_time and value of the scalars among some rows."""
-    kinds = rows["kind"]
-    allowed = [i for i, name in enumerate(names.plugin_names) if name in ("", "scalars")]
-    is_ours = (kinds == wire.SIMPLE_VALUE) | np.isin(rows["plugin_name"], allowed)
-    is_small = (kinds == wire.TENSOR) & (rows["size"] <= _SMALL_TENSOR)
-    chosen = is_ours & ((kinds <= wire.DOUBLE_SCALAR) | is_small)
+    kinds = rows["kind"].copy()
+    chosen = (kinds <= wire.DOUBLE_SCALAR) | (
+        (kinds == wire.TENSOR) & (rows["size"] <= _SMALL_TENSOR)
+    )
+    allowed = np.array([name in ("", "scalars") for name in names.plugin_names])
+    if not allowed.all():
+        chosen &= allowed[rows["plugin_name"]] | (kinds == wire.SIMPLE_VALUE)
     if not chosen.all():
         rows, kinds = rows[chosen], kinds[chosen]
-    floats = rows["bits"].astype(np.uint32).view(np.float32)
+    bits = rows["bits"].copy()
     with np.errstate(invalid="ignore"):  # a signalling NaN
-        values = floats.astype(np.float64)
+        values = bits.astype(np.uint32).view(np.float32).astype(np.float64)
     doubles = kinds == wire.DOUBLE_SCALAR
-    values[doubles] = rows["bits"][doubles].view(np.float64)
+    if doubles.any():
+        values[doubles] = bits[doubles].view(np.float64)
     others = np.flatnonzero(kinds == wire.TENSOR)
     if len(others):
         kept = np.ones(len(rows), bool)

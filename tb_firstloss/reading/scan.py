@@ -38,7 +38,7 @@ tag and plugin name in the run's `Names`. `_scan.pyx` declares the same."""
 
 Rows = npt.NDArray[np.void]
 
-ROWS_PER_CHUNK = 1 << 16
+ROWS_PER_CHUNK = 1 << 14
 
 
 class Names:

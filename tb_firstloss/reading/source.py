@@ -10,11 +10,11 @@ from tb_firstloss import errors
 from tb_firstloss.reading import remote
 
 _FIRST_CHUNK = 1 << 16
-_LARGEST_CHUNK = 1 << 22
+_LARGEST_CHUNK = 1 << 20
 
 
 class Window:
-    """A file's bytes, read forward in chunks that grow from 64 KiB to 4 MiB.
+    """A file's bytes, read forward in chunks that grow from 64 KiB to 1 MiB.
 
     Files are read rather than mapped: a mapped file that another process truncates ends the
     program with SIGBUS.
