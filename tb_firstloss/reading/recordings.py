@@ -117,6 +117,8 @@ def read_recording(path: str, *, run: str | None = None) -> FirstBatch:
         if datum.plugin_name == contract.PLUGIN_NAME:
             found.setdefault(datum.tag, datum.value)
     reason = f"; {damage[0].message} (byte {damage[0].start})" if damage else ""
+    if damage and damage[0].start == 0 and not found:
+        raise errors.EventFileError(f"{path}: is no event file{reason}", path=path)
     if not found and not path.endswith(contract.FILE_SUFFIX):
         raise errors.NoRecordingError(f"{path}: holds no first-batch recording{reason}", path=path)
     raise errors.IncompleteRecordingError(

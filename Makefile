@@ -1,0 +1,49 @@
+# make demo and make test work as the first command after cloning: they create .venv themselves.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	&& { echo $$p; break; }; done)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: help install demo test lint bench compat clean
+
+help:
+	@echo "make demo     train on real digits and see the first loss"
+	@echo "make test     run the tests"
+	@echo "make lint     ruff and mypy --strict"
+	@echo "make bench    run the benchmarks and print their tables"
+	@echo "make compat   run the Keras tests on older TensorFlow versions"
+	@echo "make install  only create .venv and install everything into it"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.10 to 3.13 found; install one, or name it:" \
+		"make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "make: $(PYTHON) cannot create .venv (the message above" \
+		"says why); on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Installing TensorFlow, TensorBoard and the rest into .venv (about 1 GB to download) …"
+	@$(BIN)/python -m pip install --quiet --upgrade pip && \
+		$(BIN)/python -m pip install --quiet --editable '.[all]' || { echo "make: pip could not" \
+		"install the packages (its message is above). Is the network or the package index" \
+		"reachable, and is there 4 GB of free disk? make install tries again" >&2; exit 1; }
+	@touch $@
+
+demo: $(INSTALLED)
+	@$(BIN)/tb-firstloss demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

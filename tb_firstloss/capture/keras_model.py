@@ -1,0 +1,163 @@
+"""What a Keras model says of itself: its library, its compiled losses, its steps per execution.
+
+Keras 3 and tf_keras keep these in places of their own, some of them private and moved between
+versions; where one is missing, callers get an empty answer and not an exception.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+LIBRARIES = ("keras", "tf_keras")
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledLoss:
+    """One entry of what a model was compiled with: a Loss, its output's name, its weight."""
+
+    loss: Any
+    name: str
+    weight: Any
+
+
+def library_of(model: Any) -> str | None:
+    """Returns the library that a model is of, "keras" or "tf_keras"; None for neither."""
+    packages = (base.__module__.partition(".")[0] for base in type(model).__mro__)
+    return next((package for package in packages if package in LIBRARIES), None)
+
+
+def is_librarys_own(method: Any) -> bool:
+    """Tells whether a model's method is Keras's, not one that the user has put in its place."""
+    return str(method.__module__).partition(".")[0] in LIBRARIES
+
+
+def check_backend() -> None:
+    """Makes sure that Keras computes with TensorFlow.
+
+    Raises:
+        ValueError: Keras 3 is set to another backend, and tf_keras is not what is used.
+    """
+    keras = sys.modules.get("keras")
+    if keras is None:
+        # Importing it for the question would cost seconds; a model of Keras 3 cannot exist yet.
+        backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    else:
+        backend = keras.config.backend()
+    if backend != "tensorflow" and "tf_keras" not in sys.modules:
+        raise ValueError(
+            f"FirstLossCallback: Keras computes with {backend}; it captures from TensorFlow only: "
+            "set KERAS_BACKEND=tensorflow before Keras is imported"
+        )
+
+
+def why_not_capturable(model: Any) -> str | None:
+    """Returns why a model's training step cannot be captured, or None if it can."""
+    if library_of(model) is None:
+        return "the model is neither of Keras 3 nor of tf_keras"
+    if not is_librarys_own(model.make_train_function):
+        return (
+            "the model has a make_train_function of its own, whose steps only it knows; wrap the "
+            "step in it with FirstLoss.wrap, or override train_step instead"
+        )
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    if replicas > 1 or getattr(model, "_cluster_coordinator", None) is not None:
+        return (
+            f"{type(model.distribute_strategy).__name__} with {replicas} replicas is not "
+            "supported in model.fit; write the loop by hand and use FirstLoss.wrap"
+        )
+    if getattr(model, "autotune_steps_per_execution", False):
+        return "autotune_steps_per_execution changes the steps of an execution while it runs"
+    return None
+
+
+def compiled_losses(model: Any) -> list[CompiledLoss]:
+    """Returns the model's compiled losses, in the order in which ``compute_loss`` calls them."""
+    container = getattr(model, "_compile_loss", None) or getattr(model, "compiled_loss", None)
+    flat = getattr(container, "_flat_losses", None)  # Keras 3.7 and later
+    if flat is not None:
+        return [CompiledLoss(loss, name, weight) for _, loss, weight, name in flat]
+    for attributes in ("flat_losses", "flat_loss_weights"), ("_losses", "_loss_weights"):
+        losses, weights = (getattr(container, name, None) for name in attributes)
+        if isinstance(losses, list) and isinstance(weights, list):
+            names = _output_names(model, container, losses)
+            entries = zip(losses, names, weights, strict=False)
+            return [CompiledLoss(*entry) for entry in entries if entry[0] is not None]
+    return []
+
+
+def _output_names(model: Any, container: Any, losses: list[Any]) -> list[str]:
+    for owner in container, model:
+        names = getattr(owner, "_output_names", None) or getattr(owner, "output_names", None)
+        if names and len(names) == len(losses):
+            return [str(name) for name in names]
+    return [str(getattr(loss, "name", "loss")) for loss in losses]
+
+
+def iterations_of(model: Any) -> int:
+    """Returns how many batches the optimizer has been given; 0 where it cannot tell."""
+    optimizer = getattr(model, "optimizer", None)
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    # The public property divides under gradient accumulation, and in tf_keras's legacy optimizers
+    # it creates the counter when it is first asked for, which training is to do.
+    counter = getattr(optimizer, "_iterations", None)
+    return 0 if counter is None else int(np.asarray(counter))
+
+
+def steps_per_execution(model: Any) -> int:
+    """Returns how many steps one call of the train function takes."""
+    variable = getattr(model, "_steps_per_execution", None)  # tf_keras: a variable, None for 1
+    if isinstance(variable, tf.Variable):
+        return int(variable.numpy())
+    return int(getattr(model, "steps_per_execution", None) or 1)
+
+
+@contextlib.contextmanager
+def steps_set_to(model: Any, steps: int) -> Iterator[None]:
+    """Makes an execution of a tf_keras model take that many steps; Keras 3 compiles them in."""
+    variable = getattr(model, "_steps_per_execution", None)
+    if not isinstance(variable, tf.Variable):
+        yield
+        return
+    before = variable.numpy()
+    variable.assign(steps)
+    try:
+        yield
+    finally:
+        variable.assign(before)
+
+
+def keeps_logs_at_end_of_data(model: Any) -> bool:
+    """Tells whether an execution that runs out of data midway returns the logs of its last step.
+
+    So it is since Keras 3.7, whose executions are loops; before, and in tf_keras, they raise.
+    """
+    return hasattr(model, "unrolled_steps_per_execution")
+
+
+def has_been_traced(train_function: Any) -> bool:
+    """Tells whether a train function that is a tf.function has been traced; others cannot tell."""
+    count = getattr(train_function, "experimental_get_tracing_count", None)
+    return count is not None and count() > 0
+
+
+@contextlib.contextmanager
+def own_attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Gives an object an attribute for a while, past Keras's tracking of attributes."""
+    attributes = vars(owner)
+    had, before = name in attributes, attributes.get(name)
+    attributes[name] = value
+    try:
+        yield
+    finally:
+        if had:
+            attributes[name] = before
+        else:
+            attributes.pop(name, None)

@@ -1,0 +1,295 @@
+"""FirstLoss: wraps the training step of a custom loop and records its first call."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+import tensorflow as tf
+
+from tb_firstloss.capture import trace, values
+from tb_firstloss.capture.notices import warn
+from tb_firstloss.capture.recorder import DEFAULT_MAX_TENSOR_BYTES, Recorder
+from tb_firstloss.errors import CaptureWarning
+from tb_firstloss.first_batch import FirstBatch
+
+_INSIDE_FUNCTION = (
+    "is inside a tf.function, where the loss of the first batch has no value yet: it records "
+    "nothing and changes nothing there. Wrap the outermost call, the one your Python loop makes"
+)
+
+
+class FirstLoss:
+    """Records the loss of the first training batch, exactly as training computed it.
+
+    ::
+
+        first = FirstLoss("runs/mine")
+        train_step = first.wrap(train_step, loss="per_example", total="loss")
+        for batch in batches:
+            train_step(batch)
+
+    Before the first call of the wrapped step returns, its loss is in the event file, with the
+    step's graph and profile; every later call goes straight through. Only one thread captures.
+
+    Args:
+        logdir: Directory under which the run directory is created, local or of a scheme that
+            TensorFlow knows (``gs://``). Resolved at once; ``~`` is expanded.
+        tag: Name of the run directory and first component of every summary tag.
+        step: Step of the summaries, or a callable that gives it when the first batch is captured.
+        graph: Whether to record the step's graph.
+        profile: Whether to profile the step, or ``tf.profiler.experimental.ProfilerOptions``.
+        warm_step: Number of a later step that is profiled too, or None.
+        expect: Expected mean loss: a number or an expression such as ``"log(10)"``.
+        hparams: Hyperparameters for TensorBoard's HParams dashboard.
+        metadata: Anything of yours that JSON can hold; it comes back in ``FirstBatch.metadata``.
+        fingerprint: Whether to add digests of the batch and of the weights.
+        strategy: Distribution strategy of the loop; None for the one in scope.
+        max_tensor_bytes: Tensors above this many bytes are left out, with one warning.
+        on_resume: What to do in a resumed run: "skip", "record" or "error".
+        on_error: "warn" lets training go on whatever fails here; "raise" is for CI.
+
+    Raises:
+        ValueError: An option is not usable; the message names it.
+        TypeError: An option has the wrong type.
+    """
+
+    def __init__(
+        self,
+        logdir: str | os.PathLike[str],
+        *,
+        tag: str = "first_batch",
+        step: int | Callable[[], int] = 0,
+        graph: bool = True,
+        profile: bool | tf.profiler.experimental.ProfilerOptions = True,
+        warm_step: int | None = None,
+        expect: float | str | None = None,
+        hparams: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        fingerprint: bool = False,
+        strategy: tf.distribute.Strategy | None = None,
+        max_tensor_bytes: int = DEFAULT_MAX_TENSOR_BYTES,
+        on_resume: Literal["skip", "record", "error"] = "skip",
+        on_error: Literal["warn", "raise"] = "warn",
+    ) -> None:
+        self._recorder = Recorder(
+            logdir,
+            tag=tag,
+            step=step,
+            graph=graph,
+            profile=profile,
+            warm_step=warm_step,
+            expect=expect,
+            hparams=hparams,
+            metadata=metadata,
+            fingerprint=fingerprint,
+            strategy=strategy,
+            max_tensor_bytes=max_tensor_bytes,
+            on_resume=on_resume,
+            on_error=on_error,
+        )
+        self._turn = _Turn()
+        self._trace: trace.StepTrace | None = None
+        self._recorded = False
+        self._pending: values.Captured | None = None
+        self._warned_inside_function = False
+
+    @property
+    def logdir(self) -> str:
+        """Directory under which the run directory is, absolute."""
+        return self._recorder.logdir
+
+    @property
+    def run_dir(self) -> str | None:
+        """Directory of this recording; None until there is one."""
+        return self._recorder.run_dir
+
+    @property
+    def tag(self) -> str:
+        """First component of every summary tag."""
+        return self._recorder.tag
+
+    @property
+    def first_batch(self) -> FirstBatch | None:
+        """What was captured; None before that."""
+        return self._recorder.first_batch
+
+    def wrap(
+        self,
+        step_fn: Callable[..., Any] | None = None,
+        *,
+        loss: values.Selector | None = None,
+        total: values.Selector | None = None,
+    ) -> Callable[..., Any]:
+        """Wraps a training step: the same call, the same result, and its first call is recorded.
+
+        Also a decorator, with or without options. A ``tf.function`` keeps its
+        ``get_concrete_function``; everything else of it is at ``.__wrapped__``.
+
+        Args:
+            step_fn: Eager function, tf.function or jit-compiled tf.function.
+            loss: Where the loss is in what the step returns: a key, an index or a callable. None
+                takes a lone tensor, or a mapping's "loss". A scalar is the loss that is
+                differentiated; of rank 1 and more it is the loss per example, [batch, …].
+            total: Where the loss that is differentiated is, if the step returns that too.
+        """
+        if step_fn is None:
+            return functools.partial(self.wrap, loss=loss, total=total)
+        turn = self._turn
+
+        @functools.wraps(step_fn, updated=())
+        def step(*args: Any, **kwargs: Any) -> Any:
+            if turn.over:
+                return step_fn(*args, **kwargs)
+            return self._first_call(step_fn, args, kwargs, loss, total)
+
+        if hasattr(step_fn, "get_concrete_function"):
+            step.get_concrete_function = step_fn.get_concrete_function  # type: ignore[attr-defined]
+        return step
+
+    @contextlib.contextmanager
+    def trace(self) -> Iterator[None]:
+        """Opens the step-0 window by hand, for a loop that is not wrapped.
+
+        ``with first.trace(): loss = step(x, y); first.record(loss)``. Put exactly one step in it.
+        From the second time on it does nothing, so it can stand in the loop.
+        """
+        if not tf.executing_eagerly():
+            self._warn_inside_function("trace()")
+            yield
+            return
+        if self._trace is not None or not self._turn.take():
+            yield
+            return
+        try:
+            with self._recorder.window() as step_trace:
+                yield
+        except BaseException:
+            self._recorded, self._pending = False, None
+            self._turn.give_back()
+            raise
+        self._trace = step_trace
+        if not self._recorded:
+            self._turn.give_back()
+            return
+        with self._last_act():
+            if self._pending is not None:
+                self._write(self._pending)
+
+    def record(self, loss: Any, *, total: Any = None) -> None:
+        """Records a loss; the first call wins, later ones do nothing.
+
+        Args:
+            loss: Scalar [] that is differentiated, or loss per example [batch, …], or a mapping
+                or sequence of such tensors, one an output.
+            total: The scalar that is differentiated, if ``loss`` is per example.
+        """
+        if self._turn.over or self._recorded:
+            return
+        if not tf.executing_eagerly():
+            self._warn_inside_function("record()")
+            return
+
+        inside_trace = self._turn.is_mine()
+        if not inside_trace and not self._turn.take():
+            return
+        self._recorded = True
+        total_selector = None if total is None else 1
+        if inside_trace:
+            # Written when the window is closed, so that the profile shows none of it.
+            with self._recorder.guard(self._doing()):
+                self._pending = values.select((loss, total), loss=0, total=total_selector)
+        else:
+            with self._last_act():
+                self._write(values.select((loss, total), loss=0, total=total_selector))
+
+    def _first_call(
+        self,
+        step_fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        loss: values.Selector | None,
+        total: values.Selector | None,
+    ) -> Any:
+        if not tf.executing_eagerly():
+            self._warn_inside_function("the wrapped step")
+            return step_fn(*args, **kwargs)
+        if not self._turn.take():
+            return step_fn(*args, **kwargs)
+        try:
+            with self._recorder.window() as step_trace:
+                result = step_fn(*args, **kwargs)
+        except BaseException:
+            self._turn.give_back()
+            raise
+        self._trace = step_trace
+        with self._last_act():
+            self._write(
+                values.select(result, loss=loss, total=total),
+                graph=lambda: trace.step_graph(step_fn, args, kwargs),
+            )
+        return result
+
+    @contextlib.contextmanager
+    def _last_act(self) -> Iterator[None]:
+        """Ends the turn for good, whether or not the recording succeeds."""
+        try:
+            with self._recorder.guard(self._doing()):
+                yield
+        finally:
+            self._turn.finish()
+
+    def _write(
+        self, captured: values.Captured, graph: Callable[[], tf.Graph | None] | None = None
+    ) -> None:
+        self._recorder.commit(
+            loss=captured.loss,
+            outputs=captured.outputs,
+            step_trace=self._trace,
+            graph=graph if self._recorder.graph else None,
+        )
+
+    def _doing(self) -> str:
+        return f"{self.logdir}: the first loss was not recorded"
+
+    def _warn_inside_function(self, what: str) -> None:
+        if not self._warned_inside_function:
+            self._warned_inside_function = True
+            warn(f"{what} {_INSIDE_FUNCTION}", CaptureWarning)
+
+
+class _Turn:
+    """Whose turn it is to capture: nobody's yet, one thread's, or over.
+
+    ``over`` is read at every later step, so it is a plain attribute.
+    """
+
+    def __init__(self) -> None:
+        self.over = False
+        self._owner: int | None = None
+        self._lock = threading.Lock()
+
+    def take(self) -> bool:
+        """Takes the turn if nobody has it; tells whether this thread has just got it."""
+        with self._lock:
+            if self.over or self._owner is not None:
+                return False
+            self._owner = threading.get_ident()
+            return True
+
+    def is_mine(self) -> bool:
+        """Tells whether this thread is the one that captures."""
+        return self._owner == threading.get_ident()
+
+    def give_back(self) -> None:
+        """Leaves the turn to the next call: the step raised, so there was no first batch."""
+        self._owner = None
+
+    def finish(self) -> None:
+        """Ends the turn for good."""
+        self.over = True
+        self._owner = None

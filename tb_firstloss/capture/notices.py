@@ -1,0 +1,25 @@
+"""Warnings that point at the user's own line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from tb_firstloss.errors import FirstLossWarning
+
+_PACKAGE = str(Path(__file__).parents[1]) + os.sep
+
+
+def warn(message: str, category: type[FirstLossWarning]) -> None:
+    """Warns at the nearest frame outside this package, which is where the user called it."""
+    frame, stacklevel = sys._getframe(1), 2  # noqa: SLF001 - warnings.warn needs the depth
+    while frame.f_back is not None and _is_ours(frame.f_code.co_filename):
+        frame, stacklevel = frame.f_back, stacklevel + 1
+    warnings.warn(message, category, stacklevel=stacklevel)
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.startswith(_PACKAGE) or filename == contextlib.__file__

@@ -1,0 +1,269 @@
+"""One recorder: its options, its window around the first step, and what it has captured.
+
+`FirstLoss` and `FirstLossCallback` find the step and its loss, each in its own way; this is what
+they share from there on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import tensorflow as tf
+
+from tb_firstloss import checks, contract
+from tb_firstloss.capture import summaries, trace
+from tb_firstloss.capture.environment import describe_environment
+from tb_firstloss.capture.notices import warn
+from tb_firstloss.errors import CaptureError, CaptureWarning, FirstLossError
+from tb_firstloss.first_batch import Array, FirstBatch, OutputLoss
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MAX_TENSOR_BYTES = 256 * 2**20
+
+
+class Recorder:
+    """Captures at most one first batch and writes it.
+
+    Args:
+        logdir: Directory under which the run directory is created, local or of a scheme that
+            TensorFlow knows (``gs://``). Resolved at once; ``~`` is expanded.
+        tag: Name of the run directory and first component of every summary tag.
+        step: Step of the summaries, or a callable that gives it when the first batch is captured.
+        graph: Whether to record the step's graph.
+        profile: Whether to profile the step, or the profiler's options.
+        warm_step: Number of a later step that is profiled too, or None.
+        expect: Expected mean loss: a number or an expression such as ``"log(10)"``.
+        hparams: Hyperparameters for TensorBoard's HParams dashboard.
+        metadata: Anything of yours that JSON can hold; it comes back in ``FirstBatch.metadata``.
+        fingerprint: Whether to add digests of the batch and of the weights.
+        strategy: Distribution strategy of the loop; None for the one in scope.
+        max_tensor_bytes: Tensors above this many bytes are left out, with one warning.
+        on_resume: What to do in a resumed run: "skip", "record" or "error".
+        on_error: "warn" lets training go on whatever fails here; "raise" is for CI.
+
+    Raises:
+        ValueError: An option is not usable; the message names it.
+        TypeError: An option has the wrong type.
+    """
+
+    def __init__(
+        self,
+        logdir: str | os.PathLike[str],
+        *,
+        tag: str = "first_batch",
+        step: int | Callable[[], int] = 0,
+        graph: bool = True,
+        profile: bool | tf.profiler.experimental.ProfilerOptions = True,
+        warm_step: int | None = None,
+        expect: float | str | None = None,
+        hparams: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        fingerprint: bool = False,
+        strategy: tf.distribute.Strategy | None = None,
+        max_tensor_bytes: int = DEFAULT_MAX_TENSOR_BYTES,
+        on_resume: Literal["skip", "record", "error"] = "skip",
+        on_error: Literal["warn", "raise"] = "warn",
+    ) -> None:
+        self.logdir = resolve_logdir(logdir)
+        self.tag = contract.check_tag(tag)
+        self.step = _check_step(step)
+        self.graph = bool(graph)
+        self.profile = profile
+        self.warm_step = _check_warm_step(warm_step)
+        self.expected = None if expect is None else checks.parse_expectation(expect)
+        self.hparams = hparams
+        self.metadata = _check_metadata(metadata)
+        self.fingerprint = bool(fingerprint)
+        self.strategy = strategy
+        self.max_tensor_bytes = _check_positive("max_tensor_bytes", max_tensor_bytes)
+        self.on_resume = _check_choice("on_resume", on_resume, ("skip", "record", "error"))
+        self.on_error = _check_choice("on_error", on_error, ("warn", "raise"))
+        self.first_batch: FirstBatch | None = None
+        self.run_dir: str | None = None
+        self._blocked: Exception | None = None
+
+    @contextlib.contextmanager
+    def guard(self, doing: str) -> Iterator[None]:
+        """Keeps a failure of ours from stopping training, unless ``on_error="raise"``."""
+        try:
+            yield
+        except Exception as error:
+            if self.on_error == "raise":
+                if isinstance(error, FirstLossError):
+                    raise
+                raise CaptureError(f"{doing}: {_describe(error)}") from error
+            warn(f"{doing}: {_describe(error)}. Training goes on", CaptureWarning)
+
+    @contextlib.contextmanager
+    def window(self) -> Iterator[trace.StepTrace]:
+        """Opens the window around the first step; a step that raises leaves nothing behind."""
+        step = 0
+        try:
+            step = self._current_step()
+            self._claim()
+        except Exception as error:  # noqa: BLE001 - raised by commit, after the step
+            self._blocked = error
+        ready = self._blocked is None
+        finished = False
+        try:
+            with trace.step_window(
+                self.run_dir,
+                step=step,
+                graph=ready and self.graph,
+                profile=ready and self.profile,
+            ) as step_trace:
+                yield step_trace
+            finished = True
+        finally:
+            if not finished:
+                self._release()
+
+    def commit(
+        self,
+        *,
+        loss: Array | None,
+        outputs: Mapping[str, OutputLoss],
+        metadata: Mapping[str, Any] | None = None,
+        step_trace: trace.StepTrace | None = None,
+        graph: Callable[[], tf.Graph | None] | None = None,
+    ) -> None:
+        """Makes the first batch out of its values and writes it before it returns.
+
+        Args:
+            loss: What the optimizer differentiates, or None.
+            outputs: Per-example values by output name.
+            metadata: What is known beside the environment.
+            step_trace: What the window gathered, or None where there was none.
+            graph: Gives the graph of the step's concrete function; asked after the values are safe.
+        """
+        if self._blocked is None:
+            try:
+                self._claim()
+            except Exception as error:  # noqa: BLE001 - raised once the value is safe in memory
+                self._blocked = error
+        facts = {**describe_environment(self.strategy), **(metadata or {}), **self.metadata}
+        if self.expected is not None:
+            facts["expected_loss"] = self.expected
+        first = FirstBatch(
+            run=self.tag if self.run_dir is None else self.run_dir.rpartition("/")[2],
+            step=self._current_step() if step_trace is None else step_trace.step,
+            wall_time=time.time(),
+            loss=loss,
+            outputs=outputs,
+            metadata=facts,
+        )
+        self.first_batch = first
+        if self._blocked is not None:
+            raise self._blocked
+        assert self.run_dir is not None
+        left_out = summaries.write_recording(
+            first,
+            self.run_dir,
+            tag=self.tag,
+            max_tensor_bytes=self.max_tensor_bytes,
+            trace=step_trace,
+            graph=graph,
+            hparams=self.hparams,
+        )
+        self._report_gaps(step_trace, left_out)
+
+    def _claim(self) -> None:
+        if self.run_dir is None:
+            self.run_dir = summaries.claim_run_dir(self.logdir, self.tag)
+
+    def _release(self) -> None:
+        if self.run_dir is not None:
+            summaries.release_run_dir(self.run_dir)
+            self.run_dir = None
+        self._blocked = None
+
+    def _current_step(self) -> int:
+        return int(self.step() if callable(self.step) else self.step)
+
+    def _report_gaps(self, step_trace: trace.StepTrace | None, left_out: list[str]) -> None:
+        for line in step_trace.missing if step_trace is not None else ():
+            logger.warning("%s: no %s", self.run_dir, line)
+        if left_out:
+            warn(
+                f"{self.run_dir}: left out {', '.join(left_out)}, above max_tensor_bytes="
+                f"{self.max_tensor_bytes}; statistics, histogram and digest are kept",
+                CaptureWarning,
+            )
+
+
+def resolve_logdir(logdir: str | os.PathLike[str]) -> str:
+    """Returns an absolute local path, or a URL of a scheme that TensorFlow can write to.
+
+    Raises:
+        ValueError: An empty path, one with a NUL byte, or an unknown scheme.
+        TypeError: No path at all.
+    """
+    path = os.fspath(logdir)
+    if not isinstance(path, str):
+        raise TypeError(f"logdir: {path!r} is not text")
+    if not path or "\0" in path:
+        what = "is empty" if not path else "has a NUL byte"
+        raise ValueError(f"logdir: {path!r} {what}; give a directory")
+    scheme, separator, rest = path.partition("://")
+    if not separator:
+        return str(Path(path).expanduser().absolute())
+    if scheme == "file":
+        return str(Path(rest).absolute())
+    known = sorted(name for name in tf.io.gfile.get_registered_schemes() if name)
+    if scheme not in known:
+        raise ValueError(
+            f"logdir: TensorFlow cannot write to {scheme}://; it knows {', '.join(known)} and "
+            "local paths (tensorflow-io adds more schemes)"
+        )
+    return path.rstrip("/")
+
+
+def _check_step(step: int | Callable[[], int]) -> int | Callable[[], int]:
+    if not callable(step):
+        _check_integer("step", step)
+    return step
+
+
+def _check_warm_step(warm_step: int | None) -> int | None:
+    return None if warm_step is None else _check_positive("warm_step", warm_step)
+
+
+def _check_positive(option: str, value: int) -> int:
+    if _check_integer(option, value) < 1:
+        raise ValueError(f"{option}: {value} is too small; it starts at 1")
+    return value
+
+
+def _check_integer(option: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{option}: {value!r} is not an integer")
+    return value
+
+
+def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise ValueError(f"{option}: {value!r} is none of {', '.join(map(repr, choices))}")
+    return value
+
+
+def _check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    try:
+        kept: dict[str, Any] = json.loads(json.dumps(dict(metadata or {}), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metadata: JSON cannot hold it ({error})") from error
+    return kept
+
+
+def _describe(error: Exception) -> str:
+    first_line = (str(error).splitlines() or [""])[0].rstrip(".")
+    return (
+        first_line if isinstance(error, FirstLossError) else f"{type(error).__name__}: {first_line}"
+    )

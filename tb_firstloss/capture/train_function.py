@@ -1,0 +1,133 @@
+"""A model's train function that gives, beside its logs, what its first step's loss was made of."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from tb_firstloss.capture import step_loss
+from tb_firstloss.capture.keras_hooks import Observation, observe
+from tb_firstloss.capture.keras_model import own_attribute
+from tb_firstloss.errors import CaptureError
+
+_LOGS, _TENSORS = "tb_firstloss/logs", "tb_firstloss/tensors"
+_MADE = ("train_function", "train_tf_function")  # what make_train_function sets
+
+
+class CapturingFunction:
+    """Train function, made by the model's own ``make_train_function``, that also returns tensors.
+
+    It calls the user's ``train_step`` and hands out, beside the logs, tensors that the step has
+    computed anyway. One such function serves the whole fit: after the first batch the tensors are
+    dropped, and nothing is traced again. Called, it returns what the model's own would return, so
+    it can stay in the model: fit, and every later one, goes on with the function it has traced.
+
+    Args:
+        model: Compiled model of Keras 3 or tf_keras.
+        single_step: Whether to make it for one step a call, whatever the model says.
+        forbid_random_state: Whether tracing shall stop at random operations that keep a state,
+            because another function goes on with the training.
+
+    Attributes:
+        facts: What the tensors are, known once the step has been traced; None before.
+        graph: The traced graph of one step, until it is dropped; None when run eagerly.
+        failed_in_trace: Whether tracing the step failed, so that nothing of it has been run.
+        found_random_state: Whether it was stopped at random operations that keep a state.
+    """
+
+    def __init__(
+        self, model: Any, *, single_step: bool = False, forbid_random_state: bool = False
+    ) -> None:
+        self.facts: step_loss.StepFacts | None = None
+        self.graph: tf.Graph | None = None
+        self.failed_in_trace = False
+        self.found_random_state = False
+        self._model = model
+        self._train_step = model.train_step
+        self._single_step = single_step
+        self._forbid_random_state = forbid_random_state
+        self._capturing = True
+        self._function, self._inner = self._make()
+
+    def __call__(self, iterator: Any) -> Any:
+        """Returns the logs that the model's own train function would return."""
+        return _split(self._function(iterator))[0]
+
+    def run(self, iterator: Any) -> tuple[Any, step_loss.Tensors | None]:
+        """Does the same and returns the logs and the tensors; None if it was traced without."""
+        with self._in_model():
+            return _split(self._function(iterator))
+
+    def stay(self) -> None:
+        """Becomes the model's train function for good."""
+        self._model.train_function = self
+        if self._inner is not None:
+            self._model.train_tf_function = self._inner
+
+    def close(self) -> None:
+        """Ends the capture; a function traced from now on is the plain one."""
+        self._capturing = False
+        self.graph = None
+
+    def __getattr__(self, name: str) -> Any:
+        # Keras's TensorBoard callback looks for the parts of a tf.function in the train function.
+        if name.startswith("__") or name == "_function":
+            raise AttributeError(name)
+        return getattr(self._function, name)
+
+    def _make(self) -> tuple[Any, Any]:
+        """Returns the train function and, of tf_keras, the tf.function that it names beside it."""
+        model = self._model
+        before = {name: getattr(model, name, None) for name in _MADE}
+        with self._in_model():
+            try:
+                model.make_train_function(force=True)
+                made = {name: getattr(model, name, None) for name in _MADE}
+            finally:
+                for name, value in before.items():
+                    if hasattr(model, name):
+                        setattr(model, name, value)
+        inner = made["train_tf_function"]
+        return made["train_function"], None if inner is before["train_tf_function"] else inner
+
+    @contextlib.contextmanager
+    def _in_model(self) -> Iterator[None]:
+        """Puts our step in the model: some versions of Keras look it up when it is traced."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(own_attribute(self._model, "train_step", self._step))
+            if self._single_step:
+                stack.enter_context(own_attribute(self._model, "steps_per_execution", 1))
+            yield
+
+    def _step(self, data: Any) -> Any:
+        if not self._capturing:
+            return self._train_step(data)
+        eager = tf.executing_eagerly()
+        self.failed_in_trace = not eager
+        with observe(self._model) as seen:
+            logs = self._train_step(data)
+        self.facts, tensors = _gather(self._model, seen)
+        if not eager:
+            self.graph = tf.compat.v1.get_default_graph()
+            if self._forbid_random_state and step_loss.has_seeded_random_ops(self.graph):
+                self.found_random_state = True
+                raise CaptureError("the step keeps a random state")
+        self.failed_in_trace = False
+        return {_LOGS: logs, _TENSORS: tensors}
+
+
+def _gather(model: Any, seen: Observation) -> tuple[step_loss.StepFacts, step_loss.Tensors]:
+    try:
+        return step_loss.gather(model, seen)
+    except Exception as error:  # noqa: BLE001 - the step is done; private parts may have changed
+        reason = f"the loss: what the step computed could not be read ({error!r})"
+        return step_loss.StepFacts([], [reason]), {}
+
+
+def _split(result: Any) -> tuple[Any, step_loss.Tensors | None]:
+    if isinstance(result, dict) and _LOGS in result:
+        return result[_LOGS], result[_TENSORS]
+    return result, None  # traced after the first batch, for a batch of another shape

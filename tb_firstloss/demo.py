@@ -1,0 +1,117 @@
+"""The main job on real data: one epoch on scikit-learn's digits, with the first loss captured."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import sys
+
+from tb_firstloss.errors import MissingDependencyError
+
+try:
+    import keras
+    import numpy as np
+    import tensorflow as tf
+    from sklearn.datasets import load_digits
+except ImportError as error:
+    raise MissingDependencyError(
+        f"the demo needs {error.name}, which is not installed: pip install 'tb-firstloss[demo]'"
+    ) from error
+
+from tb_firstloss.capture.loop import FirstLoss
+
+LN_10 = math.log(10)
+BATCH_SIZE = 32
+TEST_COUNT = 297
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What the demo's training gave.
+
+    Attributes:
+        run_dir: Where the recording is.
+        accuracy: Share of the test images that are recognised, 0 to 1.
+        test_count: Number of test images.
+    """
+
+    run_dir: str
+    accuracy: float
+    test_count: int
+
+
+def start_devices() -> None:
+    """Lets TensorFlow find its devices, which it otherwise does, and logs, at the first step."""
+    tf.config.list_logical_devices()
+
+
+def train(logdir: str | os.PathLike[str], *, data_seed: int = 0, weight_seed: int = 0) -> Outcome:
+    """Trains the demo network for one epoch and records its first batch under ``logdir``."""
+    from rich.console import Console
+    from rich.progress import track
+
+    model = make_model(weight_seed)
+    (images, labels), test = load_images()
+    batches = make_batches(images, labels, data_seed)
+    first = FirstLoss(logdir, expect="log(10)")
+    train_step = first.wrap(make_train_step(model), loss="per_example", total="loss")
+    terminal = Console(file=sys.stderr)
+    for x, y in track(batches, "Training", total=len(batches), console=terminal, transient=True):
+        train_step(x, y)
+    if first.run_dir is None:
+        raise OSError(f"{first.logdir}: nothing could be written there")
+    return Outcome(
+        run_dir=first.run_dir, accuracy=measure_accuracy(model, *test), test_count=TEST_COUNT
+    )
+
+
+def load_images() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Returns training and test images [count, 8, 8, 1] float32 in 0 to 1, and labels [count]."""
+    images, labels = load_digits(return_X_y=True)
+    images = (images / 16).astype("float32").reshape(-1, 8, 8, 1)
+    labels = labels.astype("int32")
+    cut = len(images) - TEST_COUNT
+    return (images[:cut], labels[:cut]), (images[cut:], labels[cut:])
+
+
+def make_batches(images: np.ndarray, labels: np.ndarray, seed: int) -> tf.data.Dataset:
+    """Returns shuffled batches of images [32, 8, 8, 1] and labels [32]."""
+    data = tf.data.Dataset.from_tensor_slices((images, labels))
+    return data.shuffle(len(images), seed=seed).batch(BATCH_SIZE)
+
+
+def make_model(seed: int) -> keras.Model:
+    """Returns a small convolutional network: images [batch, 8, 8, 1] → logits [batch, 10]."""
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(16, 3, activation="relu"),
+            keras.layers.Conv2D(32, 3, activation="relu"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10),
+        ]
+    )
+
+
+def make_train_step(model: keras.Model) -> tf.types.experimental.PolymorphicFunction:
+    """Returns a plain training step that gives the loss per example and the mean it descends."""
+    optimizer = keras.optimizers.Adam(3e-3)
+    loss_fn = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=None)
+
+    def train_step(x: tf.Tensor, y: tf.Tensor) -> dict[str, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            per_example = loss_fn(y, model(x, training=True))
+            loss = tf.reduce_mean(per_example)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        return {"per_example": per_example, "loss": loss}
+
+    return tf.function(train_step)
+
+
+def measure_accuracy(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the share of images [count, 8, 8, 1] whose label [count] the model gives."""
+    predicted = np.argmax(model(images, training=False), axis=-1)
+    return float(np.mean(predicted == labels))

@@ -1,0 +1,25 @@
+"""What all tests share: a quiet, CPU-only TensorFlow with two logical devices."""
+
+import os
+import sys
+
+import pytest
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_logical_cpus():
+    """Splits the CPU in two, so that strategies have real replicas.
+
+    It has to come before TensorFlow's first operation. When this runs, collection has imported
+    TensorFlow if any test needs it; reading alone never does. So no test module may make a tensor
+    at import, in a parametrisation for example.
+    """
+    if "tensorflow" in sys.modules:
+        import tensorflow as tf
+
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        half = tf.config.LogicalDeviceConfiguration()
+        tf.config.set_logical_device_configuration(cpu, [half, half])

@@ -1,0 +1,126 @@
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tb_firstloss import FirstLoss, read_first_loss
+from tb_firstloss.cli import main
+
+
+@pytest.fixture
+def logdir(tmp_path):
+    """Two runs: one with NaN and an expectation, one with a scalar only."""
+    FirstLoss(tmp_path / "a", expect="log(10)", on_error="raise").record(
+        tf.constant([1.0, 3.0, np.nan]), total=tf.constant(2.5)
+    )
+    FirstLoss(tmp_path / "b", on_error="raise").record(tf.constant(7.25))
+    return tmp_path
+
+
+def test_show_prints_a_row_per_run(logdir, capsys):
+    assert main(["show", str(logdir)]) == 0
+    out, err = capsys.readouterr()
+    rows = [line.split() for line in out.splitlines()]
+    assert ["a/first_batch", "0", "2.5", "2.30259", "3", "1", "2", "3", "1"] in [
+        r[:9] for r in rows
+    ]
+    assert ["b/first_batch", "0", "7.25"] in rows
+    assert err == ""
+
+
+def test_show_as_json_gives_the_same_numbers(logdir, capsys):
+    assert main(["show", "--json", str(logdir)]) == 0
+    first, second = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert (first["run"], first["loss"], second["loss"]) == ("a/first_batch", 2.5, 7.25)
+    output = first["outputs"]["loss"]
+    assert (output["count"], output["mean"], output["nonfinite_count"]) == (3, 2, 1)
+    assert first["digest"] == read_first_loss(logdir / "a").digest
+
+
+def test_show_takes_a_file_a_run_and_a_logdir(logdir, capsys):
+    run_dir = logdir / "b" / "first_batch"
+    (file,) = run_dir.glob("events*")
+    for path in (logdir / "b", run_dir, file):
+        assert main(["show", str(path)]) == 0
+        assert "7.25" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "message"),
+    [
+        (lambda path: path / "missing", 2, "missing"),
+        (lambda path: path, 1, "no intact first-batch recording"),
+        (lambda path: write(path / "notes.txt", b"hello"), 2, "notes.txt"),
+        (lambda path: write(path / "events.out.tfevents.1", b""), 1, "events.out.tfevents.1"),
+    ],
+    ids=["missing-path", "empty-folder", "no-event-file", "empty-event-file"],
+)
+def test_show_says_in_one_line_what_is_wrong(tmp_path, capsys, make, code, message):
+    assert main(["show", str(make(tmp_path))]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+    assert err.startswith("tb-firstloss: ")
+
+
+def write(path, content):
+    path.write_bytes(content)
+    return path
+
+
+def test_show_prints_the_others_when_one_recording_is_damaged(logdir, capsys):
+    (file,) = (logdir / "a" / "first_batch").glob("events*")
+    file.write_bytes(file.read_bytes()[:900])
+    assert main(["show", str(logdir)]) == 1
+    out, err = capsys.readouterr()
+    assert "7.25" in out
+    assert "a/first_batch" in err
+
+
+@pytest.mark.parametrize("arguments", [[], ["nothing"], ["show", "--nothing"]])
+def test_wrong_usage_is_exit_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: tb-firstloss" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_is_no_traceback(logdir):
+    command = f"{sys.executable} -m tb_firstloss show --json {logdir} | head -c 1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[", "")
+
+
+def test_a_terminal_without_unicode_gets_plain_bars(logdir):
+    done = subprocess.run(
+        [sys.executable, "-m", "tb_firstloss", "show", str(logdir)],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"first_batch" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_demo_prints_what_it_wrote(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tb_firstloss", "demo", "--logdir", str(tmp_path / "runs")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    back = read_first_loss(tmp_path / "runs")
+    assert f"The first loss is {back.mean:.4f}; ln 10 is 2.3026" in done.stdout
+    assert f"--logdir {tmp_path / 'runs'}" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "I0000" not in done.stderr

@@ -1,0 +1,104 @@
+"""Which module may import which, and what importing costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tb_firstloss
+
+PACKAGE = Path(tb_firstloss.__file__).parent
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+HEAVY = {"tensorflow", "keras", "tf_keras"}
+BASE = {"tb_firstloss.first_batch", "tb_firstloss.contract", "tb_firstloss.errors"}
+
+
+def imports_of(path):
+    """Every module that a file imports, at its top or inside a function."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def siblings_of(path):
+    return {name for name in imports_of(path) if name in MODULES} - {"tb_firstloss"}
+
+
+def in_rooms(*rooms):
+    return {n: p for n, p in MODULES.items() if n.split(".")[1:2] in [[r] for r in rooms]}
+
+
+@pytest.mark.parametrize("name", sorted(BASE))
+def test_the_base_imports_only_itself(name):
+    assert siblings_of(MODULES[name]) <= BASE
+
+
+def test_reading_imports_nothing_of_capture():
+    for name, path in in_rooms("reading", "checks").items():
+        assert not {n for n in siblings_of(path) if ".capture" in n or ".cli" in n}, name
+
+
+def test_reading_and_checks_never_import_tensorflow():
+    # TensorDatum.to_tensor is asked for a tf.Tensor, and is the one exception.
+    for name, path in in_rooms("reading", "checks", "cli").items():
+        if name != "tb_firstloss.reading.tensors":
+            assert not {n.split(".")[0] for n in imports_of(path)} & HEAVY, name
+
+
+def test_capture_imports_reading_only_to_verify():
+    importers = {
+        name
+        for name, path in in_rooms("capture").items()
+        if any(".reading" in n for n in siblings_of(path))
+    }
+    assert importers <= {"tb_firstloss.capture.summaries", "tb_firstloss.capture.resume"}
+
+
+def loaded_after(code):
+    script = f"{code}\nimport sys; print(*sorted({{n.split('.')[0] for n in sys.modules}}))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_importing_the_package_imports_nothing_else():
+    assert not loaded_after("import tb_firstloss") & {*HEAVY, "numpy", "tensorboard", "google"}
+
+
+def test_reading_a_logdir_imports_no_tensorflow(tmp_path):
+    code = (
+        "import tb_firstloss, sys\n"
+        f"tb_firstloss.read_first_losses({str(tmp_path)!r})\n"
+        f"list(tb_firstloss.iter_tensors({str(tmp_path)!r}))"
+    )
+    assert not loaded_after(code) & HEAVY
+
+
+def test_the_command_line_imports_neither_tensorflow_nor_tensorboard_for_help():
+    code = "from tb_firstloss.cli import _parser; _parser().format_help()"
+    assert not loaded_after(code) & {*HEAVY, "tensorboard"}
+
+
+def test_public_names_are_what_is_there():
+    assert set(tb_firstloss.__all__) == {"__version__", *tb_firstloss._HOMES}
+    for name in tb_firstloss.__all__:
+        assert getattr(tb_firstloss, name) is not None
+        assert name in dir(tb_firstloss)
+    with pytest.raises(AttributeError, match="nothing_like_it"):
+        _ = tb_firstloss.nothing_like_it
+
+
+def test_the_version_is_the_distributions():
+    text = (PACKAGE.parent / "pyproject.toml").read_text()
+    assert f'\nversion = "{tb_firstloss.__version__}"\n' in text
