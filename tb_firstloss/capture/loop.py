@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import tensorflow as tf
 
-from tb_firstloss.capture import trace, values
+from tb_firstloss.capture import checkpoint, resume, trace, values
 from tb_firstloss.capture.notices import warn
 from tb_firstloss.capture.recorder import DEFAULT_MAX_TENSOR_BYTES, Recorder
 from tb_firstloss.errors import CaptureWarning
@@ -23,7 +23,7 @@ _INSIDE_FUNCTION = (
 )
 
 
-class FirstLoss:
+class FirstLoss(tf.train.experimental.PythonState):  # type: ignore[misc]  # TensorFlow is untyped
     """Records the loss of the first training batch, exactly as training computed it.
 
     ::
@@ -35,6 +35,9 @@ class FirstLoss:
 
     Before the first call of the wrapped step returns, its loss is in the event file, with the
     step's graph and profile; every later call goes straight through. Only one thread captures.
+
+    ``tf.train.Checkpoint(first_loss=first)`` saves what was captured and restores it, so that a
+    resumed run still has it; see ``on_resume``.
 
     Args:
         logdir: Directory under which the run directory is created, local or of a scheme that
@@ -96,6 +99,7 @@ class FirstLoss:
         self._trace: trace.StepTrace | None = None
         self._recorded = False
         self._pending: values.Captured | None = None
+        self._restored: FirstBatch | None = None
         self._warned_inside_function = False
 
     @property
@@ -115,8 +119,8 @@ class FirstLoss:
 
     @property
     def first_batch(self) -> FirstBatch | None:
-        """What was captured; None before that."""
-        return self._recorder.first_batch
+        """What was captured, or restored from a checkpoint; None before that."""
+        return self._recorder.first_batch or self._restored
 
     def wrap(
         self,
@@ -158,11 +162,7 @@ class FirstLoss:
         ``with first.trace(): loss = step(x, y); first.record(loss)``. Put exactly one step in it.
         From the second time on it does nothing, so it can stand in the loop.
         """
-        if not tf.executing_eagerly():
-            self._warn_inside_function("trace()")
-            yield
-            return
-        if self._trace is not None or not self._turn.take():
+        if self._trace is not None or not self._take_turn("trace()"):
             yield
             return
         try:
@@ -190,12 +190,8 @@ class FirstLoss:
         """
         if self._turn.over or self._recorded:
             return
-        if not tf.executing_eagerly():
-            self._warn_inside_function("record()")
-            return
-
-        inside_trace = self._turn.is_mine()
-        if not inside_trace and not self._turn.take():
+        inside_trace = self._turn.is_mine() and tf.executing_eagerly()
+        if not inside_trace and not self._take_turn("record()"):
             return
         self._recorded = True
         total_selector = None if total is None else 1
@@ -207,6 +203,41 @@ class FirstLoss:
             with self._last_act():
                 self._write(values.select((loss, total), loss=0, total=total_selector))
 
+    def serialize(self) -> bytes:
+        """Returns what a checkpoint keeps: every bit of the first batch, or nothing."""
+        return checkpoint.to_bytes(self.first_batch)
+
+    def deserialize(self, packed: bytes) -> None:
+        """Takes the first batch back from a checkpoint; one captured here already stays."""
+        with self._recorder.guard(f"{self.logdir}: the first loss was not restored"):
+            self._restored = checkpoint.from_bytes(packed)
+
+    def _copy_trackable_to_cpu(self, object_map: dict[Any, Any]) -> None:
+        # Asynchronous checkpoints ask for a copy (TensorFlow 2.16 to 2.21). What is captured never
+        # changes, so it can be its own copy.
+        object_map[self] = self
+
+    def _take_turn(self, what: str) -> bool:
+        """Tells whether this call is the one to capture."""
+        if not tf.executing_eagerly():
+            self._warn_inside_function(what)
+            return False
+        if not self._turn.take():
+            return False
+        if self._restored is None or self._go_on_recording(self._restored):
+            return True
+        self._turn.finish()
+        return False
+
+    def _go_on_recording(self, restored: FirstBatch) -> bool:
+        signs = f"a checkpoint has restored the first batch of step {restored.step}"
+        if self._recorder.on_resume == "error":
+            self._turn.give_back()
+            resume.refuse(self._recorder, signs)
+        with self._recorder.guard(self._doing()):
+            return resume.take_up(self._recorder, earlier=restored, signs=signs)
+        return False
+
     def _first_call(
         self,
         step_fn: Callable[..., Any],
@@ -215,10 +246,7 @@ class FirstLoss:
         loss: values.Selector | None,
         total: values.Selector | None,
     ) -> Any:
-        if not tf.executing_eagerly():
-            self._warn_inside_function("the wrapped step")
-            return step_fn(*args, **kwargs)
-        if not self._turn.take():
+        if not self._take_turn("the wrapped step"):
             return step_fn(*args, **kwargs)
         try:
             with self._recorder.window() as step_trace:

@@ -12,7 +12,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TextIO
 
 from tb_firstloss import __version__
 from tb_firstloss.errors import (
@@ -97,13 +97,20 @@ def _show_warnings() -> list[DamageWarning]:
     damage: list[DamageWarning] = []
     show_any = warnings.showwarning
 
-    def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         if isinstance(message, DamageWarning):
             damage.append(message)
         if issubclass(category, FirstLossWarning):
             print(f"tb-firstloss: {message}", file=sys.stderr)
         else:
-            show_any(message, category, *where)
+            show_any(message, category, filename, lineno, file, line)
 
     warnings.showwarning = show
     return damage

@@ -11,11 +11,12 @@ from pathlib import Path
 from tb_firstloss import contract, errors
 from tb_firstloss.first_batch import Array, FirstBatch
 from tb_firstloss.reading import paths
-from tb_firstloss.reading.logdir import Selection, iter_file
+from tb_firstloss.reading.logdir import iter_file
 from tb_firstloss.reading.records import Damage
+from tb_firstloss.reading.scan import Names
+from tb_firstloss.reading.selection import Selection
 from tb_firstloss.reading.tensors import MAX_TENSOR_BYTES
 
-_EVERYTHING = Selection(runs=None, tags=None, steps=None)
 _FILES_PER_TASK = 64
 
 _Result = FirstBatch | errors.ReadError
@@ -106,7 +107,8 @@ def read_recording(path: str, *, run: str | None = None) -> FirstBatch:
     for datum in iter_file(
         path,
         run=run or "",
-        selection=_EVERYTHING,
+        names=Names(),
+        selection=Selection(),
         report=damage.append,
         max_tensor_bytes=max(MAX_TENSOR_BYTES, contract.PROTO_LIMIT_BYTES),
     ):

@@ -30,7 +30,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from tb_firstloss import errors
-from tb_firstloss.reading import crc32c
+from tb_firstloss.reading import crc32c, extension
 from tb_firstloss.reading.source import Window
 
 HEADER_BYTES = 12
@@ -125,6 +125,14 @@ def read_record(window: Window, start: int) -> Record | None:
         return None
     payload = window.view(start + HEADER_BYTES, end - FOOTER_BYTES)
     return Record(start, end, payload) if len(payload) == length else None
+
+
+def is_cut_short(window: Window, start: int) -> bool:
+    """Tells whether the file ends inside the record at a position, as far as its header tells."""
+    if window.size - start < HEADER_BYTES:
+        return True
+    length = _read_length(window, start)
+    return length is not None and start + FRAME_BYTES + length > window.size
 
 
 def assess(window: Window, start: int) -> Damage:
@@ -239,14 +247,25 @@ def _iter_headers(window: Window, start: int, stop: int) -> Iterator[int]:
     """Yields each position from start to stop that holds an intact header of a fitting length."""
     stop = min(stop, window.size)
     while start < stop:
-        block = bytes(window.view(start, min(start + _BLOCK, stop) + HEADER_BYTES - 1))
-        count = len(block) - HEADER_BYTES + 1
-        if count <= 0:
+        block = window.view(start, min(start + _BLOCK, stop) + HEADER_BYTES - 1)
+        if len(block) < HEADER_BYTES:
             return
-        lengths = np.ndarray((count,), "<u8", block, strides=(1,))
-        checksums = np.ndarray((count,), "<u4", block, offset=8, strides=(1,))
-        fitting = np.flatnonzero(lengths <= min(LARGEST_PAYLOAD, window.size - start))
-        matching = crc32c.masked_crc32c_of_lengths(lengths[fitting]) == checksums[fitting]
-        for position in fitting[matching]:
-            yield start + int(position)
-        start += count
+        largest = min(LARGEST_PAYLOAD, window.size - start)
+        for position in _find_headers(block, largest):
+            yield start + position
+        start += len(block) - HEADER_BYTES + 1
+
+
+def _find_headers(block: memoryview, largest: int) -> Iterator[int]:
+    if extension.scan is not None:
+        position = extension.scan.find_header(block, largest, 0)
+        while position >= 0:
+            yield position
+            position = extension.scan.find_header(block, largest, position + 1)
+        return
+    count = len(block) - HEADER_BYTES + 1
+    lengths = np.ndarray((count,), "<u8", block, strides=(1,))
+    checksums = np.ndarray((count,), "<u4", block, offset=8, strides=(1,))
+    fitting = np.flatnonzero(lengths <= largest)
+    matching = crc32c.masked_crc32c_of_lengths(lengths[fitting]) == checksums[fitting]
+    yield from map(int, fitting[matching])

@@ -23,12 +23,12 @@ MAX_TENSOR_BYTES = 1 << 30
 """Default cap on one decoded tensor, 1 GiB."""
 
 PLUGIN_NAMES = {
-    "simple_value": "scalars",
-    "histo": "histograms",
-    "image": "images",
-    "audio": "audio",
+    wire.SIMPLE_VALUE: "scalars",
+    wire.HISTO: "histograms",
+    wire.IMAGE: "images",
+    wire.AUDIO: "audio",
 }
-"""The plugin that shows a value without plugin data, by the field that holds it."""
+"""The plugin that shows a value without plugin data, by its kind."""
 
 _CONTENT, _STRINGS = 4, 8
 _STRING = 7
@@ -107,29 +107,26 @@ class TensorDatum:
         return tf.constant(self.value, dtype=dtype, shape=self.value.shape)
 
 
-def decode_value(
-    payload: memoryview, value: wire.RawValue, *, max_tensor_bytes: int = MAX_TENSOR_BYTES
+def decode_content(
+    content: memoryview, kind: int, *, max_tensor_bytes: int = MAX_TENSOR_BYTES
 ) -> Array:
-    """Returns a summary value as an array, which owns its memory.
+    """Returns a summary value's content as an array, which owns its memory.
 
     Args:
-        payload: Of the record.
-        value: As located by `wire.parse_value`; its kind is not None.
+        content: Bytes of the field that holds it.
+        kind: TENSOR, HISTO, IMAGE or AUDIO of `wire`.
         max_tensor_bytes: Cap on the array's bytes, and on the strings' together.
 
     Raises:
         TooLargeError: Above the cap; the message names both numbers.
         ValueError: The content breaks the format.
     """
-    content = payload[value.start : value.end]
-    if value.kind == "simple_value":
-        return np.frombuffer(content, "<f4").reshape(()).astype(np.float32)
-    if value.kind == "tensor":
+    if kind == wire.TENSOR:
         return decode_tensor(content, max_tensor_bytes=max_tensor_bytes)
     _check_size(len(content), max_tensor_bytes, "a value")
-    if value.kind == "histo":
+    if kind == wire.HISTO:
         return _decode_histogram(_parse(summary_pb2.HistogramProto, content))
-    if value.kind == "image":
+    if kind == wire.IMAGE:
         image = _parse(summary_pb2.Summary.Image, content)
         sizes = [str(image.width).encode(), str(image.height).encode()]
         return _strings([*sizes, image.encoded_image_string], (3,))
@@ -207,10 +204,12 @@ def _decode_content(
             f"{end - start} bytes of tensor_content for {count} elements of {dtype}, which take "
             f"{count * dtype.itemsize}"
         )
-    octets = np.frombuffer(content[start:end], np.uint8)
+    octets: Any = np.frombuffer(content[start:end], np.uint8)
     if dtype.names is None and dtype.kind in "iufc":
-        return octets.view(dtype.newbyteorder("<")).astype(dtype)
-    return octets.copy().view(dtype)
+        values: Array = octets.view(dtype.newbyteorder("<")).astype(dtype)
+    else:
+        values = octets.copy().view(dtype)
+    return values
 
 
 def _decode_field(content: memoryview, field: str, dtype: np.dtype[Any]) -> Array:
