@@ -19,7 +19,9 @@ from tb_firstloss.first_batch import FirstBatch
 
 _INSIDE_FUNCTION = (
     "is inside a tf.function, where the loss of the first batch has no value yet: it records "
-    "nothing and changes nothing there. Wrap the outermost call, the one your Python loop makes"
+    "nothing and changes nothing there. Wrap the outermost call, the one that your Python loop "
+    "makes; if the loop itself is in the tf.function, take one batch from the iterator, give it to "
+    "a wrapped step, and give the iterator to the tf.function for the rest"
 )
 
 
