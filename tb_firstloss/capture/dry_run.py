@@ -111,9 +111,10 @@ def _unpack(batch: Any) -> tuple[Any, Any, Any]:
 
 def _symbolic(parts: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
     """Returns the batch as tensors of the graph being built; only those can be given back."""
-    return tf.nest.map_structure(
+    x, y, sample_weight = tf.nest.map_structure(
         lambda part: None if part is None else tf.identity(part), parts, expand_composites=True
     )
+    return x, y, sample_weight
 
 
 @contextlib.contextmanager
