@@ -10,7 +10,6 @@ import random
 import struct
 from collections.abc import Iterator
 
-
 from tests.event_files import event, floats, frame, header, scalar, shaped, simple, tensor, version
 
 Value = tuple[str, int, float]
