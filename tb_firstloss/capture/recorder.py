@@ -90,6 +90,16 @@ class Recorder:
         self.run_dir: str | None = None
         self._blocked: Exception | None = None
 
+    @property
+    def current_strategy(self) -> tf.distribute.Strategy:
+        """The strategy that was given, or the one in scope."""
+        return self.strategy or tf.distribute.get_strategy()
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes: of several workers, only the chief does."""
+        return bool(self.current_strategy.extended.should_save_summary)
+
     @contextlib.contextmanager
     def guard(self, doing: str) -> Iterator[None]:
         """Keeps a failure of ours from stopping training, unless ``on_error="raise"``."""
@@ -111,7 +121,7 @@ class Recorder:
             self._claim()
         except Exception as error:  # noqa: BLE001 - raised by commit, after the step
             self._blocked = error
-        ready = self._blocked is None
+        ready = self.run_dir is not None
         finished = False
         try:
             with trace.step_window(
@@ -163,7 +173,8 @@ class Recorder:
         self.first_batch = first
         if self._blocked is not None:
             raise self._blocked
-        assert self.run_dir is not None
+        if self.run_dir is None:
+            return  # the chief writes
         left_out = summaries.write_recording(
             first,
             self.run_dir,
@@ -176,7 +187,7 @@ class Recorder:
         self._report_gaps(step_trace, left_out)
 
     def _claim(self) -> None:
-        if self.run_dir is None:
+        if self.run_dir is None and self.writes:
             self.run_dir = summaries.claim_run_dir(self.logdir, self.tag)
 
     def _release(self) -> None:
