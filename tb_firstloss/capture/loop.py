@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import tensorflow as tf
 
-from tb_firstloss.capture import checkpoint, resume, trace, values
+from tb_firstloss.capture import checkpoint, graphs, resume, trace, values
 from tb_firstloss.capture.notices import warn
 from tb_firstloss.capture.recorder import DEFAULT_MAX_TENSOR_BYTES, Recorder
 from tb_firstloss.errors import CaptureWarning
@@ -151,6 +151,8 @@ class FirstLoss(tf.train.experimental.PythonState):  # type: ignore[misc]  # Ten
         def step(*args: Any, **kwargs: Any) -> Any:
             if turn.over:
                 return step_fn(*args, **kwargs)
+            if turn.captured:
+                return self._later_call(step_fn, args, kwargs)
             return self._first_call(step_fn, args, kwargs, loss, total)
 
         if hasattr(step_fn, "get_concrete_function"):
@@ -162,8 +164,13 @@ class FirstLoss(tf.train.experimental.PythonState):  # type: ignore[misc]  # Ten
         """Opens the step-0 window by hand, for a loop that is not wrapped.
 
         ``with first.trace(): loss = step(x, y); first.record(loss)``. Put exactly one step in it.
-        From the second time on it does nothing, so it can stand in the loop.
+        From the second time on it does nothing but count for ``warm_step``, so it can stand in the
+        loop.
         """
+        if self._turn.captured and not self._turn.over:
+            with self._counted():
+                yield
+            return
         if self._trace is not None or not self._take_turn("trace()"):
             yield
             return
@@ -260,9 +267,27 @@ class FirstLoss(tf.train.experimental.PythonState):  # type: ignore[misc]  # Ten
         with self._last_act():
             self._write(
                 values.select(result, loss=loss, total=total),
-                graph=lambda: trace.step_graph(step_fn, args, kwargs),
+                graph=lambda: graphs.step_graph(step_fn, args, kwargs),
             )
         return result
+
+    def _later_call(
+        self, step_fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        with self._counted():
+            return step_fn(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Counts the step inside on the way to the warm step."""
+        if not tf.executing_eagerly():
+            yield
+            return
+        try:
+            with self._recorder.later_step():
+                yield
+        finally:
+            self._turn.over = not self._recorder.awaits_warm_step
 
     @contextlib.contextmanager
     def _last_act(self) -> Iterator[None]:
@@ -271,7 +296,7 @@ class FirstLoss(tf.train.experimental.PythonState):  # type: ignore[misc]  # Ten
             with self._recorder.guard(self._doing()):
                 yield
         finally:
-            self._turn.finish()
+            self._turn.finish(over=not self._recorder.awaits_warm_step)
 
     def _write(
         self, captured: values.Captured, graph: Callable[[], tf.Graph | None] | None = None
@@ -279,7 +304,7 @@ class FirstLoss(tf.train.experimental.PythonState):  # type: ignore[misc]  # Ten
         self._recorder.commit(
             loss=captured.loss,
             outputs=captured.outputs,
-            step_trace=self._trace,
+            step_trace=self._trace or self._recorder.no_window(),
             graph=graph if self._recorder.graph else None,
         )
 
@@ -295,10 +320,13 @@ class FirstLoss(tf.train.experimental.PythonState):  # type: ignore[misc]  # Ten
 class _Turn:
     """Whose turn it is to capture: nobody's yet, one thread's, or over.
 
-    ``over`` is read at every later step, so it is a plain attribute.
+    Attributes:
+        captured: Whether the turn has ended for good.
+        over: Whether later steps need no attention at all. It is read at every one of them.
     """
 
     def __init__(self) -> None:
+        self.captured = False
         self.over = False
         self._owner: int | None = None
         self._lock = threading.Lock()
@@ -306,7 +334,7 @@ class _Turn:
     def take(self) -> bool:
         """Takes the turn if nobody has it; tells whether this thread has just got it."""
         with self._lock:
-            if self.over or self._owner is not None:
+            if self.captured or self._owner is not None:
                 return False
             self._owner = threading.get_ident()
             return True
@@ -319,7 +347,8 @@ class _Turn:
         """Leaves the turn to the next call: the step raised, so there was no first batch."""
         self._owner = None
 
-    def finish(self) -> None:
+    def finish(self, *, over: bool = True) -> None:
         """Ends the turn for good."""
-        self.over = True
+        self.captured = True
+        self.over = over
         self._owner = None
