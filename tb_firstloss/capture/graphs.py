@@ -76,7 +76,7 @@ def step_graph(step_fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     if step_fn.experimental_get_tracing_count() == 1:
         # Private, and for the common case: with one trace there is no doubt which one ran, and not
         # even an argument that the step has changed can lead to another.
-        functions = getattr(step_fn, "_list_all_concrete_functions", lambda: ())()
+        functions: Sequence[Any] = getattr(step_fn, "_list_all_concrete_functions", lambda: ())()
         if len(functions) == 1:
             return functions[0].graph
     return step_fn.get_concrete_function(*args, **kwargs).graph
