@@ -92,6 +92,16 @@ class Recorder:
         self._blocked: Exception | None = None
         self._warm: WarmStep | None = None
 
+    @property
+    def current_strategy(self) -> tf.distribute.Strategy:
+        """The strategy that was given, or the one in scope."""
+        return self.strategy or tf.distribute.get_strategy()
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes: of several workers, only the chief does."""
+        return bool(self.current_strategy.extended.should_save_summary)
+
     @contextlib.contextmanager
     def guard(self, doing: str) -> Iterator[None]:
         """Keeps a failure of ours from stopping training, unless ``on_error="raise"``."""
@@ -113,7 +123,7 @@ class Recorder:
             self._claim()
         except Exception as error:  # noqa: BLE001 - raised by commit, after the step
             self._blocked = error
-        ready = self._blocked is None
+        ready = self.run_dir is not None
         finished = False
         try:
             with trace.step_window(
@@ -165,7 +175,8 @@ class Recorder:
         self.first_batch = first
         if self._blocked is not None:
             raise self._blocked
-        assert self.run_dir is not None
+        if self.run_dir is None:
+            return  # the chief writes
         left_out = summaries.write_recording(
             first,
             self.run_dir,
@@ -214,7 +225,7 @@ class Recorder:
         return trace.StepTrace(step=self._current_step(), missing=[line] if wanted else [])
 
     def _claim(self) -> None:
-        if self.run_dir is None:
+        if self.run_dir is None and self.writes:
             self.run_dir = summaries.claim_run_dir(self.logdir, self.tag)
 
     def _release(self) -> None:
