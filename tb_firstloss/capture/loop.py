@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 import tensorflow as tf
 
-from tb_firstloss.capture import checkpoint, replicas, resume, values, workers
+from tb_firstloss.capture import checkpoint, graphs, replicas, resume, values, workers
 from tb_firstloss.capture.fingerprint import fingerprint
 from tb_firstloss.capture.fit import capture_train_on_batch, is_train_on_batch
 from tb_firstloss.capture.notices import warn
 from tb_firstloss.capture.recorder import DEFAULT_MAX_TENSOR_BYTES, Recorder
-from tb_firstloss.capture.trace import StepTrace, step_graph
+from tb_firstloss.capture.trace import StepTrace
 from tb_firstloss.errors import CaptureWarning
 from tb_firstloss.first_batch import FirstBatch
 
@@ -156,6 +156,8 @@ class FirstLoss(tf.train.experimental.PythonState):  # type: ignore[misc]  # Ten
         def step(*args: Any, **kwargs: Any) -> Any:
             if turn.over:
                 return step_fn(*args, **kwargs)
+            if turn.captured:
+                return self._later_call(step_fn, args, kwargs)
             return self._first_call(step_fn, args, kwargs, loss, total)
 
         if hasattr(step_fn, "get_concrete_function"):
@@ -167,8 +169,13 @@ class FirstLoss(tf.train.experimental.PythonState):  # type: ignore[misc]  # Ten
         """Opens the step-0 window by hand, for a loop that is not wrapped.
 
         ``with first.trace(): loss = step(x, y); first.record(loss)``. Put exactly one step in it.
-        From the second time on it does nothing, so it can stand in the loop.
+        From the second time on it does nothing but count for ``warm_step``, so it can stand in the
+        loop.
         """
+        if self._turn.captured and not self._turn.over:
+            with self._counted():
+                yield
+            return
         if self._trace is not None or not self._take_turn("trace()"):
             yield
             return
@@ -271,9 +278,27 @@ class FirstLoss(tf.train.experimental.PythonState):  # type: ignore[misc]  # Ten
         with self._last_act():
             self._write(
                 lambda: values.select(result, loss=loss, total=total),
-                graph=lambda: step_graph(step_fn, args, kwargs),
+                graph=lambda: graphs.step_graph(step_fn, args, kwargs),
             )
         return result
+
+    def _later_call(
+        self, step_fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        with self._counted():
+            return step_fn(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Counts the step inside on the way to the warm step."""
+        if not tf.executing_eagerly():
+            yield
+            return
+        try:
+            with self._recorder.later_step():
+                yield
+        finally:
+            self._turn.over = not self._recorder.awaits_warm_step
 
     @contextlib.contextmanager
     def _last_act(self) -> Iterator[None]:
@@ -282,7 +307,7 @@ class FirstLoss(tf.train.experimental.PythonState):  # type: ignore[misc]  # Ten
             with self._recorder.guard(self._doing()):
                 yield
         finally:
-            self._turn.finish()
+            self._turn.finish(over=not self._recorder.awaits_warm_step)
 
     def _window(self) -> contextlib.AbstractContextManager[StepTrace | None]:
         return contextlib.nullcontext() if self._declines else self._recorder.window()
@@ -299,7 +324,7 @@ class FirstLoss(tf.train.experimental.PythonState):  # type: ignore[misc]  # Ten
         except BaseException:
             self._turn.give_back()
             raise
-        self._turn.finish()
+        self._turn.finish(over=not self._recorder.awaits_warm_step)
         return result
 
     def _write(
@@ -319,7 +344,7 @@ class FirstLoss(tf.train.experimental.PythonState):  # type: ignore[misc]  # Ten
                 loss=captured.loss,
                 outputs=captured.outputs,
                 metadata=self._metadata(captured),
-                step_trace=self._trace,
+                step_trace=self._trace or self._recorder.no_window(),
                 graph=graph if self._recorder.graph else None,
             )
 
@@ -362,10 +387,13 @@ def _call_now(select: Callable[[], values.Captured]) -> Callable[[], values.Capt
 class _Turn:
     """Whose turn it is to capture: nobody's yet, one thread's, or over.
 
-    ``over`` is read at every later step, so it is a plain attribute.
+    Attributes:
+        captured: Whether the turn has ended for good.
+        over: Whether later steps need no attention at all. It is read at every one of them.
     """
 
     def __init__(self) -> None:
+        self.captured = False
         self.over = False
         self._owner: int | None = None
         self._lock = threading.Lock()
@@ -373,7 +401,7 @@ class _Turn:
     def take(self) -> bool:
         """Takes the turn if nobody has it; tells whether this thread has just got it."""
         with self._lock:
-            if self.over or self._owner is not None:
+            if self.captured or self._owner is not None:
                 return False
             self._owner = threading.get_ident()
             return True
@@ -386,7 +414,8 @@ class _Turn:
         """Leaves the turn to the next call: the step raised, so there was no first batch."""
         self._owner = None
 
-    def finish(self) -> None:
+    def finish(self, *, over: bool = True) -> None:
         """Ends the turn for good."""
-        self.over = True
+        self.captured = True
+        self.over = over
         self._owner = None
