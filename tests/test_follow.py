@@ -4,6 +4,7 @@ import os
 import random
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -191,9 +192,10 @@ def test_closing_the_iterator_closes_the_file(path):
     append(path, record(1) + record(2))()
     data = tb_firstloss.follow(path.parent)
     assert next(data).step == 1
-    open_before = len(os.listdir("/proc/self/fd"))
+    descriptors = Path("/proc/self/fd")
+    open_before = len(list(descriptors.iterdir()))
     data.close()
-    assert len(os.listdir("/proc/self/fd")) == open_before - 1
+    assert len(list(descriptors.iterdir())) == open_before - 1
 
 
 def test_a_waiting_follower_stops_at_once(path):
