@@ -22,7 +22,7 @@ from tb_firstloss.errors import (
     NoRecordingError,
 )
 
-COMMANDS = ("demo", "profile", "show")
+COMMANDS = ("demo", "open", "profile", "show")
 """Modules of this package; each has ``add_arguments(parser)`` and ``run(options) -> exit code``."""
 
 FINDING, UNUSABLE = 1, 2
