@@ -122,7 +122,7 @@ def compare(a: FirstBatch, b: FirstBatch, *, rtol: float = 0.0, atol: float = 0.
         for name in {**a.outputs, **b.outputs}
     }
     found = [part.agreement for part in (loss, *outputs.values()) if part is not None]
-    agreement = max(found, key=_ORDER.index, default="identical")
+    agreement: Agreement = _ORDER[max((_ORDER.index(each) for each in found), default=0)]
     cause, unknown = _find_cause(a, b)
     return Comparison(
         baseline=a.run,

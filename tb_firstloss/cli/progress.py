@@ -23,7 +23,7 @@ _WIDTH = 30
 
 
 class Bar:
-    """What is drawn while something runs; nothing before `DELAY_SECONDS` have passed.
+    """What is drawn while something runs.
 
     Args:
         doing: What is being done, in one or two words.
@@ -35,27 +35,18 @@ class Bar:
         self._total = total
         self._done = 0
         self._start = time.monotonic()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._keep_drawing, daemon=True)
-
-    def __enter__(self) -> Bar:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
 
     def advance(self, steps: int = 1) -> None:
         """Counts steps as done."""
         self._done += steps
 
-    def _keep_drawing(self) -> None:
-        if self._over.wait(DELAY_SECONDS):
+    def keep_drawing(self, over: threading.Event) -> None:
+        """Draws until it is over; nothing before `DELAY_SECONDS` have passed."""
+        if over.wait(DELAY_SECONDS):
             return
         while True:
             print(f"\r{self._line()}\x1b[K", end="", file=sys.stderr, flush=True)
-            if self._over.wait(_REDRAW_SECONDS):
+            if over.wait(_REDRAW_SECONDS):
                 break
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
@@ -77,11 +68,20 @@ def is_shown(*, quiet: bool = False) -> bool:
     return not quiet and shows_escapes(sys.stderr)
 
 
-def bar(
-    doing: str, total: int = 0, *, quiet: bool = False
-) -> contextlib.AbstractContextManager[Any]:
-    """Returns a `Bar`, or what looks like one where nobody would see it."""
-    return Bar(doing, total) if is_shown(quiet=quiet) else _NoBar()
+@contextlib.contextmanager
+def bar(doing: str, total: int = 0, *, quiet: bool = False) -> Iterator[Bar]:
+    """Gives a bar that is drawn as long as the block runs, if there is anybody to see it."""
+    drawn, over = Bar(doing, total), threading.Event()
+    if not is_shown(quiet=quiet):
+        yield drawn
+        return
+    thread = threading.Thread(target=drawn.keep_drawing, args=(over,), daemon=True)
+    thread.start()
+    try:
+        yield drawn
+    finally:
+        over.set()
+        thread.join()
 
 
 def track(items: Iterable[_T], doing: str, total: int, *, quiet: bool = False) -> Iterator[_T]:
@@ -107,11 +107,3 @@ def reading_threads(doing: str, *, quiet: bool = False) -> Iterator[Executor | N
 
     with CountingThreads() as threads:
         yield threads
-
-
-class _NoBar(contextlib.AbstractContextManager["_NoBar"]):
-    def __exit__(self, *_: object) -> None:
-        """Has drawn nothing."""
-
-    def advance(self, steps: int = 1) -> None:
-        """Counts nothing."""

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import unicodedata
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -28,11 +29,19 @@ class Cell:
     colour: str = ""
 
 
-def print_table(headers: list[str], rows: list[list[str]] | list[list[str | Cell]]) -> None:
+Row = Sequence[str | Cell]
+
+
+def print_table(headers: list[str], rows: Sequence[Row], *, left: Sequence[int] = ()) -> None:
     """Prints a table, its first and last column to the left and the others to the right.
 
     In a file or pipe it is never cut. On a terminal that is too narrow for it, a last column
     without a header is left out, and if that is not enough, each row becomes lines of its own.
+
+    Args:
+        headers: One a column.
+        rows: As many cells each.
+        left: Numbers of further columns to be set to the left.
     """
     cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
     cells = [[Cell(printable(cell.text), cell.colour) for cell in row] for row in cells]
@@ -40,15 +49,16 @@ def print_table(headers: list[str], rows: list[list[str]] | list[list[str | Cell
     widths = _widths(headers, cells)
     if limit is not None and sum(widths) + len(_GAP) * (len(widths) - 1) > limit:
         if not headers[-1]:
-            print_table(headers[:-1], [row[:-1] for row in cells])
+            print_table(headers[:-1], [row[:-1] for row in cells], left=left)
         else:
             _print_records(headers, cells)
         return
     line = "─" if can_print("─") else "-"
-    print(_join([Cell(header, "bold") for header in headers], widths))
+    at_left = {0, len(headers) - 1, *left}
+    print(_join([Cell(header, "bold") for header in headers], widths, at_left))
     print(line * (sum(widths) + len(_GAP) * (len(widths) - 1)))
     for row in cells:
-        print(_join(row, widths))
+        print(_join(row, widths, at_left))
 
 
 def paint(text: str, colour: str) -> str:
@@ -111,7 +121,7 @@ def _print_records(headers: list[str], rows: list[list[Cell]]) -> None:
             print()
         for header, cell in zip(headers, row, strict=True):
             if cell.text:
-                print(_join([Cell(header, "bold"), cell], [width, 0]))
+                print(_join([Cell(header, "bold"), cell], [width, 0], {0, 1}))
 
 
 def _widths(headers: list[str], rows: list[list[Cell]]) -> list[int]:
@@ -119,10 +129,10 @@ def _widths(headers: list[str], rows: list[list[Cell]]) -> list[int]:
     return [max(map(width_of, column)) for column in columns]
 
 
-def _join(row: list[Cell], widths: list[int]) -> str:
+def _join(row: list[Cell], widths: list[int], at_left: set[int]) -> str:
     parts = []
     for index, (cell, width) in enumerate(zip(row, widths, strict=True)):
         fill = " " * (width - width_of(cell.text))
         text = paint(cell.text, cell.colour)
-        parts.append(text + fill if index in (0, len(row) - 1) else fill + text)
+        parts.append(text + fill if index in at_left else fill + text)
     return _GAP.join(parts).rstrip()
