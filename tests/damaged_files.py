@@ -156,9 +156,7 @@ def _embedded() -> Iterator[Case]:
     for bit in [*range(96), *range(96, 8 * len(outer), 11)]:
         damaged = bytearray(data)
         damaged[STARTS[4] + bit // 8] ^= 1 << bit % 8
-        yield Case(
-            f"bit {bit} of a record with frames in it", bytes(damaged), VALUES, STARTS[4]
-        )
+        yield Case(f"bit {bit} of a record with frames in it", bytes(damaged), VALUES, STARTS[4])
     at = STARTS[4]
     for name, replacement in {
         "zeros": bytes(12),
@@ -211,4 +209,3 @@ def generate() -> Iterator[Case]:
 
 
 CASES = list(generate())
-

@@ -61,7 +61,11 @@ def test_capture_imports_reading_only_to_verify():
         for name, path in in_rooms("capture").items()
         if any(".reading" in n for n in siblings_of(path))
     }
-    assert importers <= {"tb_firstloss.capture.summaries", "tb_firstloss.capture.resume"}
+    assert importers <= {
+        "tb_firstloss.capture.summaries",
+        "tb_firstloss.capture.resume",
+        "tb_firstloss.capture.profiler",
+    }
 
 
 def loaded_after(code):

@@ -33,6 +33,7 @@ COMMANDS = (
     "check",
     "verify",
     "watch",
+    "profile",
     "doctor",
 )
 """Modules of this package; each has ``add_arguments(parser)`` and ``run(options) -> exit code``."""
