@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import uuid
+import zipfile
 
 import numpy as np
 
@@ -43,6 +44,6 @@ def from_bytes(packed: bytes) -> FirstBatch | None:
         with np.load(io.BytesIO(packed), allow_pickle=False) as archive:
             facts = json.loads(archive[_MANIFEST].item())
             tensors = {tag: archive[f"tensor_{i}"] for i, tag in enumerate(facts["tags"])}
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"checkpoint: it holds no first batch ({error})") from error
     return contract.decode(facts["manifest"], tensors, path="checkpoint")

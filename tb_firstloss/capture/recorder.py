@@ -21,6 +21,7 @@ from tb_firstloss import checks, contract
 from tb_firstloss.capture import summaries, trace
 from tb_firstloss.capture.environment import describe_environment
 from tb_firstloss.capture.notices import warn
+from tb_firstloss.capture.warm_step import WarmStep
 from tb_firstloss.errors import CaptureError, CaptureWarning, FirstLossError
 from tb_firstloss.first_batch import Array, FirstBatch, OutputLoss
 
@@ -76,8 +77,8 @@ class Recorder:
         self.tag = contract.check_tag(tag)
         self.step = _check_step(step)
         self.graph = bool(graph)
-        self.profile = profile
-        self.warm_step = _check_warm_step(warm_step)
+        self.profile = _check_profile(profile)
+        self.warm_step = _check_warm_step(warm_step, profile)
         self.expected = None if expect is None else checks.parse_expectation(expect)
         self.hparams = hparams
         self.metadata = _check_metadata(metadata)
@@ -89,6 +90,17 @@ class Recorder:
         self.first_batch: FirstBatch | None = None
         self.run_dir: str | None = None
         self._blocked: Exception | None = None
+        self._warm: WarmStep | None = None
+
+    @property
+    def current_strategy(self) -> tf.distribute.Strategy:
+        """The strategy that was given, or the one in scope."""
+        return self.strategy or tf.distribute.get_strategy()
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes: of several workers, only the chief does."""
+        return bool(self.current_strategy.extended.should_save_summary)
 
     @contextlib.contextmanager
     def guard(self, doing: str) -> Iterator[None]:
@@ -111,7 +123,7 @@ class Recorder:
             self._claim()
         except Exception as error:  # noqa: BLE001 - raised by commit, after the step
             self._blocked = error
-        ready = self._blocked is None
+        ready = self.run_dir is not None
         finished = False
         try:
             with trace.step_window(
@@ -163,7 +175,8 @@ class Recorder:
         self.first_batch = first
         if self._blocked is not None:
             raise self._blocked
-        assert self.run_dir is not None
+        if self.run_dir is None:
+            return  # the chief writes
         left_out = summaries.write_recording(
             first,
             self.run_dir,
@@ -174,9 +187,45 @@ class Recorder:
             hparams=self.hparams,
         )
         self._report_gaps(step_trace, left_out)
+        if self.warm_step is not None and step_trace is not None and step_trace.seconds is not None:
+            self._warm = WarmStep(
+                self.warm_step,
+                first_run_dir=self.run_dir,
+                first=step_trace,
+                tag=self.tag,
+                profile=self.profile,
+            )
+
+    @property
+    def awaits_warm_step(self) -> bool:
+        """Whether later steps are still to go through `later_step`."""
+        return self._warm is not None and not self._warm.over
+
+    @contextlib.contextmanager
+    def later_step(self) -> Iterator[None]:
+        """Opens around each step after step 0: counts it, and profiles it if it is the warm step.
+
+        A step that raises is not counted.
+        """
+        warm = self._warm
+        if warm is None or warm.over:
+            yield
+            return
+        with warm.count() as step_trace:
+            yield
+        if step_trace is not None:
+            with self.guard(f"{self.run_dir}: the warm step was not reported"):
+                warm.write(step_trace)
+
+    def no_window(self) -> trace.StepTrace:
+        """Returns the trace of a step that no window was around: nothing, and why."""
+        asked = {"graph": self.graph, "profile": self.profile, "warm profile": self.warm_step}
+        wanted = ", ".join(name for name, value in asked.items() if value)
+        line = f"{wanted}: record() was called without trace() around the step"
+        return trace.StepTrace(step=self._current_step(), missing=[line] if wanted else [])
 
     def _claim(self) -> None:
-        if self.run_dir is None:
+        if self.run_dir is None and self.writes:
             self.run_dir = summaries.claim_run_dir(self.logdir, self.tag)
 
     def _release(self) -> None:
@@ -191,6 +240,11 @@ class Recorder:
     def _report_gaps(self, step_trace: trace.StepTrace | None, left_out: list[str]) -> None:
         for line in step_trace.missing if step_trace is not None else ():
             logger.warning("%s: no %s", self.run_dir, line)
+        if step_trace is not None and step_trace.profile_bytes is not None:
+            size = f"{step_trace.profile_bytes:,} bytes"
+            logger.info("%s: the profile of step %d has %s", self.run_dir, step_trace.step, size)
+        if step_trace is not None and step_trace.warning is not None:
+            warn(f"{self.run_dir}: {step_trace.warning}", CaptureWarning)
         if left_out:
             warn(
                 f"{self.run_dir}: left out {', '.join(left_out)}, above max_tensor_bytes="
@@ -232,8 +286,21 @@ def _check_step(step: int | Callable[[], int]) -> int | Callable[[], int]:
     return step
 
 
-def _check_warm_step(warm_step: int | None) -> int | None:
-    return None if warm_step is None else _check_positive("warm_step", warm_step)
+def _check_profile(profile: object) -> bool | tf.profiler.experimental.ProfilerOptions:
+    if not isinstance(profile, (bool, tf.profiler.experimental.ProfilerOptions)):
+        raise TypeError(
+            f"profile: {profile!r} is neither True, False nor tf.profiler.experimental."
+            "ProfilerOptions"
+        )
+    return profile
+
+
+def _check_warm_step(warm_step: int | None, profile: object) -> int | None:
+    if warm_step is None:
+        return None
+    if profile is False:
+        raise ValueError(f"warm_step: {warm_step} asks for a profile, and profile=False for none")
+    return _check_positive("warm_step", warm_step)
 
 
 def _check_positive(option: str, value: int) -> int:

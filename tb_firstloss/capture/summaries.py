@@ -15,9 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 from tb_firstloss import contract, errors
+from tb_firstloss.capture import graphs
 from tb_firstloss.capture.report import write_report
 from tb_firstloss.capture.trace import StepTrace
-from tb_firstloss.first_batch import FirstBatch, OutputLoss, finite_values
+from tb_firstloss.first_batch import Array, FirstBatch, OutputLoss, finite_values
 
 
 def is_remote(path: str) -> bool:
@@ -73,7 +74,7 @@ def write_recording(
         tag: Tag under which the summaries go.
         max_tensor_bytes: Larger tensors are left out.
         trace: What the window around the step gathered.
-        graph: Gives the graph of the step's concrete function; asked once the values are safe.
+        graph: Gives the graph of the step's concrete function, without tracing it.
         hparams: Hyperparameters for TensorBoard's HParams dashboard.
 
     Returns:
@@ -86,7 +87,10 @@ def write_recording(
     recording = contract.encode(
         first, tag=tag, recording_id=recording_id, max_tensor_bytes=max_tensor_bytes
     )
-    with _event_file(run_dir, recording_id) as writer:
+    missing: list[str] = [] if trace is None else trace.missing
+    # Asked in the scopes of the user's call: in another device scope, a tf.function is traced anew.
+    step_graph = graphs.ask_for_graph(graph, missing)
+    with event_file(run_dir, f".{recording_id[:16]}{contract.FILE_SUFFIX}") as writer:
         _write_summaries(first, tag)
         for tensor_tag, array in recording.tensors:
             _write_tensor(tensor_tag, tf.constant(array), first.step)
@@ -95,19 +99,25 @@ def write_recording(
         path = _written_file(run_dir, recording_id)
         _sync(path, run_dir)
         _read_back(path, first, run_dir)
-        _write_graph(None if graph is None else graph(), trace, tag, first.step)
+        run_metadata = None if trace is None else trace.run_metadata
+        graphs.write_graphs(step_graph, run_metadata, tag=tag, step=first.step, missing=missing)
         tf.summary.text(f"{tag}/report", write_report(first, trace), step=first.step)
         if hparams is not None:
-            _write_hparams(hparams, tag, recording_id)
+            _write_hparams(hparams, tag, run_dir, recording_id)
     _sync(path, run_dir)
     return recording.left_out
 
 
 @contextlib.contextmanager
-def _event_file(run_dir: str, recording_id: str) -> Iterator[tf.summary.SummaryWriter]:
-    # The recording id keeps names apart where host name, process id and second are the same, as
-    # in containers. Scopes, devices and record_if of the user's code must not reach our summaries.
-    suffix = f".{recording_id[:16]}{contract.FILE_SUFFIX}"
+def event_file(run_dir: str, suffix: str) -> Iterator[tf.summary.SummaryWriter]:
+    """Opens a new event file as the default writer, and closes it.
+
+    Args:
+        run_dir: Claimed run directory.
+        suffix: End of the file's name. Something unique in it keeps names apart where host name,
+            process id and second are the same, as in containers.
+    """
+    # Scopes, devices and record_if of the user's code must not reach our summaries.
     with tf.init_scope(), tf.name_scope(""), tf.device("CPU:0"):
         writer = tf.summary.create_file_writer(run_dir, filename_suffix=suffix)
         try:
@@ -134,13 +144,21 @@ def _write_output(prefix: str, output: OutputLoss, step: int) -> None:
     # One NaN makes every bucket of tf.summary.histogram NaN, so only finite values go in.
     values = np.empty(0) if output.per_example is None else finite_values(output.per_example)
     if values.size:
-        tf.summary.histogram(
-            f"{prefix}/{contract.HISTOGRAM}",
-            values,
-            step=step,
-            buckets=_bucket_count(values.size),
-            description=contract.HISTOGRAM_DESCRIPTION,
-        )
+        _write_histogram(f"{prefix}/{contract.HISTOGRAM}", values, step)
+
+
+def _write_histogram(tag: str, values: Array, step: int) -> None:
+    # Bucketed by NumPy: the first tf.summary.histogram of a process spends a quarter of a second
+    # on setting up its eager operations.
+    from tensorboard.plugins.histogram.summary_v2 import histogram_pb
+
+    summary = histogram_pb(
+        tag,
+        values,
+        buckets=_bucket_count(values.size),
+        description=contract.HISTOGRAM_DESCRIPTION,
+    )
+    tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step=step)
 
 
 def _bucket_count(count: int) -> int:
@@ -160,28 +178,17 @@ def _write_tensor(tag: str, tensor: tf.Tensor, step: int) -> None:
     tf.summary.write(tag, tensor, step=step, metadata=metadata)
 
 
-def _write_graph(graph: tf.Graph | None, trace: StepTrace | None, tag: str, step: int) -> None:
-    if graph is not None:
-        tf.summary.graph(graph)
-    if trace is not None and trace.run_metadata:
-        # What tf.summary.trace_export writes, for a trace that has been stopped already.
-        metadata = tf.compat.v1.SummaryMetadata(
-            plugin_data=tf.compat.v1.SummaryMetadata.PluginData(
-                plugin_name="graph_run_metadata_graph", content=b"1"
-            )
-        )
-        tf.summary.write(tag, tf.constant(trace.run_metadata), step=step, metadata=metadata)
-
-
-def _write_hparams(hparams: Mapping[str, Any], tag: str, recording_id: str) -> None:
+def _write_hparams(hparams: Mapping[str, Any], tag: str, run_dir: str, recording_id: str) -> None:
     from tensorboard.plugins.hparams import api as hp
 
     metrics = [f"{tag}/{name}" for name in ("loss", "loss_mean", "loss_max", "nonfinite_count")]
     hp.hparams_config(
         hparams=[hp.HParam(name) for name in hparams], metrics=[hp.Metric(name) for name in metrics]
     )
-    # The trial id keeps runs with equal hyperparameters in rows of their own.
-    hp.hparams(dict(hparams), trial_id=recording_id)
+    # The trial id heads the row in the dashboard, and keeps runs with equal hyperparameters in rows
+    # of their own; the directory's name alone would be the same in many logdirs.
+    run = "/".join(run_dir.rsplit("/", 2)[-2:])
+    hp.hparams(dict(hparams), trial_id=f"{run} {recording_id[:8]}")
 
 
 def _written_file(run_dir: str, recording_id: str) -> str:
