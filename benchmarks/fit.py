@@ -155,7 +155,7 @@ def main() -> None:
         tf.config.threading.set_intra_op_parallelism_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         if options.only != "steps":
-            compare_starts(2 if options.quick else 7, scratch)
+            compare_starts(2 if options.quick else 5, scratch)
         if options.only != "start":
             compare_steps(20 if options.quick else 100, scratch)
 
