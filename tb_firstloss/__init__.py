@@ -19,6 +19,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Comparison": "comparison",
     "Damage": "reading.records",
     "FirstBatch": "first_batch",
     "FirstLoss": "capture.loop",
@@ -26,6 +27,9 @@ _HOMES = {
     "OutputLoss": "first_batch",
     "Scalars": "reading.scalars",
     "TensorDatum": "reading.tensors",
+    "Verdict": "checks",
+    "check": "checks",
+    "compare": "comparison",
     "follow": "reading.follow",
     "iter_events": "reading.logdir",
     "iter_tensors": "reading.logdir",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -108,7 +108,7 @@ class FirstExecution:
             ):
                 logs, tensors = capturing.run(iterator)
         except Exception as error:
-            if not capturing.failed_in_trace:
+            if not (capturing.failed_in_trace or capturing.found_random_state):
                 raise
             return self._run_uncaptured(capturing, iterator, error)
         graph = capturing.graph
@@ -142,21 +142,13 @@ class FirstExecution:
         if not self._goes_step_by_step:
             with keras_model.steps_set_to(self._model, steps - 1):
                 return self._model.train_function(iterator)
-        with self._end_of_data():
+        with contextlib.suppress(StopIteration):  # Keras 3.7 and later; before, they raise
             for _ in range(steps - 1):
                 logs, _ = capturing.run(iterator)
         # The TensorBoard callback of Keras before 3.7 asks an own tf.function for its graph now.
         if hasattr(self._own, "get_concrete_function"):
             self._own.get_concrete_function(iterator)
         return logs
-
-    @contextlib.contextmanager
-    def _end_of_data(self) -> Iterator[None]:
-        try:
-            yield
-        except tf.errors.OutOfRangeError:
-            if not keras_model.keeps_logs_at_end_of_data(self._model):
-                raise
 
     def _run_own(self, iterator: Any) -> Any:
         self.leave()

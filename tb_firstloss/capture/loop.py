@@ -356,6 +356,7 @@ class FirstLoss(tf.train.experimental.PythonState):  # type: ignore[misc]  # Ten
             facts["global_batch_size"] = rows
         if captured.replica_counts:
             facts["replica_counts"] = list(captured.replica_counts)
+            facts["replicas"] = len(captured.replica_counts)
         if self._fingerprint:
             facts["fingerprint"] = self._fingerprint
         return facts

@@ -103,7 +103,7 @@ def write_recording(
         graphs.write_graphs(step_graph, run_metadata, tag=tag, step=first.step, missing=missing)
         tf.summary.text(f"{tag}/report", write_report(first, trace), step=first.step)
         if hparams is not None:
-            _write_hparams(hparams, tag, recording_id)
+            _write_hparams(hparams, tag, run_dir, recording_id)
     _sync(path, run_dir)
     return recording.left_out
 
@@ -178,15 +178,17 @@ def _write_tensor(tag: str, tensor: tf.Tensor, step: int) -> None:
     tf.summary.write(tag, tensor, step=step, metadata=metadata)
 
 
-def _write_hparams(hparams: Mapping[str, Any], tag: str, recording_id: str) -> None:
+def _write_hparams(hparams: Mapping[str, Any], tag: str, run_dir: str, recording_id: str) -> None:
     from tensorboard.plugins.hparams import api as hp
 
     metrics = [f"{tag}/{name}" for name in ("loss", "loss_mean", "loss_max", "nonfinite_count")]
     hp.hparams_config(
         hparams=[hp.HParam(name) for name in hparams], metrics=[hp.Metric(name) for name in metrics]
     )
-    # The trial id keeps runs with equal hyperparameters in rows of their own.
-    hp.hparams(dict(hparams), trial_id=recording_id)
+    # The trial id heads the row in the dashboard, and keeps runs with equal hyperparameters in rows
+    # of their own; the directory's name alone would be the same in many logdirs.
+    run = "/".join(run_dir.rsplit("/", 2)[-2:])
+    hp.hparams(dict(hparams), trial_id=f"{run} {recording_id[:8]}")
 
 
 def _written_file(run_dir: str, recording_id: str) -> str:

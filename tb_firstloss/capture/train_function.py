@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tb_firstloss.capture import step_loss
 from tb_firstloss.capture.keras_hooks import Observation, observe
-from tb_firstloss.capture.keras_model import own_attribute
+from tb_firstloss.capture.keras_model import ONE_STEP, own_attribute, tf_function_of
 from tb_firstloss.errors import CaptureError
 
 _LOGS, _TENSORS = "tb_firstloss/logs", "tb_firstloss/tensors"
@@ -28,14 +28,14 @@ class CapturingFunction:
     Args:
         model: Compiled model of Keras 3 or tf_keras.
         single_step: Whether to make it for one step a call, whatever the model says.
-        forbid_random_state: Whether tracing shall stop at random operations that keep a state,
-            because another function goes on with the training.
+        forbid_random_state: Whether to refuse random operations that keep a state, because another
+            function goes on with the training.
 
     Attributes:
         facts: What the tensors are, known once the step has been traced; None before.
         graph: The traced graph of one step, until it is dropped; None when run eagerly.
         failed_in_trace: Whether tracing the step failed, so that nothing of it has been run.
-        found_random_state: Whether it was stopped at random operations that keep a state.
+        found_random_state: Whether it has refused to run for its random state.
     """
 
     def __init__(
@@ -57,8 +57,14 @@ class CapturingFunction:
         return _split(self._function(iterator))[0]
 
     def run(self, iterator: Any) -> tuple[Any, step_loss.Tensors | None]:
-        """Does the same and returns the logs and the tensors; None if it was traced without."""
+        """Does the same and returns the logs and the tensors; None if it was traced without.
+
+        Raises:
+            CaptureError: It has a random state and must not; nothing has been run.
+        """
         with self._in_model():
+            if self._forbid_random_state and self.facts is None:
+                self._check_random_state(iterator)
             return _split(self._function(iterator))
 
     def stay(self) -> None:
@@ -99,8 +105,18 @@ class CapturingFunction:
         with contextlib.ExitStack() as stack:
             stack.enter_context(own_attribute(self._model, "train_step", self._step))
             if self._single_step:
-                stack.enter_context(own_attribute(self._model, "steps_per_execution", 1))
+                stack.enter_context(own_attribute(self._model, "steps_per_execution", ONE_STEP))
             yield
+
+    def _check_random_state(self, iterator: Any) -> None:
+        function = tf_function_of(self._function)
+        if function is None:
+            return  # run eagerly, the state is TensorFlow's own
+        # Tracing to the end, and not stopping in it, is what initializes the optimizer's variables.
+        function.get_concrete_function(iterator)
+        if self.graph is not None and step_loss.has_seeded_random_ops(self.graph):
+            self.found_random_state = True
+            raise CaptureError("the step keeps a random state")
 
     def _step(self, data: Any) -> Any:
         if not self._capturing:
@@ -112,9 +128,6 @@ class CapturingFunction:
         self.facts, tensors = _gather(self._model, seen)
         if not eager:
             self.graph = tf.compat.v1.get_default_graph()
-            if self._forbid_random_state and step_loss.has_seeded_random_ops(self.graph):
-                self.found_random_state = True
-                raise CaptureError("the step keeps a random state")
         self.failed_in_trace = False
         return {_LOGS: logs, _TENSORS: tensors}
 

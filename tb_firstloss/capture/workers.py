@@ -39,10 +39,11 @@ def check_strategy_is_known(strategy: tf.distribute.Strategy) -> None:
         CaptureError: TF_CONFIG names several workers, and no strategy was given or is in scope.
     """
     cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
-    if worker_count(strategy) == 1 and len(cluster.get("worker", ())) > 1 and "ps" not in cluster:
+    count = sum(len(cluster.get(job, ())) for job in ("chief", "worker"))
+    if count > 1 and worker_count(strategy) == 1 and "ps" not in cluster:
         raise CaptureError(
-            f"TF_CONFIG names {len(cluster['worker'])} workers, but the strategy is not known "
-            "here: give FirstLoss(…, strategy=strategy), or call the step in strategy.scope()"
+            f"TF_CONFIG names {count} workers, but their strategy is not known here: give "
+            "FirstLoss(…, strategy=strategy), or call the step in strategy.scope()"
         )
 
 

@@ -259,6 +259,7 @@ cdef class Scanner:
     cdef Index index
     cdef object number
     cdef bint more
+    cdef Span event  # the one that is being scanned
 
     def __dealloc__(self):
         free(self.rows)
@@ -305,6 +306,7 @@ cdef class Scanner:
             return 0
         event.at = data + position + 12
         event.end = event.at + length
+        self.event = event
         while event.at < event.end:
             if not next_field(&event, &field):
                 return 0
@@ -380,7 +382,12 @@ cdef class Scanner:
         return self.add(row)
 
     cdef int learn(self, Span tag, Span plugin_name, Row *row) except -1 nogil:
-        """Numbers a tag or plugin name that is new; returns 0 when one of them is no UTF-8."""
+        """Numbers a tag or plugin name that is new; returns 0 when one of them is no UTF-8.
+
+        Nothing is learned from an event that is broken further on: the reference would not.
+        """
+        if not is_whole(self.event):
+            return 0
         with gil:
             try:
                 row.tag, row.plugin_name = self.number(
@@ -490,6 +497,21 @@ cdef inline bint next_field(Span *span, Field *field) noexcept nogil:
     field.content.at = span.at
     span.at += word
     field.content.end = span.at
+    return True
+
+
+cdef bint is_whole(Span event) noexcept nogil:
+    """Tells whether an event and its summaries are whole fields from end to end."""
+    cdef Field field
+    cdef Span summary
+    while event.at < event.end:
+        if not next_field(&event, &field):
+            return False
+        if field.number == 5 and field.kind == BYTES:
+            summary = field.content
+            while summary.at < summary.end:
+                if not next_field(&summary, &field):
+                    return False
     return True
 
 
