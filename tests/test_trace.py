@@ -322,12 +322,21 @@ def test_two_profiles_in_one_second_have_a_directory_each(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(("level", "details"), [(1, False), (2, True)])
-def test_the_profilers_options_reach_it(tmp_path, level, details):
-    options = tf.profiler.experimental.ProfilerOptions(host_tracer_level=level)
-    train(FirstLoss(tmp_path, on_error="raise", profile=options).wrap(Linear("eager").step))
-    (path,) = profiles(tmp_path)
-    assert ("EagerKernelExecute" in event_names(path)) is details
+def test_the_profilers_options_reach_it(tmp_path, monkeypatch):
+    # What TensorFlow 2.21 is given is all that can be seen: it does nothing with the options.
+    given, start = [], tf.profiler.experimental.start
+
+    def watched_start(logdir, options=None):
+        given.append(options)
+        start(logdir, options)
+
+    monkeypatch.setattr(tf.profiler.experimental, "start", watched_start)
+    options = tf.profiler.experimental.ProfilerOptions(python_tracer_level=1)
+    for number, profile in enumerate([options, True]):
+        first = FirstLoss(tmp_path / str(number), on_error="raise", graph=False, profile=profile)
+        first.wrap(lambda x: x)(tf.constant(1.0))
+    assert given == [options, None]
+    assert [len(marked_steps(path)) for path in profiles(tmp_path)] == [1, 1]
 
 
 def test_without_graph_and_profile_neither_is_written_nor_missed(tmp_path, caplog):
