@@ -149,7 +149,8 @@ def choose_function_graphs(collected: Sequence[Any], step_graph: tf.Graph | None
     Args:
         collected: The function graphs of a RunMetadata.
         step_graph: Graph of the step's concrete function; only the collected graph with most of
-            its nodes is returned. None for all graphs of more than one operation.
+            its nodes is returned, if they are most of the step, which they are not where the step
+            is called by another function. None for all graphs of more than one operation.
     """
     functions = [function for function in collected if not _is_single_operation(function)]
     if step_graph is None or not functions:
@@ -160,7 +161,7 @@ def choose_function_graphs(collected: Sequence[Any], step_graph: tf.Graph | None
         return len(names & {node.name for node in function.pre_optimization_graph.node})
 
     best = max(functions, key=shared)
-    return [best] if shared(best) else []
+    return [best] if shared(best) > len(names) / 2 else []
 
 
 def _is_single_operation(function: Any) -> bool:
