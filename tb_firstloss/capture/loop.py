@@ -345,7 +345,7 @@ class FirstLoss(tf.train.experimental.PythonState):  # type: ignore[misc]  # Ten
                 outputs=captured.outputs,
                 metadata=self._metadata(captured),
                 step_trace=self._trace or self._recorder.no_window(),
-                graph=graph if self._recorder.graph else None,
+                graph=graph,
             )
 
     def _metadata(self, captured: values.Captured) -> dict[str, Any]:

@@ -146,6 +146,7 @@ class Recorder:
         metadata: Mapping[str, Any] | None = None,
         step_trace: trace.StepTrace | None = None,
         graph: Callable[[], tf.Graph | None] | None = None,
+        layers: Callable[[], str | None] | None = None,
     ) -> None:
         """Makes the first batch out of its values and writes it before it returns.
 
@@ -155,6 +156,7 @@ class Recorder:
             metadata: What is known beside the environment.
             step_trace: What the window gathered, or None where there was none.
             graph: Gives the graph of the step's concrete function; asked after the values are safe.
+            layers: Gives the Keras model's layers, as `keras_graph.describe_layers` does.
         """
         if self._blocked is None:
             try:
@@ -183,7 +185,8 @@ class Recorder:
             tag=self.tag,
             max_tensor_bytes=self.max_tensor_bytes,
             trace=step_trace,
-            graph=graph,
+            graph=graph if self.graph else None,
+            layers=layers if self.graph else None,
             hparams=self.hparams,
         )
         self._report_gaps(step_trace, left_out)

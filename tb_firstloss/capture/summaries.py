@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tb_firstloss import contract, errors
-from tb_firstloss.capture import durable, graphs, run_dirs
+from tb_firstloss.capture import durable, graphs, keras_graph, run_dirs
 from tb_firstloss.capture.report import write_report
 from tb_firstloss.capture.trace import StepTrace
 from tb_firstloss.first_batch import Array, FirstBatch, OutputLoss, finite_values
@@ -25,6 +25,7 @@ def write_recording(
     max_tensor_bytes: int,
     trace: StepTrace | None = None,
     graph: Callable[[], tf.Graph | None] | None = None,
+    layers: Callable[[], str | None] | None = None,
     hparams: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Writes one recording, values first, and reads them back before anything else is written.
@@ -36,6 +37,7 @@ def write_recording(
         max_tensor_bytes: Larger tensors are left out.
         trace: What the window around the step gathered.
         graph: Gives the graph of the step's concrete function, without tracing it.
+        layers: Gives the Keras model's layers; None where there is no such model.
         hparams: Hyperparameters for TensorBoard's HParams dashboard.
 
     Returns:
@@ -63,6 +65,9 @@ def write_recording(
                 graphs.write_graphs(
                     step_graph, run_metadata, tag=tag, step=first.step, missing=missing
                 )
+                described = None if layers is None else layers()
+                if described is not None:
+                    keras_graph.write_layers(described, tag=tag, step=first.step)
                 tf.summary.text(f"{tag}/report", write_report(first, trace), step=first.step)
                 if hparams is not None:
                     _write_hparams(hparams, tag, run_dir, recording_id)
