@@ -200,6 +200,7 @@ class FirstExecution:
             loss=captured.loss,
             outputs=captured.outputs,
             metadata=self._metadata(None if found else logs),
+            inferred=facts.expectation if found else None,
             step_trace=trace,
             graph=(lambda: graph) if self._recorder.graph else None,
         )
