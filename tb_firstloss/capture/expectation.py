@@ -83,9 +83,10 @@ def infer_expectation(loss: Any, predicted_shape: Sequence[int | None] | None) -
         predicted_shape: Shape of ``y_pred``, such as (None, 10); None where it is not known.
     """
     function, options = _function_of(loss)
-    name = getattr(function, "__name__", type(loss).__name__)
-    if function is None or name not in (*_SOFTMAX, *_SIGMOID):
-        return Expectation(None, f"{name} is no cross-entropy of Keras, whose start is known")
+    name = getattr(function, "__name__", "")
+    if name not in (*_SOFTMAX, *_SIGMOID):
+        called = getattr(loss, "name", None) or getattr(loss, "__name__", type(loss).__name__)
+        return Expectation(None, f"{called} is no cross-entropy of Keras, whose start is known")
     if name in _SIGMOID:
         return Expectation(math.log(2), f"{name}: ln 2")
     if options.get("ignore_class") is not None:

@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     from tb_firstloss.comparison import compare
 
     baseline = _read_baseline(options.baseline, quiet=options.quiet)
-    others = read_recordings(options)
+    others = read_recordings(options, with_paths=True)
     found = [compare(baseline, other, rtol=options.rtol, atol=options.atol) for other in others]
     if options.json:
         from tb_firstloss.cli.show import print_json
