@@ -205,6 +205,7 @@ class FirstExecution:
             loss=captured.loss,
             outputs=captured.outputs,
             metadata=self._metadata(None if found else logs),
+            inferred=facts.expectation if found else None,
             step_trace=trace,
             graph=lambda: graph,
             layers=lambda: keras_graph.describe_layers(self._model),
