@@ -1,24 +1,34 @@
+import contextlib
 import json
 import os
+import pty
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from tb_firstloss import FirstLoss, read_first_loss
-from tb_firstloss.cli import main
+from tb_firstloss import read_first_loss
+from tb_firstloss.cli import COMMANDS, main
+from tb_firstloss.errors import UnexpectedLossError
+from tests.recorded import record
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """Two runs: one with NaN and an expectation, one with a scalar only."""
+    logdir = tmp_path_factory.mktemp("runs")
+    with contextlib.suppress(UnexpectedLossError):
+        record(logdir / "a", [1.0, 3.0, np.nan], total=2.5, expect="log(10)")
+    record(logdir / "b", 7.25)
+    return logdir
 
 
 @pytest.fixture
-def logdir(tmp_path):
-    """Two runs: one with NaN and an expectation, one with a scalar only."""
-    FirstLoss(tmp_path / "a", expect="log(10)", on_error="raise").record(
-        tf.constant([1.0, 3.0, np.nan]), total=tf.constant(2.5)
-    )
-    FirstLoss(tmp_path / "b", on_error="raise").record(tf.constant(7.25))
-    return tmp_path
+def logdir(recordings, tmp_path):
+    """A copy of them to damage."""
+    return shutil.copytree(recordings, tmp_path / "copy")
 
 
 def test_show_prints_a_row_per_run(logdir, capsys):

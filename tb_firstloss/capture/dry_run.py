@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import os
 import random
@@ -13,8 +14,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tb_firstloss import checks
 from tb_firstloss.capture import keras_hooks, step_loss, values
 from tb_firstloss.capture.environment import describe_environment
+from tb_firstloss.capture.expectation import NOT_SEEN, Expectation, infer_expectation
 from tb_firstloss.capture.keras_model import library_of
 from tb_firstloss.capture.recorder import Recorder
 from tb_firstloss.first_batch import FirstBatch
@@ -30,6 +33,7 @@ def probe(
     loss: Callable[..., Any] | None = None,
     logdir: str | os.PathLike[str] | None = None,
     training: bool = True,
+    expect: float | str | None = None,
 ) -> FirstBatch:
     """Computes the loss of one batch without training on it.
 
@@ -45,41 +49,56 @@ def probe(
             [batch, …], or a scalar. None takes the loss that the model is compiled with.
         logdir: Where to write it, as run "probe"; None for nowhere.
         training: Whether to run the model as in training (dropout on) or as in inference.
+        expect: Expected mean loss: a number, an expression such as ``"log(10)"``, or "auto" for
+            what the loss function tells: ln K for a softmax cross-entropy over K classes, ln 2 for
+            a binary one, and nothing, with a warning, for others. When the loss is something else,
+            that is an UnexpectedLossWarning.
 
     Returns:
         The loss: per example by output, and the total (regularisers in it) for a compiled model.
 
     Raises:
-        ValueError: There is neither ``loss`` nor a compiled model.
+        ValueError: There is neither ``loss`` nor a compiled model, or ``expect`` is not usable.
         LossNotFoundError: The loss is not made of numbers.
     """
     library = library_of(model)
     if loss is None and (library is None or getattr(model, "optimizer", None) is None):
         raise ValueError("probe: the model is not compiled, so its loss is not known; give loss=")
+    given = Expectation(None)
+    if expect is not None and expect != "auto":
+        given = Expectation(checks.parse_expectation(expect))
     parts = _unpack(batch)
     forward = _compiled_loss if loss is None else _given_loss(loss)
     was_built = bool(getattr(model, "built", True))
     with _python_random_streams(restore=was_built), _in_graph():
-        facts: list[step_loss.StepFacts] = []
-        function = tf.function(lambda: forward(model, _symbolic(parts), training, facts))
+        traced = _Traced()
+        function = tf.function(lambda: forward(model, _symbolic(parts), training, traced))
         concrete = function.get_concrete_function()
         with _variables_restored(concrete, model):
             result = concrete()
-    captured = step_loss.to_arrays(facts[0], result) if facts else values.select(result)
-    return _finish(captured, logdir, training)
+    facts = traced.facts
+    captured = values.select(result) if facts is None else step_loss.to_arrays(facts, result)
+    expectation = traced.expectation if expect == "auto" else given
+    return _finish(captured, logdir, training, expectation)
 
 
-def _compiled_loss(
-    model: Any, batch: Any, training: bool, facts: list[step_loss.StepFacts]
-) -> step_loss.Tensors:
+@dataclasses.dataclass
+class _Traced:
+    """What is learned of the loss while the pass is traced."""
+
+    facts: step_loss.StepFacts | None = None
+    expectation: Expectation = NOT_SEEN
+
+
+def _compiled_loss(model: Any, batch: Any, training: bool, traced: _Traced) -> step_loss.Tensors:
     x, y, sample_weight = batch
     with keras_hooks.observe(model) as seen:
         arguments = {"x": x, "y": y, "y_pred": model(x, training=training)}
         if "training" in inspect.signature(model.compute_loss).parameters:
             arguments["training"] = training
         model.compute_loss(sample_weight=sample_weight, **arguments)
-    found, tensors = step_loss.gather(model, seen)
-    facts[:] = [found]
+    facts, tensors = step_loss.gather(model, seen)
+    traced.facts, traced.expectation = facts, facts.expectation
     return tensors
 
 
@@ -87,9 +106,11 @@ def _given_loss(loss: Callable[..., Any]) -> Callable[..., Any]:
     # A Keras Loss reduces when it is called; its call method is the public, unreduced form.
     per_example = loss.call if library_of(loss) is not None and hasattr(loss, "call") else loss
 
-    def forward(model: Any, batch: Any, training: bool, _: Any) -> Any:
+    def forward(model: Any, batch: Any, training: bool, traced: _Traced) -> Any:
         x, y, _ = batch
-        return per_example(y, _call(model, x, training))
+        predicted = _call(model, x, training)
+        traced.expectation = infer_expectation(loss, getattr(predicted, "shape", None))
+        return per_example(y, predicted)
 
     return forward
 
@@ -167,11 +188,14 @@ def _is_keras(variable: Any) -> bool:
 
 
 def _finish(
-    captured: values.Captured, logdir: str | os.PathLike[str] | None, training: bool
+    captured: values.Captured,
+    logdir: str | os.PathLike[str] | None,
+    training: bool,
+    expectation: Expectation,
 ) -> FirstBatch:
-    metadata = {"source": "probe", "training": training}
+    metadata = {"source": "probe", "training": training, **expectation.metadata()}
     if logdir is None:
-        return FirstBatch(
+        first = FirstBatch(
             run=RUN,
             step=0,
             wall_time=time.time(),
@@ -179,7 +203,10 @@ def _finish(
             outputs=captured.outputs,
             metadata={**describe_environment(), **metadata},
         )
-    recorder = Recorder(logdir, tag=RUN, graph=False, profile=False, on_error="raise")
-    recorder.commit(loss=captured.loss, outputs=captured.outputs, metadata=metadata)
-    assert recorder.first_batch is not None
-    return recorder.first_batch
+    else:
+        recorder = Recorder(logdir, tag=RUN, graph=False, profile=False, on_error="raise")
+        recorder.commit(loss=captured.loss, outputs=captured.outputs, metadata=metadata)
+        assert recorder.first_batch is not None
+        first = recorder.first_batch
+    expectation.judge(first, where=RUN)
+    return first

@@ -8,7 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tb_firstloss.capture import keras_model, step_loss, values
+from tb_firstloss.capture import keras_graph, keras_model, step_loss, values
+from tb_firstloss.capture.later_executions import LaterExecutions
 from tb_firstloss.capture.recorder import Recorder
 from tb_firstloss.capture.trace import StepTrace
 from tb_firstloss.capture.train_function import CapturingFunction
@@ -52,6 +53,7 @@ class FirstExecution:
         self._own = model.train_function
         self._is_new = is_new and not keras_model.has_been_traced(self._own)
         self._capturing: CapturingFunction | None = None
+        self._later: LaterExecutions | None = None
         self.over = False
         model.train_function = self
 
@@ -63,6 +65,8 @@ class FirstExecution:
 
     def leave(self) -> None:
         """Gives the model its own train function back, if ours is still in its place."""
+        if self._later is not None:
+            self._later.leave()
         if self._model.train_function is self:
             self._model.train_function = self._own
 
@@ -123,7 +127,10 @@ class FirstExecution:
                 raise CaptureError(
                     f"{self._recorder.run_dir}: recorded without {'; '.join(missing)}"
                 )
-        return self._run_rest(capturing, iterator, steps, logs)
+        logs = self._run_rest(capturing, iterator, steps, logs)
+        if self._source == "model.fit" and self._recorder.awaits_warm_step:
+            self._later = LaterExecutions(self._model, self._recorder)
+        return logs
 
     def _hand_over(self, capturing: CapturingFunction) -> None:
         """Leaves the function in the model that goes on, with what random state there is."""
@@ -198,8 +205,10 @@ class FirstExecution:
             loss=captured.loss,
             outputs=captured.outputs,
             metadata=self._metadata(None if found else logs),
+            inferred=facts.expectation if found else None,
             step_trace=trace,
-            graph=(lambda: graph) if self._recorder.graph else None,
+            graph=lambda: graph,
+            layers=lambda: keras_graph.describe_layers(self._model),
         )
         return missing
 

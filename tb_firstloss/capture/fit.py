@@ -49,7 +49,10 @@ class FirstLossCallback:
         graph: Whether to record the step's graph.
         profile: Whether to profile the step, or ``tf.profiler.experimental.ProfilerOptions``.
         warm_step: Number of a later step that is profiled too, or None.
-        expect: Expected mean loss: a number or an expression such as ``"log(10)"``.
+        expect: Expected mean loss: a number or an expression such as ``"log(10)"``; "auto" for
+            what the loss function tells: ln K for a softmax cross-entropy over K classes, ln 2 for
+            a binary one, and nothing, with a warning, for others. When the first loss is something
+            else, that is an UnexpectedLossWarning.
         hparams: Hyperparameters for TensorBoard's HParams dashboard.
         metadata: Anything of yours that JSON can hold; it comes back in ``FirstBatch.metadata``.
         fingerprint: Whether to add digests of the batch and of the weights.
@@ -101,7 +104,7 @@ class FirstLossCallback:
             graph=graph,
             profile=profile,
             warm_step=warm_step,
-            expect=expect,
+            expect=None if expect == "auto" else expect,
             hparams=hparams,
             metadata=metadata,
             fingerprint=fingerprint,
@@ -109,6 +112,7 @@ class FirstLossCallback:
             on_resume=on_resume,
             on_error=on_error,
         )
+        self._recorder.expects_auto = expect == "auto"
         self.model: Any = None
         self.params: Mapping[str, Any] | None = None
         self._over = False

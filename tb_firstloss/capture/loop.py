@@ -52,7 +52,8 @@ class FirstLoss(tf.train.experimental.PythonState):  # type: ignore[misc]  # Ten
         graph: Whether to record the step's graph.
         profile: Whether to profile the step, or ``tf.profiler.experimental.ProfilerOptions``.
         warm_step: Number of a later step that is profiled too, or None.
-        expect: Expected mean loss: a number or an expression such as ``"log(10)"``.
+        expect: Expected mean loss: a number or an expression such as ``"log(10)"``. When the first
+            loss is something else, that is an UnexpectedLossWarning.
         hparams: Hyperparameters for TensorBoard's HParams dashboard.
         metadata: Anything of yours that JSON can hold; it comes back in ``FirstBatch.metadata``.
         fingerprint: Whether to add digests of the batch and of the weights.
@@ -345,7 +346,7 @@ class FirstLoss(tf.train.experimental.PythonState):  # type: ignore[misc]  # Ten
                 outputs=captured.outputs,
                 metadata=self._metadata(captured),
                 step_trace=self._trace or self._recorder.no_window(),
-                graph=graph if self._recorder.graph else None,
+                graph=graph,
             )
 
     def _metadata(self, captured: values.Captured) -> dict[str, Any]:

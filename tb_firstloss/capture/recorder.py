@@ -18,11 +18,12 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from tb_firstloss import checks, contract
-from tb_firstloss.capture import summaries, trace
+from tb_firstloss.capture import run_dirs, summaries, trace
 from tb_firstloss.capture.environment import describe_environment
+from tb_firstloss.capture.expectation import NOT_SEEN, Expectation
 from tb_firstloss.capture.notices import warn
 from tb_firstloss.capture.warm_step import WarmStep
-from tb_firstloss.errors import CaptureError, CaptureWarning, FirstLossError
+from tb_firstloss.errors import CaptureError, CaptureWarning, FirstLossError, FirstLossWarning
 from tb_firstloss.first_batch import Array, FirstBatch, OutputLoss
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class Recorder:
         self.graph = bool(graph)
         self.profile = _check_profile(profile)
         self.warm_step = _check_warm_step(warm_step, profile)
+        self.expects_auto = False
         self.expected = None if expect is None else checks.parse_expectation(expect)
         self.hparams = hparams
         self.metadata = _check_metadata(metadata)
@@ -107,6 +109,8 @@ class Recorder:
         """Keeps a failure of ours from stopping training, unless ``on_error="raise"``."""
         try:
             yield
+        except FirstLossWarning:
+            raise  # the user's filter has made an error of a warning
         except Exception as error:
             if self.on_error == "raise":
                 if isinstance(error, FirstLossError):
@@ -144,8 +148,10 @@ class Recorder:
         loss: Array | None,
         outputs: Mapping[str, OutputLoss],
         metadata: Mapping[str, Any] | None = None,
+        inferred: Expectation | None = None,
         step_trace: trace.StepTrace | None = None,
         graph: Callable[[], tf.Graph | None] | None = None,
+        layers: Callable[[], str | None] | None = None,
     ) -> None:
         """Makes the first batch out of its values and writes it before it returns.
 
@@ -153,8 +159,10 @@ class Recorder:
             loss: What the optimizer differentiates, or None.
             outputs: Per-example values by output name.
             metadata: What is known beside the environment.
+            inferred: What the loss function tells of the expectation, for ``expect="auto"``.
             step_trace: What the window gathered, or None where there was none.
             graph: Gives the graph of the step's concrete function; asked after the values are safe.
+            layers: Gives the Keras model's layers, as `keras_graph.describe_layers` does.
         """
         if self._blocked is None:
             try:
@@ -162,8 +170,8 @@ class Recorder:
             except Exception as error:  # noqa: BLE001 - raised once the value is safe in memory
                 self._blocked = error
         facts = {**describe_environment(self.strategy), **(metadata or {}), **self.metadata}
-        if self.expected is not None:
-            facts["expected_loss"] = self.expected
+        expectation = self._expectation(inferred)
+        facts |= expectation.metadata()
         first = FirstBatch(
             run=self.tag if self.run_dir is None else self.run_dir.rpartition("/")[2],
             step=self._current_step() if step_trace is None else step_trace.step,
@@ -183,7 +191,8 @@ class Recorder:
             tag=self.tag,
             max_tensor_bytes=self.max_tensor_bytes,
             trace=step_trace,
-            graph=graph,
+            graph=graph if self.graph else None,
+            layers=layers if self.graph else None,
             hparams=self.hparams,
         )
         self._report_gaps(step_trace, left_out)
@@ -195,6 +204,10 @@ class Recorder:
                 tag=self.tag,
                 profile=self.profile,
             )
+        expectation.judge(first, where=self.run_dir, on_error=self.on_error)
+
+    def _expectation(self, inferred: Expectation | None) -> Expectation:
+        return (inferred or NOT_SEEN) if self.expects_auto else Expectation(self.expected)
 
     @property
     def awaits_warm_step(self) -> bool:
@@ -226,11 +239,11 @@ class Recorder:
 
     def _claim(self) -> None:
         if self.run_dir is None and self.writes:
-            self.run_dir = summaries.claim_run_dir(self.logdir, self.tag)
+            self.run_dir = run_dirs.claim_run_dir(self.logdir, self.tag)
 
     def _release(self) -> None:
         if self.run_dir is not None:
-            summaries.release_run_dir(self.run_dir)
+            run_dirs.release_run_dir(self.run_dir)
             self.run_dir = None
         self._blocked = None
 

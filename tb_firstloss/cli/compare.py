@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     from tb_firstloss.comparison import compare
 
     baseline = _read_baseline(options.baseline, quiet=options.quiet)
-    others = read_recordings(options)
+    others = read_recordings(options, with_paths=True)
     found = [compare(baseline, other, rtol=options.rtol, atol=options.atol) for other in others]
     if options.json:
         from tb_firstloss.cli.show import print_json
@@ -91,15 +91,17 @@ def _print(comparison: Comparison) -> None:
     print(f"{printable(comparison.run)}: {agreement}, baseline {printable(comparison.baseline)}")
     if comparison.agreement == "identical":
         return
-    parts = {"loss": comparison.loss} if comparison.loss is not None else {}
-    parts |= {f"{name} per example": part for name, part in comparison.outputs.items()}
+    parts = {"total": comparison.loss} if comparison.loss is not None else {}
+    several = len(comparison.outputs) > 1
+    for name, part in comparison.outputs.items():
+        parts[f"per example: {name}" if several else "per example"] = part
     print()
-    headers = ["", "agreement", "different", "max abs", "max rel", "largest difference"]
+    headers = ["loss", "agreement", "different", "max abs", "max rel", "largest difference"]
     print_table(headers, [_row(name, part) for name, part in parts.items()], left=[1])
     print()
     hint = ""
     if comparison.unknown:
-        hint = f" (no fingerprint of the {' and '.join(comparison.unknown)}: fingerprint=True)"
+        hint = f" (no fingerprint of the {' and '.join(comparison.unknown)}; record with fingerprint=True)"
     print(f"Where it comes from: {paint(comparison.cause, 'bold')}{hint}")
     for name, (before, after) in comparison.differences.items():
         print(f"Also different: {printable(name)}: {_short(before)} → {_short(after)}")

@@ -64,19 +64,22 @@ def add_tolerances(parser: argparse.ArgumentParser, *, rtol: float) -> None:
     )
 
 
-def read_recordings(options: argparse.Namespace) -> list[FirstBatch]:
+def read_recordings(options: argparse.Namespace, *, with_paths: bool = False) -> list[FirstBatch]:
     """Reads every recording at the paths that match --run, named so that no two are alike.
+
+    Args:
+        options: With paths and runs, and quiet.
+        with_paths: Whether the names begin with the path even if there is only one.
 
     Raises:
         FileNotFoundError: Nothing is at a path.
         NoRecordingError: There is no recording at a path, or none that matches.
     """
-    several = len(options.paths) > 1
-    quiet = getattr(options, "quiet", False)
+    with_paths = with_paths or len(options.paths) > 1
     return [
-        dataclasses.replace(first, run=name_below(path, first.run)) if several else first
+        dataclasses.replace(first, run=name_below(path, first.run)) if with_paths else first
         for path in options.paths
-        for first in read_path(path, options.runs, quiet=quiet)
+        for first in read_path(path, options.runs, quiet=options.quiet)
     ]
 
 

@@ -260,6 +260,8 @@ cdef class Scanner:
     cdef object number
     cdef bint more
     cdef Span event  # the one that is being scanned
+    cdef bint checked  # it is regular from end to end
+    cdef object is_regular
 
     def __dealloc__(self):
         free(self.rows)
@@ -307,6 +309,7 @@ cdef class Scanner:
         event.at = data + position + 12
         event.end = event.at + length
         self.event = event
+        self.checked = False
         while event.at < event.end:
             if not next_field(&event, &field):
                 return 0
@@ -384,12 +387,18 @@ cdef class Scanner:
     cdef int learn(self, Span tag, Span plugin_name, Row *row) except -1 nogil:
         """Numbers a tag or plugin name that is new; returns 0 when one of them is no UTF-8.
 
-        Nothing is learned from an event that is broken further on: the reference would not.
+        Nothing is learned from an event that is broken further on: the reference, which then reads
+        it again from its start, would know names too early.
         """
-        if not is_whole(self.event):
-            return 0
         with gil:
             try:
+                if not self.checked and not self.is_regular(
+                    PyBytes_FromStringAndSize(
+                        <const char *>self.event.at, self.event.end - self.event.at
+                    )
+                ):
+                    return 0
+                self.checked = True
                 row.tag, row.plugin_name = self.number(
                     PyBytes_FromStringAndSize(<const char *>tag.at, tag.end - tag.at),
                     PyBytes_FromStringAndSize(
@@ -416,7 +425,7 @@ cdef class Scanner:
         return 1
 
 
-def scan_block(data, int64_t base, Index index, number):
+def scan_block(data, int64_t base, Index index, number, is_regular):
     """Scans the intact and regular records at the start of a block.
 
     Args:
@@ -424,6 +433,7 @@ def scan_block(data, int64_t base, Index index, number):
         base: Position of the first of them in the file.
         index: Of the run's names.
         number: `Names.number`, called with what the index does not know.
+        is_regular: Tells whether the reference finds nothing wrong with an event.
 
     Returns:
         The rows as bytes, the bytes that their records take, and whether the scan stopped because
@@ -432,7 +442,7 @@ def scan_block(data, int64_t base, Index index, number):
     cdef Py_buffer view
     cdef Py_ssize_t size
     cdef Scanner scanner = Scanner()
-    scanner.index, scanner.number = index, number
+    scanner.index, scanner.number, scanner.is_regular = index, number, is_regular
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     try:
         with nogil:
@@ -497,21 +507,6 @@ cdef inline bint next_field(Span *span, Field *field) noexcept nogil:
     field.content.at = span.at
     span.at += word
     field.content.end = span.at
-    return True
-
-
-cdef bint is_whole(Span event) noexcept nogil:
-    """Tells whether an event and its summaries are whole fields from end to end."""
-    cdef Field field
-    cdef Span summary
-    while event.at < event.end:
-        if not next_field(&event, &field):
-            return False
-        if field.number == 5 and field.kind == BYTES:
-            summary = field.content
-            while summary.at < summary.end:
-                if not next_field(&summary, &field):
-                    return False
     return True
 
 
