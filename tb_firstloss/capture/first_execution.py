@@ -112,13 +112,13 @@ class FirstExecution:
             ):
                 logs, tensors = capturing.run(iterator)
         except Exception as error:
-            if not (capturing.failed_in_trace or capturing.found_random_state):
+            if not (capturing.failed_in_trace or capturing.has_random_state):
                 raise
             return self._run_uncaptured(capturing, iterator, error)
         graph = capturing.graph
-        capturing.close()
         self.over = True
         self._hand_over(capturing)
+        capturing.close()
         missing: list[str] = []
         with self._recorder.guard(self._doing()):
             missing = self._commit(capturing, trace, logs, tensors, graph)
@@ -133,12 +133,18 @@ class FirstExecution:
         return logs
 
     def _hand_over(self, capturing: CapturingFunction) -> None:
-        """Leaves the function in the model that goes on with what random state there is."""
+        """Leaves the function in the model that goes on, with what random state there is."""
         eager = self._model.run_eagerly or tf.config.functions_run_eagerly()
-        if self._is_new and not eager and not self._goes_step_by_step:
-            capturing.stay()
-        else:
+        if not self._is_new or eager:
             self.leave()
+            return
+        successor = capturing.make_successor()
+        if successor is not None:
+            self._model.train_function = successor
+        elif self._goes_step_by_step:
+            self.leave()
+        else:
+            capturing.stay()
 
     def _run_rest(self, capturing: CapturingFunction, iterator: Any, steps: int, logs: Any) -> Any:
         """Runs what is left of an execution of several steps, and returns its logs."""
@@ -152,8 +158,8 @@ class FirstExecution:
         with contextlib.suppress(StopIteration):  # Keras 3.7 and later; before, they raise
             for _ in range(steps - 1):
                 logs, _ = capturing.run(iterator)
-        # The TensorBoard callback of Keras before 3.7 asks an own tf.function for its graph now.
-        if hasattr(self._own, "get_concrete_function"):
+        # The TensorBoard callback of Keras before 3.7 asks a tf.function for its graph now.
+        if self._model.train_function is self._own and hasattr(self._own, "get_concrete_function"):
             self._own.get_concrete_function(iterator)
         return logs
 
@@ -167,7 +173,7 @@ class FirstExecution:
         """Runs the model's own function on the batch that ours has not touched."""
         logs = self._run_own(iterator)
         reason = f"the training step could not be traced with its loss ({error})"
-        if capturing.found_random_state:
+        if capturing.has_random_state:
             reason = (
                 "the training step draws seeded numbers with tf.random, whose state is in the "
                 "function that draws; another one, as the capture needs here, would draw the same "

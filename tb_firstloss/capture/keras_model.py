@@ -134,6 +134,14 @@ def steps_set_to(model: Any, steps: int) -> Iterator[None]:
         variable.assign(before)
 
 
+def binds_train_step(model: Any) -> bool:
+    """Tells whether a train function keeps the train_step that it was made with (Keras 3.7 on).
+
+    The others look the model's up whenever they are traced.
+    """
+    return hasattr(model, "_make_function")
+
+
 class _OneStep(int):
     """One step an execution, made in the way of several.
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from tb_firstloss import checks, contract
-from tb_firstloss.capture import summaries, trace
+from tb_firstloss.capture import run_dirs, summaries, trace
 from tb_firstloss.capture.environment import describe_environment
 from tb_firstloss.capture.notices import warn
 from tb_firstloss.capture.warm_step import WarmStep
@@ -229,11 +229,11 @@ class Recorder:
 
     def _claim(self) -> None:
         if self.run_dir is None and self.writes:
-            self.run_dir = summaries.claim_run_dir(self.logdir, self.tag)
+            self.run_dir = run_dirs.claim_run_dir(self.logdir, self.tag)
 
     def _release(self) -> None:
         if self.run_dir is not None:
-            summaries.release_run_dir(self.run_dir)
+            run_dirs.release_run_dir(self.run_dir)
             self.run_dir = None
         self._blocked = None
 
