@@ -93,7 +93,9 @@ def test_different_trailing_shapes_become_one_ragged_tensor(trained):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "loss"), [("scalar", ROWS[:4].sum() / 4), ("reduced", ROWS[:4].sum())])
+@pytest.mark.parametrize(
+    ("case", "loss"), [("scalar", ROWS[:4].sum() / 4), ("reduced", ROWS[:4].sum())]
+)
 def test_a_scalar_is_combined_once(trained, case, loss):
     """Summed if each worker has its share, taken as it is if training has reduced it."""
     assert read_first_loss(trained[0] / case).loss == loss
