@@ -62,7 +62,7 @@ def test_capture_imports_reading_only_to_verify():
         if any(".reading" in n for n in siblings_of(path))
     }
     assert importers <= {
-        "tb_firstloss.capture.summaries",
+        "tb_firstloss.capture.durable",
         "tb_firstloss.capture.resume",
         "tb_firstloss.capture.profiler",
     }

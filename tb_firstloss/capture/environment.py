@@ -20,9 +20,10 @@ def describe_environment(strategy: tf.distribute.Strategy | None = None) -> dict
         "tensorflow": tf.__version__,
         "numpy": np.__version__,
         "devices": [device.name for device in tf.config.list_logical_devices()],
-        "strategy": type(strategy).__name__,
         "replicas": strategy.num_replicas_in_sync,
     }
+    if type(strategy).__name__ != "_DefaultDistributionStrategy":
+        facts["strategy"] = type(strategy).__name__
     for name in ("keras", "tf_keras"):
         # Only what training has imported: importing Keras here would cost seconds.
         version = getattr(sys.modules.get(name), "__version__", None)

@@ -12,10 +12,9 @@ from tensorflow.python.ops import summary_ops_v2
 
 _ENDS = frozenset({"_Arg", "_DeviceArg", "_Retval", "_DeviceRetval"})
 
-NO_GRAPH_EAGER = "graph: the step ran eagerly, which builds none"
-NO_GRAPH_BUILT = (
-    "graph: no tf.function was built in the step; its functions had been called before, or are "
-    "jit-compiled inside a plain Python function"
+NO_GRAPH = (
+    "graph: the step built none: it ran eagerly, or called functions that had been built before or "
+    "are jit-compiled"
 )
 USER_TRACE = "graph trace: tf.summary.trace_on is already on, and was left alone"
 
@@ -125,7 +124,7 @@ def write_graphs(
         if chosen:
             _write_trace(tf.compat.v1.RunMetadata(function_graphs=chosen), tag, step)
         elif step_graph is None:
-            missing.append(NO_GRAPH_EAGER if collected else NO_GRAPH_BUILT)
+            missing.append(NO_GRAPH)
     except Exception as error:  # noqa: BLE001 - one too large for a proto, for example
         missing.append(f"graph: it could not be written ({_first_line(error)})")
 
@@ -150,7 +149,8 @@ def choose_function_graphs(collected: Sequence[Any], step_graph: tf.Graph | None
     Args:
         collected: The function graphs of a RunMetadata.
         step_graph: Graph of the step's concrete function; only the collected graph with most of
-            its nodes is returned. None for all graphs of more than one operation.
+            its nodes is returned, if they are most of the step, which they are not where the step
+            is called by another function. None for all graphs of more than one operation.
     """
     functions = [function for function in collected if not _is_single_operation(function)]
     if step_graph is None or not functions:
@@ -161,7 +161,7 @@ def choose_function_graphs(collected: Sequence[Any], step_graph: tf.Graph | None
         return len(names & {node.name for node in function.pre_optimization_graph.node})
 
     best = max(functions, key=shared)
-    return [best] if shared(best) else []
+    return [best] if shared(best) > len(names) / 2 else []
 
 
 def _is_single_operation(function: Any) -> bool:

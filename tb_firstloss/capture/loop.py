@@ -346,7 +346,7 @@ class FirstLoss(tf.train.experimental.PythonState):  # type: ignore[misc]  # Ten
                 outputs=captured.outputs,
                 metadata=self._metadata(captured),
                 step_trace=self._trace or self._recorder.no_window(),
-                graph=graph if self._recorder.graph else None,
+                graph=graph,
             )
 
     def _metadata(self, captured: values.Captured) -> dict[str, Any]:
@@ -357,6 +357,7 @@ class FirstLoss(tf.train.experimental.PythonState):  # type: ignore[misc]  # Ten
             facts["global_batch_size"] = rows
         if captured.replica_counts:
             facts["replica_counts"] = list(captured.replica_counts)
+            facts["replicas"] = len(captured.replica_counts)
         if self._fingerprint:
             facts["fingerprint"] = self._fingerprint
         return facts

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from tb_firstloss import checks, contract
-from tb_firstloss.capture import summaries, trace
+from tb_firstloss.capture import run_dirs, summaries, trace
 from tb_firstloss.capture.environment import describe_environment
 from tb_firstloss.capture.expectation import NOT_SEEN, Expectation
 from tb_firstloss.capture.notices import warn
@@ -151,6 +151,7 @@ class Recorder:
         inferred: Expectation | None = None,
         step_trace: trace.StepTrace | None = None,
         graph: Callable[[], tf.Graph | None] | None = None,
+        layers: Callable[[], str | None] | None = None,
     ) -> None:
         """Makes the first batch out of its values and writes it before it returns.
 
@@ -161,6 +162,7 @@ class Recorder:
             inferred: What the loss function tells of the expectation, for ``expect="auto"``.
             step_trace: What the window gathered, or None where there was none.
             graph: Gives the graph of the step's concrete function; asked after the values are safe.
+            layers: Gives the Keras model's layers, as `keras_graph.describe_layers` does.
         """
         if self._blocked is None:
             try:
@@ -189,7 +191,8 @@ class Recorder:
             tag=self.tag,
             max_tensor_bytes=self.max_tensor_bytes,
             trace=step_trace,
-            graph=graph,
+            graph=graph if self.graph else None,
+            layers=layers if self.graph else None,
             hparams=self.hparams,
         )
         self._report_gaps(step_trace, left_out)
@@ -236,11 +239,11 @@ class Recorder:
 
     def _claim(self) -> None:
         if self.run_dir is None and self.writes:
-            self.run_dir = summaries.claim_run_dir(self.logdir, self.tag)
+            self.run_dir = run_dirs.claim_run_dir(self.logdir, self.tag)
 
     def _release(self) -> None:
         if self.run_dir is not None:
-            summaries.release_run_dir(self.run_dir)
+            run_dirs.release_run_dir(self.run_dir)
             self.run_dir = None
         self._blocked = None
 

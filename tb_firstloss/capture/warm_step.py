@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from tb_firstloss.capture import summaries
+from tb_firstloss.capture import run_dirs, summaries
 from tb_firstloss.capture.report import write_warm_report
 from tb_firstloss.capture.trace import StepTrace, step_window
 
@@ -79,7 +79,7 @@ class WarmStep:
         logdir, _, run = self._first_run_dir.rpartition("/")
         reason = None
         try:
-            self.run_dir = summaries.claim_run_dir(logdir, f"{run}-warm")
+            self.run_dir = run_dirs.claim_run_dir(logdir, f"{run}-warm")
         except (OSError, tf.errors.OpError) as error:
             reason = f"profile: {(str(error).splitlines() or [''])[0]}"
         step = self._first.step + self._number
@@ -88,7 +88,7 @@ class WarmStep:
                 yield trace
         except BaseException:
             if self.run_dir is not None:
-                summaries.release_run_dir(self.run_dir)
+                run_dirs.release_run_dir(self.run_dir)
                 self.run_dir = None
             raise
         trace.missing += [] if reason is None else [reason]

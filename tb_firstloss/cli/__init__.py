@@ -34,6 +34,7 @@ COMMANDS = (
     "verify",
     "watch",
     "profile",
+    "open",
     "doctor",
 )
 """Modules of this package; each has ``add_arguments(parser)`` and ``run(options) -> exit code``."""

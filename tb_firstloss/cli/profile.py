@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints the profile of a run and of its warm step, side by side."""
-    # xprof logs every conversion; it reads this when it is loaded.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # xprof logs every conversion, as an error even; it reads this when it is loaded.
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     from tb_firstloss.reading.profile import read_profile
 
     if options.top < 0:

@@ -259,6 +259,9 @@ cdef class Scanner:
     cdef Index index
     cdef object number
     cdef bint more
+    cdef Span event  # the one that is being scanned
+    cdef bint checked  # it is regular from end to end
+    cdef object is_regular
 
     def __dealloc__(self):
         free(self.rows)
@@ -305,6 +308,8 @@ cdef class Scanner:
             return 0
         event.at = data + position + 12
         event.end = event.at + length
+        self.event = event
+        self.checked = False
         while event.at < event.end:
             if not next_field(&event, &field):
                 return 0
@@ -380,9 +385,20 @@ cdef class Scanner:
         return self.add(row)
 
     cdef int learn(self, Span tag, Span plugin_name, Row *row) except -1 nogil:
-        """Numbers a tag or plugin name that is new; returns 0 when one of them is no UTF-8."""
+        """Numbers a tag or plugin name that is new; returns 0 when one of them is no UTF-8.
+
+        Nothing is learned from an event that is broken further on: the reference, which then reads
+        it again from its start, would know names too early.
+        """
         with gil:
             try:
+                if not self.checked and not self.is_regular(
+                    PyBytes_FromStringAndSize(
+                        <const char *>self.event.at, self.event.end - self.event.at
+                    )
+                ):
+                    return 0
+                self.checked = True
                 row.tag, row.plugin_name = self.number(
                     PyBytes_FromStringAndSize(<const char *>tag.at, tag.end - tag.at),
                     PyBytes_FromStringAndSize(
@@ -409,7 +425,7 @@ cdef class Scanner:
         return 1
 
 
-def scan_block(data, int64_t base, Index index, number):
+def scan_block(data, int64_t base, Index index, number, is_regular):
     """Scans the intact and regular records at the start of a block.
 
     Args:
@@ -417,6 +433,7 @@ def scan_block(data, int64_t base, Index index, number):
         base: Position of the first of them in the file.
         index: Of the run's names.
         number: `Names.number`, called with what the index does not know.
+        is_regular: Tells whether the reference finds nothing wrong with an event.
 
     Returns:
         The rows as bytes, the bytes that their records take, and whether the scan stopped because
@@ -425,7 +442,7 @@ def scan_block(data, int64_t base, Index index, number):
     cdef Py_buffer view
     cdef Py_ssize_t size
     cdef Scanner scanner = Scanner()
-    scanner.index, scanner.number = index, number
+    scanner.index, scanner.number, scanner.is_regular = index, number, is_regular
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     try:
         with nogil:

@@ -65,28 +65,33 @@ def _find_local(root: str, wanted: _Wanted, report: Report) -> _Found:
         for match in matches:
             run = os.path.relpath(match, prefix).replace(os.sep, "/")
             if os.path.isdir(match):  # noqa: PTH112
-                yield from _walk(match, run, wanted, report, set())
+                yield from _walk(match, run, wanted, report, frozenset())
             elif wanted(posixpath.basename(run)) and _is_regular(match, report):
                 yield EventFile(posixpath.dirname(run) or ".", match)
         return
     if stat.S_ISDIR(status.st_mode):
-        yield from _walk(root, ".", wanted, report, set())
+        yield from _walk(root, ".", wanted, report, frozenset())
     else:
         yield EventFile(".", root)
 
 
 def _walk(
-    directory: str, run: str, wanted: _Wanted, report: Report, seen: set[tuple[int, int]]
+    directory: str,
+    run: str,
+    wanted: _Wanted,
+    report: Report,
+    above: frozenset[tuple[int, int]],
 ) -> _Found:
+    """Finds files below a directory, through links, but not round in a circle."""
     below = []
     try:
         status = os.stat(directory)  # noqa: PTH116
-        if (status.st_dev, status.st_ino) in seen:  # a link back up
+        identity = status.st_dev, status.st_ino
+        if identity in above:
             return
-        seen.add((status.st_dev, status.st_ino))
         with os.scandir(directory) as entries:
             for entry in entries:
-                if entry.is_dir():
+                if _is_directory(entry):
                     below.append(entry)
                 elif wanted(entry.name) and _is_regular(entry.path, report):
                     yield EventFile(run, entry.path)
@@ -98,7 +103,14 @@ def _walk(
             message = f"{entry.path}: named like an event file, but a directory"
             report(Damage(entry.path, 0, 0, "unreadable", message))
         name = entry.name if run == "." else f"{run}/{entry.name}"
-        yield from _walk(entry.path, name, wanted, report, seen)
+        yield from _walk(entry.path, name, wanted, report, above | {identity})
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _is_regular(path: str, report: Report) -> bool:

@@ -27,7 +27,7 @@ class Selection:
         """Returns the selection that a public function's arguments ask for."""
         if isinstance(steps, int):
             steps = range(steps, steps + 1)
-        if steps is not None and not isinstance(steps, Container):
+        if isinstance(steps, str | bytes) or not isinstance(steps, Container | None):
             raise TypeError(f"steps: {steps!r}; give a step, a range or a set of steps")
         return cls(_patterns("runs", runs), _patterns("tags", tags), steps)
 

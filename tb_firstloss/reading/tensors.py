@@ -162,16 +162,14 @@ def decode_tensor(
     if not given <= {_FIELD_NUMBERS[field]}:
         names = sorted(tensor_pb2.TensorProto.DESCRIPTOR.fields_by_number[n].name for n in given)
         raise ValueError(
-            f"a {numpy_dtype} tensor with values in {', '.join(names)}, not in {field}"
+            f"a {numpy_dtype} tensor with values in {', '.join(names)} instead of {field}"
         )
     values = _decode_field(content, field, numpy_dtype) if given else np.empty(0, numpy_dtype)
     values = _check_elements(values, dtype)
     if len(values) == 1 and count > 1:
         return np.full(shape, values[0], numpy_dtype)
     if len(values) != count:
-        raise ValueError(
-            f"{len(values)} values for shape {list(shape)}, which has {count} elements"
-        )
+        raise ValueError(f"{len(values)} values for the {count} elements of shape {list(shape)}")
     return values.reshape(shape)
 
 
@@ -255,9 +253,7 @@ def _decode_strings(
     pointers = count * np.dtype(object).itemsize
     _check_size(pointers + total, cap, f"a string tensor of shape {list(shape)}")
     if len(found) != count and not (len(found) == 1 and count > 1):
-        raise ValueError(
-            f"{len(found)} strings for shape {list(shape)}, which has {count} elements"
-        )
+        raise ValueError(f"{len(found)} strings for the {count} elements of shape {list(shape)}")
     strings = [bytes(content[start:end]) for start, end in found]
     return _strings(strings * count if len(strings) != count else strings, shape)
 

@@ -1,0 +1,106 @@
+"""Start TensorBoard at the First loss tab.
+
+Examples::
+
+  tb-firstloss open
+  tb-firstloss open runs --port 6006
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tb_firstloss.contract import PLUGIN_NAME
+from tb_firstloss.errors import FirstLossError
+
+_ADDRESS = re.compile(r"^TensorBoard \S+ at (http\S+) ", re.MULTILINE)
+
+
+class TensorBoardError(FirstLossError):
+    """TensorBoard did not start; the message is the last thing that it said."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument(
+        "logdir", nargs="?", default="runs", metavar="LOGDIR", help="logdir (default: runs)"
+    )
+    parser.add_argument(
+        "--port", type=int, default=0, help="port to listen on (default: any free one)"
+    )
+    parser.add_argument(
+        "--host", default="localhost", help="address to listen on (default: localhost)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the tab's address and serves it until Ctrl-C."""
+    if "://" not in options.logdir and not Path(options.logdir).is_dir():
+        raise NotADirectoryError(f"{options.logdir}: no such directory; give the logdir")
+    print("Starting TensorBoard …", file=sys.stderr)
+    flags = ["--host", options.host, "--port", str(options.port)]
+    with serve(options.logdir, *flags) as (address, process):
+        print(f"{address}#{PLUGIN_NAME}", flush=True)
+        print("Ctrl-C ends it", file=sys.stderr)
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            return 0
+
+
+@contextlib.contextmanager
+def serve(
+    logdir: str, *flags: str, command: Sequence[str] = ("-m", "tensorboard.main")
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Runs TensorBoard in a process of its own, which ends with the block.
+
+    In this process it would import TensorFlow, where that is installed.
+
+    Args:
+        logdir: What to show.
+        flags: More of TensorBoard's flags.
+        command: Arguments of Python that start TensorBoard.
+
+    Yields:
+        Its address, ending in a slash, and the process.
+
+    Raises:
+        TensorBoardError: It did not start.
+    """
+    words = [sys.executable, *command, "--logdir", logdir, *flags]
+    with subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
+    ) as process:
+        try:
+            yield _await_address(process), process
+        finally:
+            process.terminate()
+
+
+def _await_address(process: subprocess.Popen[str]) -> str:
+    assert process.stderr is not None
+    said = ""
+    for line in process.stderr:
+        if found := _ADDRESS.search(line):
+            _keep_reading(process)
+            return found[1].rstrip("/") + "/"
+        said = line.strip() or said
+    raise TensorBoardError(f"TensorBoard did not start: {said or 'it said nothing'}")
+
+
+def _keep_reading(process: subprocess.Popen[str]) -> None:
+    """Passes what TensorBoard says later on to stderr: unread, it would fill the pipe and block."""
+    import threading
+
+    def pump() -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            sys.stderr.write(line)
+
+    threading.Thread(target=pump, daemon=True).start()

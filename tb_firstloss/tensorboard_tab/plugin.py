@@ -1,0 +1,88 @@
+"""The tab's routes: the page's files, the recordings, and the comparison of two of them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tensorboard import plugin_util
+from tensorboard.backend import http_util
+from tensorboard.plugins import base_plugin
+from werkzeug import wrappers
+
+from tb_firstloss import contract
+from tb_firstloss.first_batch import FirstBatch
+from tb_firstloss.tensorboard_tab import rows
+from tb_firstloss.tensorboard_tab.recordings import Recordings
+
+App = Callable[..., Any]
+
+_FILES = {"index.js": "text/javascript", "histogram.js": "text/javascript", "style.css": "text/css"}
+
+
+class FirstLossPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBoard has no types
+    """Shows every recording of the logdir in one table."""
+
+    plugin_name = contract.PLUGIN_NAME
+
+    def __init__(self, context: base_plugin.TBContext) -> None:
+        self._recordings = Recordings(context.data_provider)
+        self._lock = threading.Lock()
+
+    def get_plugin_apps(self) -> dict[str, App]:
+        """Returns the WSGI applications by path below the tab's own prefix."""
+        return {
+            **{f"/{name}": _to_app(_file_server(name)) for name in _FILES},
+            "/recordings": _to_app(self._serve_recordings),
+            "/comparison": _to_app(self._serve_comparison),
+        }
+
+    def is_active(self) -> bool:
+        """Leaves it to TensorBoard, which asks the data provider for data of this plugin."""
+        return False
+
+    def frontend_metadata(self) -> base_plugin.FrontendMetadata:
+        """Returns how TensorBoard shows the tab."""
+        return base_plugin.FrontendMetadata(es_module_path="/index.js", tab_name="First loss")
+
+    def _serve_recordings(self, request: wrappers.Request) -> Any:
+        """Answers ``{"version", "recordings"}``, or the version alone if the page has that one."""
+        context, experiment_id = _identify(request)
+        with self._lock:  # one reader at a time: what the first has read the others find read
+            version, body = self._recordings.to_json(context, experiment_id)
+        if request.args.get("have") == version:
+            body = json.dumps({"version": version})
+        return http_util.Respond(request, body, "application/json")
+
+    def _serve_comparison(self, request: wrappers.Request) -> Any:
+        context, experiment_id = _identify(request)
+        pair = []
+        for side in ("a", "b"):
+            run = request.args.get(f"{side}_run", "")
+            first = self._recordings.read(context, experiment_id, run)
+            if not isinstance(first, FirstBatch):
+                return http_util.Respond(request, f"{run}: {first}", "text/plain", code=404)
+            pair.append((first, request.args.get(f"{side}_output")))
+        return http_util.Respond(
+            request, json.dumps(rows.compare(*pair), allow_nan=False), "application/json"
+        )
+
+
+def _to_app(respond: Callable[[wrappers.Request], Any]) -> App:
+    app: App = wrappers.Request.application(respond)
+    return app
+
+
+def _file_server(name: str) -> Callable[[wrappers.Request], Any]:
+    def serve_file(request: wrappers.Request) -> Any:
+        content = Path(__file__).with_name(name).read_bytes()
+        return http_util.Respond(request, content, _FILES[name])
+
+    return serve_file
+
+
+def _identify(request: wrappers.Request) -> tuple[Any, str]:
+    return plugin_util.context(request.environ), plugin_util.experiment_id(request.environ)

@@ -1,0 +1,212 @@
+"""TensorBoard's data provider → recordings; each is read once, and one bad run hides no other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from tensorboard.data import provider
+
+from tb_firstloss import contract
+from tb_firstloss.errors import ReadError
+from tb_firstloss.first_batch import Array, FirstBatch, describe
+from tb_firstloss.tensorboard_tab import rows
+
+MAX_ARRAY_BYTES = 32 * 2**20
+"""Of a larger array the tab shows the statistics, which the manifest has, and reads no values."""
+
+_BYTES_PER_CALL = 64 * 2**20  # TensorBoard's data server refuses an answer above 256 MiB
+_RUNS_PER_CALL = 128
+_MANIFEST_BYTES = 2**14
+
+_Manifests = dict[str, str]
+_Tensors = dict[str, dict[str, Array]]
+
+
+class Recordings:
+    """Every recording that a data provider has.
+
+    Args:
+        data_provider: TensorBoard's, of whichever kind.
+    """
+
+    def __init__(self, data_provider: provider.DataProvider) -> None:
+        self._provider = data_provider
+        self._read: dict[tuple[Any, ...], str] = {}
+
+    def to_json(self, context: Any, experiment_id: str) -> tuple[str, str]:
+        """Returns a version and the JSON ``{"version", "recordings"}``, recordings sorted by run.
+
+        A recording never changes once it is whole, so only new ones are read.
+        """
+        listed = self._list(context, experiment_id)
+        wanted = {run: _key(experiment_id, run, tags) for run, tags in listed.items()}
+        missing = {run: listed[run] for run, key in wanted.items() if key not in self._read}
+        for run, result in self._read_runs(context, experiment_id, missing):
+            self._read[wanted[run]] = json.dumps(_to_row(run, result), allow_nan=False)
+        texts = [self._read[wanted[run]] for run in sorted(wanted) if wanted[run] in self._read]
+        self._read = {key: self._read[key] for key in wanted.values() if key in self._read}
+        body = ",".join(texts)
+        version = hashlib.sha256(body.encode()).hexdigest()
+        return version, f'{{"version": "{version}", "recordings": [{body}]}}'
+
+    def read(self, context: Any, experiment_id: str, run: str) -> FirstBatch | str:
+        """Reads one run's recording; where there is none, the reason."""
+        listed = self._list(context, experiment_id)
+        if run not in listed:
+            return "no such run"
+        return dict(self._read_runs(context, experiment_id, {run: listed[run]}))[run]
+
+    def _list(self, context: Any, experiment_id: str) -> dict[str, dict[str, float]]:
+        """Returns the wall time of each tag of each run that has exact tensors."""
+        listed = self._provider.list_tensors(
+            context, experiment_id=experiment_id, plugin_name=contract.PLUGIN_NAME
+        )
+        return {
+            run: {tag: series.max_wall_time for tag, series in tags.items()}
+            for run, tags in listed.items()
+        }
+
+    def _read_runs(
+        self, context: Any, experiment_id: str, listed: dict[str, dict[str, float]]
+    ) -> Iterator[tuple[str, FirstBatch | str]]:
+        """Yields the recording of every run, or the reason why there is none."""
+        tags = {run: _manifest_tag(run_tags) for run, run_tags in listed.items()}
+        for run in [run for run, tag in tags.items() if tag is None]:
+            yield run, "it has no manifest (yet): the capture was cut short, or is being written"
+        tags_found = {run: tag for run, tag in tags.items() if tag is not None}
+        manifests: _Manifests = {}
+        for runs in _batches(dict.fromkeys(tags_found, _MANIFEST_BYTES)):
+            wanted = {run: {tags_found[run]} for run in runs}
+            for run, tensors in self._read_tensors(context, experiment_id, wanted):
+                if isinstance(tensors, str):
+                    yield run, tensors
+                elif (manifest := tensors[tags_found[run]]).size == 1:
+                    manifests[run] = _to_text(manifest.item())
+                else:
+                    yield run, f"its manifest is no text but {describe(manifest)}"
+        yield from self._read_arrays(context, experiment_id, listed, manifests)
+
+    def _read_arrays(
+        self,
+        context: Any,
+        experiment_id: str,
+        listed: dict[str, dict[str, float]],
+        manifests: _Manifests,
+    ) -> Iterator[tuple[str, FirstBatch | str]]:
+        sizes, left_out = {}, {}
+        for run, manifest in manifests.items():
+            manifests[run], sizes[run], left_out[run] = _leave_out_large(manifest)
+        for runs in _batches(sizes):
+            wanted = {run: set(listed[run]) - left_out[run] for run in runs}
+            for run, tensors in self._read_tensors(context, experiment_id, wanted):
+                yield (
+                    run,
+                    tensors if isinstance(tensors, str) else _decode(run, manifests[run], tensors),
+                )
+
+    def _read_tensors(
+        self, context: Any, experiment_id: str, wanted: dict[str, set[str]]
+    ) -> Iterator[tuple[str, dict[str, Array] | str]]:
+        """Yields the tensors of every run by tag; when a call fails, it tries half of the runs."""
+        select = provider.RunTagFilter(runs=list(wanted), tags=list(set().union(*wanted.values())))
+        try:
+            found = self._provider.read_tensors(
+                context,
+                experiment_id=experiment_id,
+                plugin_name=contract.PLUGIN_NAME,
+                downsample=1,
+                run_tag_filter=select,
+            )
+        except Exception as error:  # noqa: BLE001 - one bad run must not hide the others
+            runs = list(wanted)
+            if len(runs) == 1:
+                yield runs[0], f"TensorBoard cannot read it ({_first_line(error)})"
+                return
+            for half in (runs[: len(runs) // 2], runs[len(runs) // 2 :]):
+                yield from self._read_tensors(
+                    context, experiment_id, {run: wanted[run] for run in half}
+                )
+            return
+        for run in wanted:
+            tags = found.get(run, {})
+            tensors = {tag: data[-1].numpy for tag, data in tags.items() if data}
+            missing = wanted[run] - set(tensors)
+            yield run, f"TensorBoard has lost {min(missing)}" if missing else tensors
+
+
+def _key(experiment_id: str, run: str, tags: dict[str, float]) -> tuple[Any, ...]:
+    return experiment_id, run, *sorted(tags.items())
+
+
+def _manifest_tag(tags: dict[str, float]) -> str | None:
+    return min((t for t in tags if contract.is_manifest(t, contract.PLUGIN_NAME)), default=None)
+
+
+def _batches(sizes: dict[str, int]) -> Iterator[list[str]]:
+    """Yields the runs in groups that one call can read."""
+    group: list[str] = []
+    total = 0
+    for run, size in sizes.items():
+        if group and (total + size > _BYTES_PER_CALL or len(group) == _RUNS_PER_CALL):
+            yield group
+            group, total = [], 0
+        group.append(run)
+        total += size
+    if group:
+        yield group
+
+
+def _to_text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _leave_out_large(manifest: str) -> tuple[str, int, set[str]]:
+    """Marks the arrays above `MAX_ARRAY_BYTES` as left out.
+
+    Returns:
+        The manifest, the bytes of the arrays that are left, and the tags of those left out.
+    """
+    size, tags = 0, set()
+
+    def mark(entry: dict[str, Any]) -> dict[str, Any]:
+        nonlocal size
+        if not {"tag", "shape", "encoding"} <= entry.keys():
+            return entry
+        array_bytes = 8 * math.prod(entry["shape"])
+        if array_bytes <= MAX_ARRAY_BYTES:
+            size += array_bytes
+            return entry
+        tags.update({entry["tag"], entry["tag"] + ".bits"})
+        return {**entry, "left_out": True}
+
+    try:
+        marked = json.loads(manifest, object_hook=mark)
+    except (ValueError, TypeError, RecursionError):
+        return manifest, 0, set()  # decoding it says what is wrong
+    return json.dumps(marked), size, tags
+
+
+def _decode(run: str, manifest: str, tensors: dict[str, Array]) -> FirstBatch | str:
+    try:
+        return contract.decode(manifest, tensors, path=run, run=run)
+    except ReadError as error:
+        return str(error).removeprefix(f"{run}: ")
+    except Exception as error:  # noqa: BLE001 - one bad run must not hide the others
+        return f"it cannot be decoded ({_first_line(error)})"
+
+
+def _to_row(run: str, result: FirstBatch | str) -> dict[str, Any]:
+    if isinstance(result, str):
+        return {"run": run, "problem": result}
+    try:
+        return rows.to_row(result)
+    except Exception as error:  # noqa: BLE001 - one bad run must not hide the others
+        return {"run": run, "problem": f"it cannot be shown ({_first_line(error)})"}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
