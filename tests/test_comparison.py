@@ -107,7 +107,7 @@ def test_outputs_of_one_run_only_are_named():
 def test_outputs_that_swap_names_are_not_identical():
     one, two = (OutputLoss(per_example=np.full(2, v, np.float32)) for v in (1, 2))
     a, b = (
-        FirstBatch(run="r", step=0, wall_time=0, loss=None, outputs=dict(zip(names, (one, two))))
+        FirstBatch(run="r", step=0, wall_time=0, loss=None, outputs={names[0]: one, names[1]: two})
         for names in ("xy", "yx")
     )
     assert a.digest == b.digest

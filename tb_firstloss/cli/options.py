@@ -64,9 +64,7 @@ def add_tolerances(parser: argparse.ArgumentParser, *, rtol: float) -> None:
     )
 
 
-def read_recordings(
-    options: argparse.Namespace, *, with_paths: bool = False
-) -> list[FirstBatch]:
+def read_recordings(options: argparse.Namespace, *, with_paths: bool = False) -> list[FirstBatch]:
     """Reads every recording at the paths that match --run, named so that no two are alike.
 
     Args:
