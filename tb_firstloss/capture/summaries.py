@@ -51,7 +51,7 @@ def write_recording(
         first, tag=tag, recording_id=recording_id, max_tensor_bytes=max_tensor_bytes
     )
     missing: list[str] = [] if trace is None else trace.missing
-    # Asked in the scopes of the user's call: in another device scope, a tf.function is traced anew.
+    # Asked in the scopes of the user's call: in others, a tf.function may be traced anew.
     step_graph = graphs.ask_for_graph(graph, missing)
     path, size, remote = "", 0, run_dirs.is_remote(run_dir)
     try:
