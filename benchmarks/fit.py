@@ -1,15 +1,17 @@
 """What FirstLossCallback costs in model.fit, beside plain fit and Keras's TensorBoard callback.
 
-    python benchmarks/fit.py start      # about ten minutes on two cores
-    python benchmarks/fit.py steps      # about two minutes
-    python benchmarks/fit.py            # both, one after the other
+    python benchmarks/fit.py                              # both tables
+    python benchmarks/fit.py --only start --repetitions 3
+    python benchmarks/fit.py --only steps
 
-Start: time from the call of fit until the second step has finished, for a new convolutional
+Start: from the call of fit until the second execution has finished, for a new convolutional
 network each time; graph=False and profile=False, so that it is the capture that is measured and
-not the tracing that one may ask for. Steps: time per step of a fit that goes on after its first
-batch, for a small dense network, where every microsecond shows. Each repetition runs all variants
-one after the other, in an order that turns; the ratio is the median over the repetitions of
-variant / plain in the same repetition, so that what the machine does meanwhile cancels.
+not the tracing that one may ask for. Steps: per step of a fit that goes on after its first batch,
+for a small dense network, where every microsecond shows, on one thread.
+
+Each repetition runs all variants one after the other, in an order that turns; a ratio is the
+median over the repetitions of variant / plain in the same repetition. Wall time is what one waits
+for; CPU time, of all threads, says the same on a machine that does other work meanwhile.
 """
 
 from __future__ import annotations
@@ -34,7 +36,6 @@ Callbacks = Callable[[str], list[object]]
 VARIANTS: dict[str, Callbacks] = {
     "plain": lambda _: [],
     "FirstLossCallback": lambda logdir: [FirstLossCallback(logdir, graph=False, profile=False)],
-    "FirstLossCallback, graph and profile": lambda logdir: [FirstLossCallback(logdir)],
     "keras TensorBoard": lambda logdir: [
         keras.callbacks.TensorBoard(logdir, update_freq="batch", profile_batch=1)
     ],
@@ -75,27 +76,30 @@ def make_batches(shape: tuple[int, ...], batch_size: int) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensors((images, labels)).cache().repeat()
 
 
-def time_start(callbacks: Callbacks, logdir: str, *, jit: bool, steps: int) -> float:
-    """Returns the seconds from the call of fit until the second execution has finished."""
-    model = make_convolutional(jit_compile=jit, steps_per_execution=steps)
-    batches = make_batches((32, 32, 3), 16)
-    start = time.perf_counter()
-    model.fit(batches, steps_per_epoch=2 * steps, epochs=1, verbose=0, callbacks=callbacks(logdir))
-    return time.perf_counter() - start
+Clocks = tuple[float, float]
+
+
+def time_fit(model: keras.Model, batches: tf.data.Dataset, steps: int, callbacks: object) -> Clocks:
+    """Returns wall seconds and CPU seconds of one fit."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    model.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=callbacks)
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def compare_starts(repetitions: int, scratch: str) -> None:
-    """Prints how much longer each variant takes until the second step has finished."""
-    print("| until the second execution has finished | plain s | ratio, median (quartiles) |")
-    print("|---|---|---|")
+    """Prints how much longer each variant takes until the second execution has finished."""
+    print("| until the second execution has finished | plain s | wall ratio | CPU ratio |")
+    print("|---|---|---|---|")
+    batches = make_batches((32, 32, 3), 16)
     for jit, steps in ((False, 1), (True, 1), (False, 4)):
-        times: dict[str, list[float]] = {name: [] for name in VARIANTS}
+        times: dict[str, list[Clocks]] = {name: [] for name in VARIANTS}
         for repetition in range(-1, repetitions):  # the first one warms TensorFlow up
             for name in turned(list(VARIANTS), repetition):
-                logdir = tempfile.mkdtemp(dir=scratch)
-                seconds = time_start(VARIANTS[name], logdir, jit=jit, steps=steps)
+                model = make_convolutional(jit_compile=jit, steps_per_execution=steps)
+                callbacks = VARIANTS[name](tempfile.mkdtemp(dir=scratch))
+                clocks = time_fit(model, batches, 2 * steps, callbacks)
                 if repetition >= 0:
-                    times[name].append(seconds)
+                    times[name].append(clocks)
         label = f"12 convolutions, jit_compile={jit}, steps_per_execution={steps}"
         print_ratios(label, times, unit=1)
 
@@ -105,26 +109,23 @@ def compare_steps(repetitions: int, scratch: str) -> None:
 
     Many short fits in turn, of 100 steps, resist a busy machine better than few long ones.
     """
-    steps_per_fit = 100
-    print("\n| after the first batch | plain µs a step | ratio, median (quartiles) |")
-    print("|---|---|---|")
+    print("\n| after the first batch | plain µs a step | wall ratio | CPU ratio |")
+    print("|---|---|---|---|")
     batches = make_batches((32,), 32)
     for steps in (1, 50):
         fits = {}
-        for name in ("plain", "FirstLossCallback", "keras TensorBoard"):
+        for name, make_callbacks in VARIANTS.items():
             model = make_dense(steps_per_execution=steps)
-            callbacks = VARIANTS[name](tempfile.mkdtemp(dir=scratch))
-            # The function that captured is the one that goes on, in this fit and in later ones.
+            callbacks = make_callbacks(tempfile.mkdtemp(dir=scratch))
+            # The function that goes on in this fit goes on in later ones.
             model.fit(batches, steps_per_epoch=2 * steps, verbose=0, callbacks=callbacks)
             fits[name] = (model, callbacks)
-        times: dict[str, list[float]] = {name: [] for name in fits}
+        times: dict[str, list[Clocks]] = {name: [] for name in fits}
         for repetition in range(repetitions):
             for name in turned(list(fits), repetition):
                 model, callbacks = fits[name]
-                start = time.perf_counter()
-                model.fit(batches, steps_per_epoch=steps_per_fit, verbose=0, callbacks=callbacks)
-                times[name].append((time.perf_counter() - start) / steps_per_fit)
-        print_ratios(f"dense network, steps_per_execution={steps}", times, unit=1e-6)
+                times[name].append(time_fit(model, batches, 100, callbacks))
+        print_ratios(f"dense network, steps_per_execution={steps}", times, unit=100e-6)
 
 
 def turned(names: list[str], by: int) -> list[str]:
@@ -133,20 +134,23 @@ def turned(names: list[str], by: int) -> list[str]:
     return names[by:] + names[:by]
 
 
-def print_ratios(label: str, times: dict[str, list[float]], *, unit: float) -> None:
-    """Prints one table row a variant: the median of the paired ratios and their quartiles."""
+def print_ratios(label: str, times: dict[str, list[Clocks]], *, unit: float) -> None:
+    """Prints one table row a variant: medians, and quartiles, of the paired ratios."""
     plain = times.pop("plain")
-    for name, seconds in times.items():
-        ratios = [one / other for one, other in zip(seconds, plain, strict=True)]
-        low, median, high = statistics.quantiles(ratios, n=4)
-        typical = statistics.median(plain) / unit
-        print(f"| {label}: {name} | {typical:.3g} | {median:.3f} ({low:.3f} to {high:.3f}) |")
+    typical = statistics.median(wall for wall, _ in plain) / unit
+    for name, clocks in times.items():
+        cells = []
+        for clock in range(2):
+            ratios = [one[clock] / other[clock] for one, other in zip(clocks, plain, strict=True)]
+            low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
+            cells.append(f"{median:.3f} ({low:.3f} to {high:.3f})")
+        print(f"| {label}: {name} | {typical:.3g} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
     """Runs both comparisons."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few repetitions")
+    parser.add_argument("--repetitions", type=int, help="instead of 7 starts, 100 step counts")
     parser.add_argument("--only", choices=("start", "steps"), help="one of the two tables")
     options = parser.parse_args()
     if options.only == "steps":
@@ -155,9 +159,9 @@ def main() -> None:
         tf.config.threading.set_intra_op_parallelism_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         if options.only != "steps":
-            compare_starts(2 if options.quick else 7, scratch)
+            compare_starts(options.repetitions or 7, scratch)
         if options.only != "start":
-            compare_steps(20 if options.quick else 100, scratch)
+            compare_steps(options.repetitions or 100, scratch)
 
 
 if __name__ == "__main__":

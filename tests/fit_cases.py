@@ -27,6 +27,7 @@ class Job:
     data: dict[str, Any]
     expect: Callable[[], tuple[list[np.ndarray], Any]] | None = None
     consumed: list[int] = dataclasses.field(default_factory=list)
+    reads_ahead: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +111,12 @@ def two_outputs(k, *, loss, loss_weights=None, as_dict=False, used=("a", "b")):
     model = k.Model(inputs, heads if as_dict else list(heads.values()))
     model.compile(optimizer="sgd", loss=loss, loss_weights=loss_weights)
     targets = {"a": y, "b": -y}
-    factors = dict(zip(("a", "b"), loss_weights.values() if as_dict else loss_weights or (1, 1)))
+    weights = loss_weights.values() if as_dict else loss_weights or (1, 1)
+    factors = dict(zip(("a", "b"), weights, strict=True))
 
     def expect():
         predicted = model(x[:BATCH_SIZE])
-        predicted = predicted if as_dict else dict(zip(("a", "b"), predicted))
+        predicted = predicted if as_dict else dict(zip(("a", "b"), predicted, strict=True))
         values = {n: squared_error(targets[n][:BATCH_SIZE], predicted[n]) for n in used}
         return list(values.values()), sum(factors[n] * np.mean(values[n]) for n in used)
 
@@ -223,7 +225,7 @@ def own_train_step(k, kind):
                 if kind == "penalty":
                     loss = loss + 0.1 * tf.reduce_sum(self.trainable_variables[0] ** 2)
             gradients = tape.gradient(loss, self.trainable_variables)
-            self.optimizer.apply_gradients(zip(gradients, self.trainable_variables))
+            self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
             return {"loss": loss}
 
         if kind == "tf.function":
@@ -284,11 +286,11 @@ def mixed(k, dtype):
 
 
 def noisy(k, **options):
-    """``tf.random`` with a seed: its state lives in the function that draws."""
+    """``tf.random``, seeded by its place in the graph: its state is in the function that draws."""
 
     class Noise(k.layers.Layer):
         def call(self, x):
-            return x + tf.random.normal(tf.shape(x), stddev=0.1, seed=5)
+            return x + tf.random.normal(tf.shape(x), stddev=0.1)
 
     return regression(k, extra=[lambda _: Noise()], random=True, **options)
 
@@ -315,7 +317,9 @@ def from_source(k, source):
         job.data = {"x": tf.data.Dataset.from_generator(give, output_signature=signature)}
         job.data["steps_per_epoch"] = BATCH_COUNT
     elif source == "generator":
+        # Keras reads a generator ahead in a thread, so how far it is at a fit's end is chance.
         job.data = {"x": give(), "steps_per_epoch": BATCH_COUNT}
+        job.reads_ahead = True
     else:
 
         class Parts(k.utils.PyDataset if hasattr(k.utils, "PyDataset") else k.utils.Sequence):
