@@ -14,7 +14,8 @@ Two first steps of the same convolutional network are compared, each with what r
 Nothing traced, compiled or cached may be left from another measurement, so each one is a process of
 its own. Times are from the call to its return, imports and network left out, everything that is
 written included. One round measures all of them once, in an order that turns by one place a round;
-printed are medians, and the median over rounds of the difference to the plain one of the same kind.
+printed are medians, and the median over rounds of the difference to the plain one of the same kind,
+once as wall time and once as CPU time of all threads, which other work disturbs less.
 """
 
 from __future__ import annotations
@@ -70,8 +71,13 @@ def make_train_step(model):
     return train_step
 
 
+def read_clocks():
+    """Returns wall clock and CPU clock in seconds."""
+    return time.perf_counter(), time.process_time()
+
+
 def measure_loop(name, model, x, y, logdir):
-    """Returns the seconds of the train step's first call."""
+    """Returns wall and CPU seconds of the train step's first call."""
     import tensorflow as tf
 
     from tb_firstloss import FirstLoss
@@ -79,7 +85,7 @@ def measure_loop(name, model, x, y, logdir):
     step = make_train_step(model)
     if name == "loop, ours":
         step = FirstLoss(logdir, on_error="raise").wrap(step)
-    start = time.perf_counter()
+    start = read_clocks()
     if name == "loop, by hand":
         with tf.summary.create_file_writer(logdir).as_default():
             tf.summary.trace_on(graph=True, profiler=True, profiler_outdir=logdir)
@@ -87,11 +93,11 @@ def measure_loop(name, model, x, y, logdir):
             tf.summary.trace_export("step", step=0, profiler_outdir=logdir)
     else:
         step(x, y).numpy()
-    return time.perf_counter() - start
+    return [now - then for now, then in zip(read_clocks(), start, strict=True)]
 
 
 def measure_fit(name, model, x, y, logdir):
-    """Returns the seconds of a fit of one batch."""
+    """Returns wall and CPU seconds of a fit of one batch."""
     import keras
     import tensorflow as tf
 
@@ -105,13 +111,13 @@ def measure_fit(name, model, x, y, logdir):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(), loss)
     batches = tf.data.Dataset.from_tensors((x, y))
-    start = time.perf_counter()
+    start = read_clocks()
     model.fit(batches, callbacks=callbacks, verbose=0)
-    return time.perf_counter() - start
+    return [now - then for now, then in zip(read_clocks(), start, strict=True)]
 
 
 def measure_here(name, layers):
-    """Prints the seconds of one measurement, which must be the first in this process."""
+    """Prints wall and CPU seconds of one measurement, which must be the first in this process."""
     import tensorflow as tf
 
     tf.keras.utils.set_random_seed(0)
@@ -123,24 +129,30 @@ def measure_here(name, layers):
 
 
 def measure_in_new_process(name, layers):
-    """Returns the seconds of one measurement."""
+    """Returns wall and CPU seconds of one measurement."""
     quiet = {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}
     command = [sys.executable, __file__, "--measure", name, "--layers", str(layers)]
     done = subprocess.run(command, env=quiet, stdout=subprocess.PIPE, text=True, check=True)
-    return float(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def print_table(rounds):
     """Prints one row a measurement, and the same as JSON."""
-    print("| first step | seconds | extra | extra / plain |\n|---|---|---|---|")
+    print("| first step | wall | extra | extra / plain | CPU | extra | extra / plain |")
+    print("|---|---|---|---|---|---|---|")
     result = {}
     for name in rounds[0]:
         plain = name.split(",", maxsplit=1)[0]
-        seconds = statistics.median(r[name] for r in rounds)
-        extra = statistics.median(r[name] - r[plain] for r in rounds)
-        ratio = statistics.median(r[name] / r[plain] - 1 for r in rounds)
-        result[name] = {"seconds": seconds, "extra": extra, "ratio": ratio}
-        print(f"| {name} | {seconds:.2f} | {extra:+.2f} | {ratio:+.1%} |")
+        row, result[name] = [], {}
+        for clock, kind in enumerate(("wall", "cpu")):
+            own = [r[name][clock] for r in rounds]
+            bare = [r[plain][clock] for r in rounds]
+            seconds = statistics.median(own)
+            extra = statistics.median(o - b for o, b in zip(own, bare, strict=True))
+            ratio = statistics.median(o / b - 1 for o, b in zip(own, bare, strict=True))
+            result[name][kind] = {"seconds": seconds, "extra": extra, "ratio": ratio}
+            row += [f"{seconds:.2f} s", f"{extra:+.2f} s", f"{ratio:+.1%}"]
+        print(f"| {name} | {' | '.join(row)} |")
     print(json.dumps({"rounds": len(rounds), **result}))
 
 

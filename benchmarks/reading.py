@@ -74,7 +74,7 @@ def make_histograms(path, scalars, histograms):
 def make_fleet(logdir, runs, events):
     """Makes runs that each hold a recording and a training log; the logs are links to one file."""
     from tb_firstloss.contract import FILE_SUFFIX
-    from tests.test_recordings import first_batch, frames
+    from tests.test_recordings import frames
 
     train = logdir.parent / f"train_{events}"
     make_scalars(train, events)
@@ -84,6 +84,23 @@ def make_fleet(logdir, runs, events):
         folder = logdir / f"run_{i:04}" / "first_batch"
         folder.mkdir()
         (folder / (NAME + FILE_SUFFIX)).write_bytes(b"".join(frames(first_batch(i))))
+
+
+def first_batch(seed):
+    """A recording as most training loops make it: the loss and 64 values per example."""
+    import numpy as np
+
+    from tb_firstloss import FirstBatch, OutputLoss
+
+    rng = np.random.default_rng(seed)
+    values = rng.random(64, np.float32)
+    return FirstBatch(
+        run="first_batch",
+        step=0,
+        wall_time=1.7e9,
+        loss=values.mean().reshape(()),
+        outputs={"loss": OutputLoss(per_example=values)},
+    )
 
 
 def ours_scalars(path):

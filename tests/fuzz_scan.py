@@ -116,7 +116,7 @@ def main():
             raise SystemExit(f"the walks differ: python tests/fuzz_scan.py --seed {seed + count}")
         count += 1
     seconds = time.monotonic() - started
-    print(f"{count:,} files in {seconds:.0f} s, seeds from {seed}: nothing found")  # noqa: T201
+    print(f"{count:,} files in {seconds:.0f} s, seeds from {seed}: nothing found")
 
 
 if __name__ == "__main__":

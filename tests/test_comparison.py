@@ -62,6 +62,17 @@ def test_equal_values_of_other_bits_are_equal_but_not_identical():
     assert compare(first_batch([math.nan, math.inf]), first_batch([math.nan, math.inf])).ok
 
 
+def test_nan_in_both_is_equal_beside_values_that_differ():
+    found = compare(first_batch([math.nan, 1.0]), first_batch([math.nan, 1.5]), atol=0.5)
+    assert found.agreement == "within tolerance"
+    assert found.outputs["out"].different_count == 1
+
+
+def test_an_infinite_baseline_tolerates_no_number():
+    assert not compare(first_batch([math.inf]), first_batch([1.0]), rtol=0.5).ok
+    assert not compare(first_batch([math.inf]), first_batch([-math.inf]), rtol=0.5).ok
+
+
 def test_equal_values_of_another_dtype_are_within_tolerance_and_the_dtype_is_told():
     found = compare(first_batch(), first_batch(dtype=ml_dtypes.bfloat16))
     assert found.agreement == "within tolerance"
@@ -107,7 +118,7 @@ def test_outputs_of_one_run_only_are_named():
 def test_outputs_that_swap_names_are_not_identical():
     one, two = (OutputLoss(per_example=np.full(2, v, np.float32)) for v in (1, 2))
     a, b = (
-        FirstBatch(run="r", step=0, wall_time=0, loss=None, outputs=dict(zip(names, (one, two))))
+        FirstBatch(run="r", step=0, wall_time=0, loss=None, outputs={names[0]: one, names[1]: two})
         for names in ("xy", "yx")
     )
     assert a.digest == b.digest

@@ -1,6 +1,7 @@
 """Framing and resynchronisation, against TensorFlow's writer and a corpus of damaged files."""
 
 import random
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -158,3 +159,21 @@ def test_a_file_that_shrinks_while_it_is_read_ends_there(engine):
     damage = []
     found = [bytes(r.payload) for r in records.iter_records(window, report=damage.append)]
     assert (found, damage) == (PAYLOADS[:2], [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["nested headers", "frames between garbage", "frames behind lost headers"]
+)
+def test_a_file_made_to_be_searched_in_vain_ends_the_search(engine, name):
+    size = 25_000
+    data = {
+        "nested headers": b"".join(header((size - at) // 2) for at in range(0, size, 12)),
+        "frames between garbage": (b"garbage garbage " + frame(b"x")) * (size // 33),
+        "frames behind lost headers": (bytes(12) + frame(b"x")) * (size // 29),
+    }[name]
+    started = time.process_time()
+    payloads, damage = read(data)
+    assert time.process_time() - started < 30  # quadratic: minutes
+    assert len(payloads) == data.count(frame(b"x"))
+    assert sum(d.end - d.start for d in damage) == len(data) - 17 * len(payloads)

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tb_firstloss import reading
@@ -134,3 +134,17 @@ def test_without_the_extension_reading_says_so_and_works(tmp_path):
         env={**os.environ, "TB_FIRSTLOSS_PURE_PYTHON": "1"},
     )
     assert done.stdout == "False 7\n"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=6))
+@example("é損😀".encode())
+@example(b"\xed\xa0\x80")
+@example(b"\xc0\x80")
+@example(b"\xf4\x90\x80\x80")
+@example(b"\xe0\x9f\xbf")
+def test_both_walks_agree_on_what_is_a_name(tag):
+    payload = event(simple("123456", 1.0), simple("next", 2.0))
+    payload = payload.replace(b"\x06123456", b"\x06" + tag.ljust(6, b"."))
+    data = frame(payload) + INTACT
+    assert rows_of(data, compiled=True) == rows_of(data, compiled=False)

@@ -32,6 +32,8 @@ def tb_firstloss(logdir):
     from tb_firstloss import read_scalars
 
     found = read_scalars(logdir, on_damage="ignore")
+    if not len(found):
+        return {}
     codes = found.run_codes.astype(np.int64) * len(found.tag_names) + found.tag_codes
     order = np.argsort(codes, kind="stable")
     parts = np.flatnonzero(np.diff(codes[order], prepend=-1))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from tb_firstloss.capture.fit import capture_train_on_batch, is_train_on_batch
 from tb_firstloss.capture.notices import warn
 from tb_firstloss.capture.recorder import DEFAULT_MAX_TENSOR_BYTES, Recorder
 from tb_firstloss.capture.trace import StepTrace
+from tb_firstloss.capture.turn import Turn
 from tb_firstloss.errors import CaptureWarning
 from tb_firstloss.first_batch import FirstBatch
 
@@ -101,7 +101,7 @@ class FirstLoss(tf.train.experimental.PythonState):  # type: ignore[misc]  # Ten
             on_resume=on_resume,
             on_error=on_error,
         )
-        self._turn = _Turn()
+        self._turn = Turn()
         self._trace: StepTrace | None = None
         self._recorded = False
         self._pending: Callable[[], values.Captured] | None = None
@@ -384,40 +384,3 @@ def _call_now(select: Callable[[], values.Captured]) -> Callable[[], values.Capt
         raise failure
 
     return fail
-
-
-class _Turn:
-    """Whose turn it is to capture: nobody's yet, one thread's, or over.
-
-    Attributes:
-        captured: Whether the turn has ended for good.
-        over: Whether later steps need no attention at all. It is read at every one of them.
-    """
-
-    def __init__(self) -> None:
-        self.captured = False
-        self.over = False
-        self._owner: int | None = None
-        self._lock = threading.Lock()
-
-    def take(self) -> bool:
-        """Takes the turn if nobody has it; tells whether this thread has just got it."""
-        with self._lock:
-            if self.captured or self._owner is not None:
-                return False
-            self._owner = threading.get_ident()
-            return True
-
-    def is_mine(self) -> bool:
-        """Tells whether this thread is the one that captures."""
-        return self._owner == threading.get_ident()
-
-    def give_back(self) -> None:
-        """Leaves the turn to the next call: the step raised, so there was no first batch."""
-        self._owner = None
-
-    def finish(self, *, over: bool = True) -> None:
-        """Ends the turn for good."""
-        self.captured = True
-        self.over = over
-        self._owner = None

@@ -7,18 +7,16 @@ they share from there on.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import tensorflow as tf
 
 from tb_firstloss import checks, contract
-from tb_firstloss.capture import run_dirs, summaries, trace
+from tb_firstloss.capture import options, run_dirs, summaries, trace
 from tb_firstloss.capture.environment import describe_environment
 from tb_firstloss.capture.expectation import NOT_SEEN, Expectation
 from tb_firstloss.capture.notices import warn
@@ -74,21 +72,21 @@ class Recorder:
         on_resume: Literal["skip", "record", "error"] = "skip",
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
-        self.logdir = resolve_logdir(logdir)
+        self.logdir = options.resolve_logdir(logdir)
         self.tag = contract.check_tag(tag)
-        self.step = _check_step(step)
+        self.step = options.check_step(step)
         self.graph = bool(graph)
-        self.profile = _check_profile(profile)
-        self.warm_step = _check_warm_step(warm_step, profile)
+        self.profile = options.check_profile(profile)
+        self.warm_step = options.check_warm_step(warm_step, profile)
         self.expects_auto = False
         self.expected = None if expect is None else checks.parse_expectation(expect)
         self.hparams = hparams
-        self.metadata = _check_metadata(metadata)
+        self.metadata = options.check_metadata(metadata)
         self.fingerprint = bool(fingerprint)
         self.strategy = strategy
-        self.max_tensor_bytes = _check_positive("max_tensor_bytes", max_tensor_bytes)
-        self.on_resume = _check_choice("on_resume", on_resume, ("skip", "record", "error"))
-        self.on_error = _check_choice("on_error", on_error, ("warn", "raise"))
+        self.max_tensor_bytes = options.check_positive("max_tensor_bytes", max_tensor_bytes)
+        self.on_resume = options.check_choice("on_resume", on_resume, ("skip", "record", "error"))
+        self.on_error = options.check_choice("on_error", on_error, ("warn", "raise"))
         self.first_batch: FirstBatch | None = None
         self.run_dir: str | None = None
         self._blocked: Exception | None = None
@@ -264,82 +262,6 @@ class Recorder:
                 f"{self.max_tensor_bytes}; statistics, histogram and digest are kept",
                 CaptureWarning,
             )
-
-
-def resolve_logdir(logdir: str | os.PathLike[str]) -> str:
-    """Returns an absolute local path, or a URL of a scheme that TensorFlow can write to.
-
-    Raises:
-        ValueError: An empty path, one with a NUL byte, or an unknown scheme.
-        TypeError: No path at all.
-    """
-    path = os.fspath(logdir)
-    if not isinstance(path, str):
-        raise TypeError(f"logdir: {path!r} is not text")
-    if not path or "\0" in path:
-        what = "is empty" if not path else "has a NUL byte"
-        raise ValueError(f"logdir: {path!r} {what}; give a directory")
-    scheme, separator, rest = path.partition("://")
-    if not separator:
-        return str(Path(path).expanduser().absolute())
-    if scheme == "file":
-        return str(Path(rest).absolute())
-    known = sorted(name for name in tf.io.gfile.get_registered_schemes() if name)
-    if scheme not in known:
-        raise ValueError(
-            f"logdir: TensorFlow cannot write to {scheme}://; it knows {', '.join(known)} and "
-            "local paths (tensorflow-io adds more schemes)"
-        )
-    return path.rstrip("/")
-
-
-def _check_step(step: int | Callable[[], int]) -> int | Callable[[], int]:
-    if not callable(step):
-        _check_integer("step", step)
-    return step
-
-
-def _check_profile(profile: object) -> bool | tf.profiler.experimental.ProfilerOptions:
-    if not isinstance(profile, (bool, tf.profiler.experimental.ProfilerOptions)):
-        raise TypeError(
-            f"profile: {profile!r} is neither True, False nor tf.profiler.experimental."
-            "ProfilerOptions"
-        )
-    return profile
-
-
-def _check_warm_step(warm_step: int | None, profile: object) -> int | None:
-    if warm_step is None:
-        return None
-    if profile is False:
-        raise ValueError(f"warm_step: {warm_step} asks for a profile, and profile=False for none")
-    return _check_positive("warm_step", warm_step)
-
-
-def _check_positive(option: str, value: int) -> int:
-    if _check_integer(option, value) < 1:
-        raise ValueError(f"{option}: {value} is too small; it starts at 1")
-    return value
-
-
-def _check_integer(option: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{option}: {value!r} is not an integer")
-    return value
-
-
-def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise ValueError(f"{option}: {value!r} is none of {', '.join(map(repr, choices))}")
-    return value
-
-
-def _check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    try:
-        kept: dict[str, Any] = json.loads(json.dumps(dict(metadata or {}), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"metadata: JSON cannot hold it ({error})") from error
-    return kept
 
 
 def _describe(error: Exception) -> str:

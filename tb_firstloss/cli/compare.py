@@ -101,7 +101,8 @@ def _print(comparison: Comparison) -> None:
     print()
     hint = ""
     if comparison.unknown:
-        hint = f" (no fingerprint of the {' and '.join(comparison.unknown)}; record with fingerprint=True)"
+        hint = " (record with fingerprint=True to tell; there is none of the "
+        hint += f"{' and '.join(comparison.unknown)})"
     print(f"Where it comes from: {paint(comparison.cause, 'bold')}{hint}")
     for name, (before, after) in comparison.differences.items():
         print(f"Also different: {printable(name)}: {_short(before)} → {_short(after)}")

@@ -261,7 +261,6 @@ cdef class Scanner:
     cdef bint more
     cdef Span event  # the one that is being scanned
     cdef bint checked  # it is regular from end to end
-    cdef object is_regular
 
     def __dealloc__(self):
         free(self.rows)
@@ -385,28 +384,21 @@ cdef class Scanner:
         return self.add(row)
 
     cdef int learn(self, Span tag, Span plugin_name, Row *row) except -1 nogil:
-        """Numbers a tag or plugin name that is new; returns 0 when one of them is no UTF-8.
+        """Numbers a tag or plugin name that is new; returns 0 when its event is irregular.
 
         Nothing is learned from an event that is broken further on: the reference, which then reads
         it again from its start, would know names too early.
         """
+        if not self.checked and not is_regular(self.event):
+            return 0
+        self.checked = True
         with gil:
-            try:
-                if not self.checked and not self.is_regular(
-                    PyBytes_FromStringAndSize(
-                        <const char *>self.event.at, self.event.end - self.event.at
-                    )
-                ):
-                    return 0
-                self.checked = True
-                row.tag, row.plugin_name = self.number(
-                    PyBytes_FromStringAndSize(<const char *>tag.at, tag.end - tag.at),
-                    PyBytes_FromStringAndSize(
-                        <const char *>plugin_name.at, plugin_name.end - plugin_name.at
-                    ),
-                )
-            except UnicodeDecodeError:
-                return 0
+            row.tag, row.plugin_name = self.number(
+                PyBytes_FromStringAndSize(<const char *>tag.at, tag.end - tag.at),
+                PyBytes_FromStringAndSize(
+                    <const char *>plugin_name.at, plugin_name.end - plugin_name.at
+                ),
+            )
         return 1
 
     cdef int add(self, Row *row) except -1 nogil:
@@ -425,7 +417,7 @@ cdef class Scanner:
         return 1
 
 
-def scan_block(data, int64_t base, Index index, number, is_regular):
+def scan_block(data, int64_t base, Index index, number):
     """Scans the intact and regular records at the start of a block.
 
     Args:
@@ -433,7 +425,6 @@ def scan_block(data, int64_t base, Index index, number, is_regular):
         base: Position of the first of them in the file.
         index: Of the run's names.
         number: `Names.number`, called with what the index does not know.
-        is_regular: Tells whether the reference finds nothing wrong with an event.
 
     Returns:
         The rows as bytes, the bytes that their records take, and whether the scan stopped because
@@ -442,7 +433,7 @@ def scan_block(data, int64_t base, Index index, number, is_regular):
     cdef Py_buffer view
     cdef Py_ssize_t size
     cdef Scanner scanner = Scanner()
-    scanner.index, scanner.number, scanner.is_regular = index, number, is_regular
+    scanner.index, scanner.number = index, number
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     try:
         with nogil:
@@ -507,6 +498,72 @@ cdef inline bint next_field(Span *span, Field *field) noexcept nogil:
     field.content.at = span.at
     span.at += word
     field.content.end = span.at
+    return True
+
+
+cdef bint is_regular(Span event) noexcept nogil:
+    """Tells whether the reference would find nothing wrong with an event and its values."""
+    cdef Field field
+    cdef Span summary
+    while event.at < event.end:
+        if not next_field(&event, &field):
+            return False
+        if field.number == 5 and field.kind == BYTES:
+            summary = field.content
+            while summary.at < summary.end:
+                if not next_field(&summary, &field):
+                    return False
+                if field.number == 1 and field.kind == BYTES and not is_regular_value(field.content):
+                    return False
+    return True
+
+
+cdef bint is_regular_value(Span value) noexcept nogil:
+    cdef Field field
+    cdef Span tag, plugin_name
+    tag.at = tag.end = plugin_name.at = plugin_name.end = value.at
+    while value.at < value.end:
+        if not next_field(&value, &field):
+            return False
+        if field.number == 1 and field.kind == BYTES:
+            tag = field.content
+        elif field.number == 9 and field.kind == BYTES:
+            plugin_name.at = plugin_name.end
+            if not find_plugin_name(field.content, &plugin_name):
+                return False
+    return is_utf8(tag) and is_utf8(plugin_name)
+
+
+cdef bint is_utf8(Span text) noexcept nogil:
+    """Tells whether bytes are UTF-8: shortest forms only, no surrogates, up to U+10FFFF."""
+    cdef uint32_t point
+    cdef int more, i
+    while text.at < text.end:
+        point = text.at[0]
+        text.at += 1
+        if point < 0x80:
+            continue
+        if 0xC2 <= point < 0xE0:
+            more, point = 1, point & 0x1F
+        elif 0xE0 <= point < 0xF0:
+            more, point = 2, point & 0x0F
+        elif 0xF0 <= point < 0xF5:
+            more, point = 3, point & 0x07
+        else:
+            return False
+        if text.end - text.at < more:
+            return False
+        for i in range(more):
+            if text.at[i] & 0xC0 != 0x80:
+                return False
+            point = point << 6 | (text.at[i] & 0x3F)
+        text.at += more
+        if (
+            (more == 2 and point < 0x800)
+            or (more == 3 and not 0x10000 <= point < 0x110000)
+            or 0xD800 <= point < 0xE000
+        ):
+            return False
     return True
 
 

@@ -119,9 +119,7 @@ def iter_chunks(window: Window, names: Names, *, report: Report, start: int = 0)
     while position < window.size:
         if names.index is not None:
             block = window.block(position, refill=refilled)
-            raw, size, more = extension.scan.scan_block(
-                block, position, names.index, names.number, is_regular
-            )
+            raw, size, more = extension.scan.scan_block(block, position, names.index, names.number)
             if raw:
                 yield Chunk(np.frombuffer(raw, ROW), position, block)
             position += size
@@ -169,18 +167,6 @@ def scan_record(record: Record, path: str, names: Names, *, report: Report) -> I
     if failures:
         more = f" (and {len(failures) - 1} more values)" if len(failures) > 1 else ""
         report(undecodable(path, record.start, record.end, f"{failures[0]}{more}"))
-
-
-def is_regular(payload: bytes) -> bool:
-    """Tells whether all of an event can be parsed and numbered."""
-    view = memoryview(payload)
-    try:
-        for start, end in wire.iter_value_ranges(view, wire.parse_event(view)):
-            value = wire.parse_value(view, start, end)
-            value.tag.decode(), value.plugin_name.decode()
-    except ValueError:
-        return False
-    return True
 
 
 def undecodable(

@@ -12,6 +12,10 @@ from tb_firstloss.reading import remote
 _FIRST_CHUNK = 1 << 16
 _LARGEST_CHUNK = 1 << 20
 
+_EFFORT_PER_FILE = 1 << 26
+_EFFORT_PER_BYTE = 16
+"""Bytes that a search for records may check beyond the walk itself."""
+
 
 class Window:
     """A file's bytes, read forward in chunks that grow from 64 KiB to 1 MiB.
@@ -28,6 +32,7 @@ class Window:
         """Wraps ``read(offset, count)``, which returns fewer bytes only at the end of the file."""
         self.path = path
         self.size = size
+        self._effort = _EFFORT_PER_FILE + _EFFORT_PER_BYTE * size
         self._read = read
         self._chunk = _FIRST_CHUNK
         self._start = 0
@@ -47,6 +52,17 @@ class Window:
         if refill or not self._start <= start < self._start + len(self._data):
             self._fill(start, start)
         return self._data[start - self._start :]
+
+    def spend(self, cost: int) -> bool:
+        """Tells whether a search may still check this many bytes, and counts them as checked.
+
+        A search is linear in any file that was damaged by accident. In one that was made to be
+        searched in vain, the work ends here.
+        """
+        if cost > self._effort:
+            return False
+        self._effort -= cost
+        return True
 
     def _fill(self, start: int, end: int) -> None:
         count = min(max(end - start, self._chunk), self.size - start)
