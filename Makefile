@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help install demo test lint bench compat clean
+.PHONY: help install demo test lint bench compat screenshots clean
 
 help:
 	@echo "make demo     train on real digits and see the first loss"
@@ -15,6 +15,7 @@ help:
 	@echo "make lint     ruff and mypy --strict"
 	@echo "make bench    run the benchmarks and print their tables"
 	@echo "make compat   run the Keras tests on older TensorFlow versions"
+	@echo "make screenshots  take the README's pictures again"
 	@echo "make install  only create .venv and install everything into it"
 
 install: $(INSTALLED)
@@ -62,6 +63,9 @@ compat:
 		echo "== TensorFlow $$1, Keras $$2, tf_keras $$3"; \
 		$$env/bin/python -m pytest -n 2 --dist worksteal -q tests/test_fit.py || exit 1; \
 	done
+
+screenshots: $(INSTALLED)
+	$(BIN)/python -m tests.browser.screenshots docs
 
 clean:
 	rm -rf .venv .compat build dist .pytest_cache .mypy_cache .ruff_cache
