@@ -76,7 +76,7 @@ def watch_capture(plan: Plan) -> None:
     FirstLoss syncs, in this order: the logdir and its parent, which it has made; the event file;
     the run directory; the event file once more when it is closed.
     """
-    fsync, write, text, calls = os.fsync, tf.summary.write, tf.summary.text, itertools.count(1)
+    fsync, write, calls = os.fsync, tf.summary.write, itertools.count(1)
     before = dict(zip((1, 3, 4, 5), (BEFORE[1], BEFORE[4], BEFORE[5], BEFORE[8]), strict=True))
 
     def reach_and_sync(descriptor: int) -> None:
@@ -87,24 +87,18 @@ def watch_capture(plan: Plan) -> None:
             plan.reach("synced, not read back")
 
     def reach_and_write(tag: str, *args: object, **kwargs: object) -> object:
-        if not tag.endswith("/manifest"):
-            return write(tag, *args, **kwargs)
-        if plan.moment == "values flushed without their manifest":
+        is_manifest = tag.endswith("/manifest")
+        if is_manifest and plan.moment == "values flushed without their manifest":
             tf.summary.flush()
             plan.end()
+        if tag.endswith("/report"):
+            plan.reach("writing the report")
         written = write(tag, *args, **kwargs)
-        plan.reach("values written, not flushed")
+        if is_manifest:
+            plan.reach("values written, not flushed")
         return written
 
-    def reach_and_write_text(*args: object, **kwargs: object) -> object:
-        plan.reach("writing the report")
-        return text(*args, **kwargs)
-
-    os.fsync, tf.summary.write, tf.summary.text = (
-        reach_and_sync,
-        reach_and_write,
-        reach_and_write_text,
-    )
+    os.fsync, tf.summary.write = reach_and_sync, reach_and_write
 
 
 def make_step(plan: Plan) -> Callable[[int], tuple[tf.Tensor, tf.Tensor]]:

@@ -12,11 +12,24 @@ from importlib import metadata
 
 from tb_firstloss.cli.open import serve
 
-CHROMIUM_FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync"
-).split()
-TIMEOUT_MILLIS = 8_000
+CHROMIUM_FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WITHOUT_TENSORFLOW = (
+    "-c",
+    "import sys; sys.modules['tensorflow'] = None\n"
+    "from tensorboard.main import run_main; run_main()",
+)
+"""Starts TensorBoard as where TensorFlow is not installed, in a fifth of the time and memory."""
+
+TIMEOUT_MILLIS = 30_000
 
 
 def what_is_missing():
@@ -61,7 +74,7 @@ class Server:
         """Returns the JSON at a path."""
         return json.loads(self.get(f"{path}?{urllib.parse.urlencode(query)}"))
 
-    def await_json(self, path, ready, seconds=20, **query):
+    def await_json(self, path, ready, seconds=60, **query):
         """Asks again until the answer is ready: TensorBoard reads the logdir in the background."""
         deadline = time.monotonic() + seconds
         while not ready(found := self.get_json(path, **query)):
@@ -71,9 +84,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def tensorboard(logdir, *flags, **options):
+def tensorboard(logdir, *flags, command=WITHOUT_TENSORFLOW):
     """Runs TensorBoard on a free port."""
-    with serve(str(logdir), "--port", "0", *flags, **options) as (address, process):
+    with serve(str(logdir), "--port", "0", *flags, command=command) as (address, process):
         yield Server(address, process)
 
 

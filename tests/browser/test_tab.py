@@ -152,7 +152,7 @@ def test_the_filter_takes_a_regular_expression_and_half_of_one(one_tab):
 
 
 def test_one_output_of_several_can_be_shown_alone(one_tab):
-    one_tab.get_by_label("Output").select_option("parity")
+    one_tab.get_by_role("combobox").select_option("parity")
     names = [name for name in read_table(one_tab) if "damaged" not in name]
     assert names == ["two-outputs/first_batch: parity"]
 
@@ -163,7 +163,7 @@ def test_a_chosen_run_shows_its_largest_losses_with_their_index(tab, good):
     shown = [cell.split("\t") for cell in cells]
     values = good["images-with-nan/first_batch"].per_example.astype(np.float64)
     order = sorted(range(values.size), key=lambda i: (not np.isnan(values[i]), -values[i], i))
-    assert [index for index, _ in shown] == [f"[{i}]" for i in [3, 17, 40] + order[3:10]]
+    assert [index for index, _ in shown] == [f"[{i}]" for i in [3, 17, 40, *order[3:10]]]
     assert [text for _, text in shown[:3]] == ["NaN"] * 3
     np.testing.assert_allclose([float(text) for _, text in shown[3:]], values[order[3:10]], 1e-5)
 
@@ -188,7 +188,9 @@ def test_two_different_runs_show_their_difference(tab, good):
     rows = dict(row.split("\t", 1) for row in pair.locator("tbody tr").all_inner_texts())
     for name, one, other in (("Loss", a.loss, b.loss), ("Mean", a.mean, b.mean)):
         numbers = [float(text) for text in rows[name].split("\t")]
-        assert numbers == pytest.approx([one, other, float(other) - float(one)], rel=1e-4)
+        assert numbers == pytest.approx(
+            [float(one), float(other), float(other) - float(one)], rel=1e-4
+        )
 
 
 def test_choosing_a_third_run_lets_go_of_the_first(one_tab):
