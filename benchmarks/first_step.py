@@ -15,7 +15,7 @@ Nothing traced, compiled or cached may be left from another measurement, so each
 its own. Times are from the call to its return, imports and network left out, everything that is
 written included. One round measures all of them once, in an order that turns by one place a round;
 printed are medians, and the median over rounds of the difference to the plain one of the same kind,
-once as wall time and once as CPU time of all threads, which other work on the machine disturbs less.
+once as wall time and once as CPU time of all threads, which other work disturbs less.
 """
 
 from __future__ import annotations

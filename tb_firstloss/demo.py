@@ -20,10 +20,12 @@ except ImportError as error:
         f"the demo needs {error.name}, which is not installed: pip install 'tb-firstloss[demo]'"
     ) from error
 
+from tb_firstloss.capture.fit import FirstLossCallback
 from tb_firstloss.capture.loop import FirstLoss
 
 LN_10 = math.log(10)
 BATCH_SIZE = 32
+LEARNING_RATE = 3e-3
 
 LOSSES: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
     "cross-entropy": keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=None),
@@ -90,6 +92,44 @@ def train(
     )
 
 
+def train_with_fit(
+    logdir: str | os.PathLike[str],
+    *,
+    data_seed: int = 0,
+    weight_seed: int = 0,
+    loss: str = "cross-entropy",
+) -> Outcome:
+    """Trains the same network on the same batches with ``model.fit``.
+
+    Args:
+        logdir: Where the recording goes.
+        data_seed: Seed of the order of the images.
+        weight_seed: Seed of the initial weights.
+        loss: One of `LOSSES`.
+    """
+    model = make_model(weight_seed)
+    (images, labels), test = load_images()
+    batches = make_batches(images, labels, data_seed)
+    first = FirstLossCallback(
+        logdir,
+        expect="log(10)" if loss == "cross-entropy" else None,
+        fingerprint=True,
+        metadata={"loss_function": loss},
+    )
+
+    def loss_fn(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        # Keras gives labels in the dtype of the logits. Of a function it takes the mean.
+        return LOSSES[loss](tf.cast(y, tf.int32), logits)
+
+    model.compile(keras.optimizers.Adam(LEARNING_RATE), loss_fn)
+    model.fit(batches, verbose=0, callbacks=[first])
+    if first.run_dir is None:
+        raise OSError(f"{first.logdir}: nothing could be written there")
+    return Outcome(
+        run_dir=first.run_dir, accuracy=measure_accuracy(model, *test), test_count=TEST_COUNT
+    )
+
+
 def load_images() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Returns training and test images [count, 8, 8, 1] float32 in 0 to 1, and labels [count]."""
     images, labels = load_digits(return_X_y=True)
@@ -125,7 +165,7 @@ def make_train_step(
     model: keras.Model, loss: str = "cross-entropy"
 ) -> tf.types.experimental.PolymorphicFunction:
     """Returns a plain training step that gives the loss per example and the mean it descends."""
-    optimizer = keras.optimizers.Adam(3e-3)
+    optimizer = keras.optimizers.Adam(LEARNING_RATE)
     loss_fn = LOSSES[loss]
 
     def train_step(x: tf.Tensor, y: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -222,6 +222,13 @@ class FirstBatch:
             )
         return f"FirstBatch({', '.join(parts)}, digest={self.digest[:12]}…)"
 
+    def _repr_html_(self) -> str:
+        """Returns what a notebook shows: a small table with a histogram."""
+        # Only notebooks call this; the drawing stays out of this module, and of every import of it.
+        from tb_firstloss.html import to_html
+
+        return to_html(self)
+
 
 def describe(array: Array) -> str:
     """Returns an array's dtype and shape as text: ``float32[64, 10]``."""

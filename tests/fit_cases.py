@@ -6,6 +6,7 @@ step draws random numbers, and such cases are held against a step that returns i
 """
 
 import dataclasses
+import importlib.metadata
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +33,10 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A way to train; ``missing`` matches the one warning about what could not be captured."""
+    """A way to train; ``missing`` matches the one warning about what could not be captured.
+
+    ``since`` is the version of Keras 3 that can train so at all.
+    """
 
     name: str
     library: str
@@ -40,6 +44,7 @@ class Case:
     missing: str | None = None
     outputs: int = 1
     has_loss: bool = True
+    since: tuple[int, int] = (3, 0)
 
     def __str__(self):
         return f"{self.library}-{self.name}"
@@ -346,8 +351,19 @@ def on_two_devices(k):
     return job
 
 
-def case(name, library, make, *args, missing=None, outputs=1, has_loss=True, **options):
-    return Case(name, library, lambda k: make(k, *args, **options), missing, outputs, has_loss)
+def gradient_accumulation(k):
+    job = regression(k)
+    job.model.compile(k.optimizers.Adam(0.01, gradient_accumulation_steps=2), "mse")
+    return job
+
+
+def case(
+    name, library, make, *args, missing=None, outputs=1, has_loss=True, since=(3, 0), **options
+):
+    def make_job(k):
+        return make(k, *args, **options)
+
+    return Case(name, library, make_job, missing, outputs, has_loss, since)
 
 
 def both(name, make, *args, **options):
@@ -375,14 +391,14 @@ CASES = [
         outputs=2,
     ),
     *both("shared-loss", two_outputs, loss="mse", outputs=2),
-    *both("a-loss-of-none", two_outputs, loss=[None, "mse"], used=("b",)),
+    *both("a-loss-of-none", two_outputs, loss=[None, "mse"], used=("b",), since=(3, 7)),
     *both("regularized", regularized),
     *both("added-loss-only", added_loss_only, outputs=0),
     *both("masked-sequence", masked_sequence),
     *both("rank-3", masked_sequence, rank=3),
     *both("sum", reduced, "sum"),
     *both("no-reduction", reduced, "none"),
-    case("mean-with-sample-weight", "keras", reduced, "mean_with_sample_weight"),
+    case("mean-with-sample-weight", "keras", reduced, "mean_with_sample_weight", since=(3, 7)),
     *both("loss-class", loss_object, "class"),
     *both("loss-function", loss_object, "function"),
     *both("own-train-step", own_train_step, "compute_loss"),
@@ -438,13 +454,7 @@ CASES = [
     *both("py-dataset", from_source, "PyDataset"),
     *both("one-device", on_one_device),
     case("two-devices", "keras", on_two_devices, missing="2 replicas is not supported", outputs=-1),
+    case("gradient-accumulation", "keras", gradient_accumulation, since=(3, 3)),
 ]
-
-
-def gradient_accumulation(k):
-    job = regression(k)
-    job.model.compile(k.optimizers.Adam(0.01, gradient_accumulation_steps=2), "mse")
-    return job
-
-
-CASES.append(case("gradient-accumulation", "keras", gradient_accumulation))
+_KERAS = tuple(int(part) for part in importlib.metadata.version("keras").split(".")[:2])
+CASES = [case for case in CASES if case.library != "keras" or case.since <= _KERAS]

@@ -160,6 +160,15 @@ def test_verify_finds_a_recording_that_lost_its_end(logdir, capsys):
     assert "manifest" in capsys.readouterr().out
 
 
+def test_verify_tells_damage_beside_a_whole_recording_once(logdir, capsys):
+    (file,) = (logdir / "a" / "first_batch").glob("events*")
+    content = bytearray(file.read_bytes())
+    content[content.rindex(b"first_batch/report")] ^= 1
+    file.write_bytes(content)
+    assert main(["verify", str(logdir)]) == 1
+    assert capsys.readouterr().out.count("\n") == 1
+
+
 def test_verify_without_a_path_that_exists_is_misuse(tmp_path):
     assert main(["verify", str(tmp_path / "missing")]) == 2
 

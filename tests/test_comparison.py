@@ -62,6 +62,17 @@ def test_equal_values_of_other_bits_are_equal_but_not_identical():
     assert compare(first_batch([math.nan, math.inf]), first_batch([math.nan, math.inf])).ok
 
 
+def test_nan_in_both_is_equal_beside_values_that_differ():
+    found = compare(first_batch([math.nan, 1.0]), first_batch([math.nan, 1.5]), atol=0.5)
+    assert found.agreement == "within tolerance"
+    assert found.outputs["out"].different_count == 1
+
+
+def test_an_infinite_baseline_tolerates_no_number():
+    assert not compare(first_batch([math.inf]), first_batch([1.0]), rtol=0.5).ok
+    assert not compare(first_batch([math.inf]), first_batch([-math.inf]), rtol=0.5).ok
+
+
 def test_equal_values_of_another_dtype_are_within_tolerance_and_the_dtype_is_told():
     found = compare(first_batch(), first_batch(dtype=ml_dtypes.bfloat16))
     assert found.agreement == "within tolerance"

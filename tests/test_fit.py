@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from tb_firstloss import errors
+from tb_firstloss.capture.fingerprint import fingerprint_weights
 from tb_firstloss.capture.fit import FirstLossCallback, capture_train_on_batch
 from tb_firstloss.capture.recorder import Recorder
 from tb_firstloss.reading.recordings import read_first_loss
@@ -347,3 +348,11 @@ def test_another_backend_is_one_clear_error(tmp_path):
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     assert "ValueError: FirstLossCallback: Keras computes with jax" in result.stderr
+
+
+def test_the_fingerprint_is_of_the_weights_before_training(tmp_path):
+    job = fit_cases.regression(keras)
+    expected = fingerprint_weights(job.model)
+    fit(job, [first := callback(tmp_path, fingerprint=True)])
+    assert first.first_batch.metadata["fingerprint"] == expected
+    assert fingerprint_weights(job.model) != expected

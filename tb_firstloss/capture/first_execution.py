@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tb_firstloss.capture import keras_graph, keras_model, step_loss, values
+from tb_firstloss.capture.fingerprint import fingerprint_weights
 from tb_firstloss.capture.later_executions import LaterExecutions
 from tb_firstloss.capture.recorder import Recorder
 from tb_firstloss.capture.trace import StepTrace
@@ -54,6 +55,7 @@ class FirstExecution:
         self._is_new = is_new and not keras_model.has_been_traced(self._own)
         self._capturing: CapturingFunction | None = None
         self._later: LaterExecutions | None = None
+        self._fingerprint: dict[str, str] = {}
         self.over = False
         model.train_function = self
 
@@ -105,6 +107,10 @@ class FirstExecution:
 
     def _capture(self, capturing: CapturingFunction, iterator: Any) -> Any:
         steps = keras_model.steps_per_execution(self._model)
+        if self._recorder.fingerprint:
+            # The batch is behind the iterator: to look at it would take it away from training.
+            with self._recorder.guard(f"{self._recorder.logdir}: no fingerprint of the weights"):
+                self._fingerprint = fingerprint_weights(self._model)
         try:
             with (
                 keras_model.steps_set_to(self._model, 1),
@@ -221,6 +227,8 @@ class FirstExecution:
             "run_eagerly": bool(model.run_eagerly),
             "steps_per_execution": keras_model.steps_per_execution(model),
         }
+        if self._fingerprint:
+            facts["fingerprint"] = self._fingerprint
         if logs is not None:
             facts["running_means_after_first_execution"] = _plain_numbers(logs)
         return facts

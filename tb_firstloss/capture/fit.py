@@ -55,7 +55,8 @@ class FirstLossCallback:
             else, that is an UnexpectedLossWarning.
         hparams: Hyperparameters for TensorBoard's HParams dashboard.
         metadata: Anything of yours that JSON can hold; it comes back in ``FirstBatch.metadata``.
-        fingerprint: Whether to add digests of the batch and of the weights.
+        fingerprint: Whether to add a digest of the initial weights; fit's batch cannot be read
+            without taking it away from training.
         max_tensor_bytes: Tensors above this many bytes are left out, with one warning.
         on_resume: What to do when fit goes on where an earlier process stopped: "skip" takes that
             one's recording, "record" records under a later step, "error" raises.

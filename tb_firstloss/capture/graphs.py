@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.eager import context as eager_context
-from tensorflow.python.ops import summary_ops_v2
+
+from tb_firstloss.capture import tensorflow_internals
 
 _ENDS = frozenset({"_Arg", "_DeviceArg", "_Retval", "_DeviceRetval"})
 
@@ -16,6 +16,7 @@ NO_GRAPH = (
     "graph: the step built none: it ran eagerly, or called functions that had been built before or "
     "are jit-compiled"
 )
+NO_COLLECTOR = "graph trace: this version of TensorFlow has no way known to us to end it again"
 USER_TRACE = "graph trace: tf.summary.trace_on is already on, and was left alone"
 
 
@@ -31,38 +32,32 @@ def collecting(missing: list[str]) -> Iterator[Callable[[], bytes | None]]:
         or the step raised.
     """
     collected: list[bytes] = []
-    if _user_trace_is_on():
-        missing.append(USER_TRACE)
+    collector = tensorflow_internals.graph_collector()
+    trace_is_on = tensorflow_internals.running_trace() is not None
+    if collector is None or trace_is_on:
+        missing.append(USER_TRACE if trace_is_on else NO_COLLECTOR)
         yield lambda: None
         return
     # What an earlier trace of the user goes on collecting, see _stop, is no part of this step.
-    eager_context.context().export_run_metadata()
+    collector.export_run_metadata()
     tf.summary.trace_on(graph=True, profiler=False)
     try:
         yield lambda: collected[0] if collected else None
     except BaseException:
-        _stop()
+        _stop(collector)
         raise
-    collected.append(_stop())
+    collected.append(_stop(collector))
 
 
-def _stop() -> bytes:
+def _stop(collector: Any) -> bytes:
     """Stops collecting and returns the RunMetadata.
 
-    ``tf.summary.trace_export`` is not used for two reasons: it needs a writer at this moment, and
-    like trace_off it leaves the collection on, so that every function built later is copied into
-    memory for the rest of the process. No public call turns it off (TensorFlow 2.16 to 2.21).
+    ``tf.summary.trace_export`` is not used, because it needs a writer at this moment.
     """
-    context = eager_context.context()
-    run_metadata = context.export_run_metadata()
+    run_metadata = collector.export_run_metadata()
     tf.summary.trace_off()
-    context.disable_graph_collection()
+    collector.disable_graph_collection()
     return bytes(run_metadata.SerializeToString())
-
-
-def _user_trace_is_on() -> bool:
-    # Private: no public call tells (TensorFlow 2.16 to 2.21). Without it, trace_on would only warn.
-    return getattr(summary_ops_v2, "_current_trace_context", None) is not None
 
 
 def step_graph(step_fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tf.Graph | None:

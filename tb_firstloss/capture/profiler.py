@@ -8,9 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.profiler import profiler_v2
 
-from tb_firstloss.capture import native_log
+from tb_firstloss.capture import native_log, tensorflow_internals
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +48,13 @@ def profiling(run_dir: str, options: Any, missing: list[str]) -> Iterator[None]:
 
 def _start(run_dir: str, options: Any) -> str | None:
     """Starts the profiler and returns None, or returns why it did not start."""
-    if _session() is not None:
+    if tensorflow_internals.running_profiler() is not None:
         return BUSY
     try:
         with native_log.leave_out(native_log.PROFILER), _without_warning():
             tf.profiler.experimental.start(run_dir, options)
     except tf.errors.AlreadyExistsError:
-        if _session() is not None:
+        if tensorflow_internals.running_profiler() is not None:
             # Refused by a session outside Python's API, TensorFlow 2.16 to 2.21 forget to let go
             # of their own, which never started; the next start would be refused for ever.
             tf.profiler.experimental.stop(save=False)
@@ -75,11 +74,6 @@ def _stop(*, save: bool) -> str | None:
     except Exception as error:  # noqa: BLE001 - training goes on without a profile
         return f"profile: it could not be written ({_first_line(error)})"
     return None
-
-
-def _session() -> Any:
-    # Private: no public call tells whether a profiler runs (TensorFlow 2.16 to 2.21).
-    return getattr(profiler_v2, "_profiler", None)
 
 
 @contextlib.contextmanager

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tb_firstloss import contract, errors
-from tb_firstloss.capture import durable, graphs, keras_graph, run_dirs
+from tb_firstloss import contract
+from tb_firstloss.capture import dashboards, durable, graphs, keras_graph, run_dirs
 from tb_firstloss.capture.report import write_report
 from tb_firstloss.capture.trace import StepTrace
 from tb_firstloss.first_batch import Array, FirstBatch, OutputLoss, finite_values
@@ -51,7 +51,7 @@ def write_recording(
         first, tag=tag, recording_id=recording_id, max_tensor_bytes=max_tensor_bytes
     )
     missing: list[str] = [] if trace is None else trace.missing
-    # Asked in the scopes of the user's call: in another device scope, a tf.function is traced anew.
+    # Asked in the scopes of the user's call: in others, a tf.function may be traced anew.
     step_graph = graphs.ask_for_graph(graph, missing)
     path, size, remote = "", 0, run_dirs.is_remote(run_dir)
     try:
@@ -68,12 +68,12 @@ def write_recording(
                 described = None if layers is None else layers()
                 if described is not None:
                     keras_graph.write_layers(described, tag=tag, step=first.step)
-                tf.summary.text(f"{tag}/report", write_report(first, trace), step=first.step)
+                dashboards.write_text(f"{tag}/report", write_report(first, trace), step=first.step)
                 if hparams is not None:
                     _write_hparams(hparams, tag, run_dir, recording_id)
         if remote:
             durable.settle_remote(path, first)
-    except (errors.NotDurableError, tf.errors.OpError, OSError) as error:
+    except Exception as error:  # whatever it is, nothing torn stays behind
         if not size:  # otherwise the values are durable, and only what followed them is not
             durable.remove(run_dir, recording_id)
             raise durable.not_durable(run_dir, error) from error
@@ -125,30 +125,18 @@ def _write_output(prefix: str, output: OutputLoss, step: int) -> None:
     # One NaN makes every bucket of tf.summary.histogram NaN, so only finite values go in.
     values = np.empty(0) if output.per_example is None else finite_values(output.per_example)
     if values.size:
-        _write_histogram(f"{prefix}/{contract.HISTOGRAM}", values, step)
+        dashboards.write_histogram(
+            f"{prefix}/{contract.HISTOGRAM}",
+            values,
+            step=step,
+            description=contract.HISTOGRAM_DESCRIPTION,
+        )
 
 
-def _write_histogram(tag: str, values: Array, step: int) -> None:
-    # Bucketed by NumPy: the first tf.summary.histogram of a process spends a quarter of a second
-    # on setting up its eager operations.
-    from tensorboard.plugins.histogram.summary_v2 import histogram_pb
-
-    summary = histogram_pb(
-        tag,
-        values,
-        buckets=_bucket_count(values.size),
-        description=contract.HISTOGRAM_DESCRIPTION,
+def _write_scalar(prefix: str, name: str, value: float | Array, step: int) -> None:
+    dashboards.write_scalar(
+        f"{prefix}/{name}", value, step=step, description=contract.SCALARS[name]
     )
-    tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step=step)
-
-
-def _bucket_count(count: int) -> int:
-    """Returns few enough buckets that a small batch shows a shape and not spikes."""
-    return int(np.clip(np.ceil(2 * np.sqrt(count)), 1, 30))
-
-
-def _write_scalar(prefix: str, name: str, value: Any, step: int) -> None:
-    tf.summary.scalar(f"{prefix}/{name}", value, step=step, description=contract.SCALARS[name])
 
 
 def _write_tensor(tag: str, tensor: tf.Tensor, step: int) -> None:

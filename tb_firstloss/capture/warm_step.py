@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from tb_firstloss.capture import run_dirs, summaries
+from tb_firstloss.capture import dashboards, run_dirs, summaries
 from tb_firstloss.capture.report import write_warm_report
 from tb_firstloss.capture.trace import StepTrace, step_window
 
@@ -101,4 +101,4 @@ class WarmStep:
             return
         with summaries.event_file(self.run_dir, f".{uuid.uuid4().hex[:16]}.v2"):
             text = write_warm_report(trace, self._first)
-            tf.summary.text(f"{self._tag}/report", text, step=trace.step)
+            dashboards.write_text(f"{self._tag}/report", text, step=trace.step)

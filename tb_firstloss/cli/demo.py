@@ -4,6 +4,7 @@ Examples::
 
   tb-firstloss demo
   tb-firstloss demo --logdir /tmp/digits --weight-seed 1
+  tb-firstloss demo --keras
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="cross-entropy",
         help="loss function (default: cross-entropy)",
     )
+    parser.add_argument(
+        "--keras", action="store_true", help="train with model.fit instead of a loop by hand"
+    )
     add_quiet(parser)
 
 
@@ -45,13 +49,19 @@ def run(options: argparse.Namespace) -> int:
         from tb_firstloss import demo
 
         demo.start_devices()
-    outcome = demo.train(
-        options.logdir,
-        data_seed=options.data_seed,
-        weight_seed=options.weight_seed,
-        loss=options.loss,
-        track=lambda batches, count: track(batches, "Training", count, quiet=options.quiet),
-    )
+    choices = {
+        "data_seed": options.data_seed,
+        "weight_seed": options.weight_seed,
+        "loss": options.loss,
+    }
+    if options.keras:
+        outcome = demo.train_with_fit(options.logdir, **choices)
+    else:
+        outcome = demo.train(
+            options.logdir,
+            **choices,
+            track=lambda batches, count: track(batches, "Training", count, quiet=options.quiet),
+        )
     from tb_firstloss.reading.recordings import read_first_loss
 
     first = read_first_loss(outcome.run_dir)

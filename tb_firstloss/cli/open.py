@@ -11,12 +11,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tb_firstloss.contract import PLUGIN_NAME
 from tb_firstloss.errors import FirstLossError
 
 _ADDRESS = re.compile(r"^TensorBoard \S+ at (http\S+) ", re.MULTILINE)
@@ -41,9 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints the tab's address and serves it until Ctrl-C."""
+    from tb_firstloss.contract import PLUGIN_NAME  # with NumPy, which --help does not need
+
     if "://" not in options.logdir and not Path(options.logdir).is_dir():
         raise NotADirectoryError(f"{options.logdir}: no such directory; give the logdir")
     print("Starting TensorBoard …", file=sys.stderr)
+    # Ended by a service manager or a notebook, this process must take TensorBoard with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     flags = ["--host", options.host, "--port", str(options.port)]
     with serve(options.logdir, *flags) as (address, process):
         print(f"{address}#{PLUGIN_NAME}", flush=True)
@@ -80,7 +84,15 @@ def serve(
         try:
             yield _await_address(process), process
         finally:
-            process.terminate()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def _await_address(process: subprocess.Popen[str]) -> str:
@@ -100,7 +112,8 @@ def _keep_reading(process: subprocess.Popen[str]) -> None:
 
     def pump() -> None:
         assert process.stderr is not None
-        for line in process.stderr:
-            sys.stderr.write(line)
+        with contextlib.suppress(ValueError):  # stderr may be closed first, when Python ends
+            for line in process.stderr:
+                sys.stderr.write(line)
 
     threading.Thread(target=pump, daemon=True).start()

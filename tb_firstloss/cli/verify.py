@@ -58,9 +58,10 @@ def _verify(path: str) -> list[dict[str, Any]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", DamageWarning)
         read_first_losses(path)
-    lines += [
-        {"path": path, "kind": "incomplete", "message": str(warning.message)}
-        for warning in caught
-        if issubclass(warning.category, DamageWarning)
-    ]
+    for warning in caught:
+        text = str(warning.message)
+        if issubclass(warning.category, DamageWarning) and not any(
+            line["message"] in text for line in lines
+        ):
+            lines.append({"path": path, "kind": "incomplete", "message": text})
     return lines

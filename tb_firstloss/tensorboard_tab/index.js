@@ -95,7 +95,7 @@ function followTheme() {
 function toRows(recordings) {
   return recordings.flatMap((recording) => {
     const { run, problem } = recording;
-    if (problem != null) return [{ id: JSON.stringify([run]), run, problem }];
+    if (problem != null) return [{ id: JSON.stringify([run]), run, problem, points: [] }];
     const outputs = recording.outputs.length ? recording.outputs : [null];
     return outputs.map((output) => toRow(recording, output));
   });
@@ -388,13 +388,13 @@ async function load() {
   const query = new URLSearchParams(state.version ? { have: state.version } : {});
   const found = await getJson(`data/plugin/tb_firstloss/recordings?${query}`);
   if (found.version === state.version) return showCount();
-  state.version = found.version;
   state.rows = toRows(found.recordings ?? []);
   state.chosen = state.chosen.filter((id) => state.rows.some((row) => row.id === id));
   showOutputs();
   page.main.replaceChildren(state.rows.length ? page.table : nothingYet());
   showTable();
   showDetails();
+  state.version = found.version;
 }
 
 function showOutputs() {

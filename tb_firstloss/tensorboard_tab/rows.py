@@ -139,8 +139,10 @@ def to_points(finite: Array) -> tuple[list[float], list[int] | None]:
     """
     if finite.size <= MAX_POINTS:
         return [_rounded(value) for value in np.sort(finite)], None
-    with np.errstate(over="ignore"):
-        counts, edges = np.histogram(finite / 4, bins=MAX_POINTS)  # the range never overflows
+    distinct, counts = np.unique(finite, return_counts=True)
+    if distinct.size <= MAX_POINTS:
+        return [_rounded(value) for value in distinct], counts.tolist()
+    counts, edges = np.histogram(finite / 4, bins=MAX_POINTS)  # the range never overflows
     centers = 2 * (edges[:-1] + edges[1:])
     filled = counts > 0
     return [_rounded(value) for value in centers[filled]], counts[filled].tolist()
