@@ -20,7 +20,7 @@ help:
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml tb_firstloss/reading/_scan.pyx
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.10 to 3.13 found; install one, or name it:" \
 		"make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "make: $(PYTHON) cannot create .venv (the message above" \
@@ -36,7 +36,7 @@ demo: $(INSTALLED)
 	@$(BIN)/tb-firstloss demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -q
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q --durations 15
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
