@@ -49,5 +49,23 @@ bench: $(INSTALLED)
 screenshots: $(INSTALLED)
 	$(BIN)/python -m tests.browser.screenshots docs
 
+# TensorFlow 2.16 has no wheels above Python 3.12.
+COMPAT_PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+	&& { echo $$p; break; }; done)
+COMPAT := 2.16.2:3.0.5:2.16.0 2.18.1:3.6.0:2.18.0
+
+compat:
+	@test -n "$(COMPAT_PYTHON)" || { echo "make: no Python 3.10 to 3.12 found, which TensorFlow" \
+		"2.16 needs; name one: make compat COMPAT_PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@for versions in $(COMPAT); do \
+		set -- $$(echo $$versions | tr : ' '); env=.compat/tf$$1-keras$$2; \
+		test -e $$env/.installed || { $(COMPAT_PYTHON) -m venv $$env && \
+			$$env/bin/python -m pip install --quiet "tensorflow==$$1" "keras==$$2" "tf_keras==$$3" \
+			pytest pytest-xdist scikit-learn --editable . && touch $$env/.installed; } || exit 1; \
+		echo "== TensorFlow $$1, Keras $$2, tf_keras $$3"; \
+		$$env/bin/python -m pytest -n 2 --dist worksteal -q tests/test_fit.py || exit 1; \
+	done
+
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .compat build dist .pytest_cache .mypy_cache .ruff_cache

@@ -19,15 +19,25 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "FirstBatch": "first_batch",
-    "OutputLoss": "first_batch",
-    "FirstLoss": "capture.loop",
+    "Comparison": "comparison",
     "Damage": "reading.records",
+    "FirstBatch": "first_batch",
+    "FirstLoss": "capture.loop",
+    "FirstLossCallback": "capture.fit",
+    "OutputLoss": "first_batch",
+    "Scalars": "reading.scalars",
     "TensorDatum": "reading.tensors",
+    "Verdict": "checks",
+    "check": "checks",
+    "compare": "comparison",
+    "follow": "reading.follow",
     "iter_events": "reading.logdir",
     "iter_tensors": "reading.logdir",
+    "peek": "capture.batches",
+    "probe": "capture.dry_run",
     "read_first_loss": "reading.recordings",
     "read_first_losses": "reading.recordings",
+    "read_scalars": "reading.scalars",
     "verify": "reading.logdir",
 }
 

@@ -1,12 +1,18 @@
-"""What the first loss should be: expectations."""
+"""What the first loss should be, and whether it is."""
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import math
 import operator
 import reprlib
 from collections.abc import Callable
+from typing import Literal
+
+from tb_firstloss.first_batch import FirstBatch
+
+Kind = Literal["ok", "high", "low", "non-finite", "constant"]
 
 _OPERATORS: dict[type[ast.AST], Callable[..., float]] = {
     ast.Add: operator.add,
@@ -26,6 +32,111 @@ _FUNCTIONS: dict[str, Callable[..., float]] = {
 }
 _CONSTANTS = {"pi": math.pi, "e": math.e}
 
+_USUAL_CAUSES: dict[Kind, str] = {
+    "high": "initial weights that are too large, inputs that are not normalised, or logits that "
+    "the loss takes for probabilities",
+    "low": "weights that are trained already, labels that leak into the inputs, a batch of few "
+    "classes, or padding that counts as examples",
+    "non-finite": "NaN in the inputs, log(0) or a division by 0 in the loss, or float16 overflow",
+    "constant": "outputs that do not depend on the inputs: a last layer that starts at zero, dead "
+    "activations, or one example repeated through the batch",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether a first loss is what was expected.
+
+    Attributes:
+        kind: "ok", "high" or "low"; "non-finite" when any value is NaN or infinite, and "constant"
+            when all of several per-example values are equal, whatever the expectation.
+        compared: What was compared: "mean per-example loss", or "loss" without a single output.
+        value: Its value; NaN or infinite where it is.
+        expected: What it was compared with.
+        message: One sentence, with what usually causes it.
+    """
+
+    kind: Kind
+    compared: str
+    value: float
+    expected: float
+    message: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return self.kind == "ok"
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def check(
+    first_batch: FirstBatch, expect: float | str, *, rtol: float = 0.1, atol: float = 0.0
+) -> Verdict:
+    """Compares a first loss with what it should be.
+
+    What is compared is the mean of the finite per-example values, because regularisers shift the
+    total; the total loss only where there is not exactly one output.
+
+    Args:
+        first_batch: What was captured.
+        expect: A number, or an expression such as ``"log(10)"``; see `parse_expectation`.
+        rtol: Allowed deviation as a share of the expectation.
+        atol: Allowed deviation in units of the loss, added to that.
+
+    Raises:
+        ValueError: The expectation or a tolerance is not usable, or there is neither a single
+            output nor a scalar loss.
+        TypeError: The expectation is neither a number nor text.
+    """
+    expected = parse_expectation(expect)
+    for name, tolerance in (("rtol", rtol), ("atol", atol)):
+        check_tolerance(name, tolerance)
+    compared, value = _compared_value(first_batch)
+    kind, finding = _find(first_batch, value, expected, atol + rtol * abs(expected))
+    if kind == "ok":
+        message = f"{compared} {value:.6g} is as expected ({expected:.6g})"
+    else:
+        message = f"{compared} {value:.6g}, expected {expected:.6g}: {finding}"
+        message += f". Usual causes: {_USUAL_CAUSES[kind]}"
+    return Verdict(kind=kind, compared=compared, value=value, expected=expected, message=message)
+
+
+def check_tolerance(name: str, tolerance: float) -> None:
+    """Raises ValueError unless a tolerance is a finite number of at least 0."""
+    if not (math.isfinite(tolerance) and tolerance >= 0):
+        raise ValueError(f"{name}: {tolerance!r}; give a finite number of at least 0")
+
+
+def _compared_value(first: FirstBatch) -> tuple[str, float]:
+    if len(first.outputs) == 1:
+        return "mean per-example loss", first.mean
+    if first.loss is None or first.loss.ndim:
+        raise ValueError(
+            f"{first.run}: {len(first.outputs)} outputs and no scalar loss, so there is no one "
+            "value to compare; check outputs[name] yourself"
+        )
+    return "loss", float(first.loss)
+
+
+def _find(first: FirstBatch, value: float, expected: float, allowed: float) -> tuple[Kind, str]:
+    statistics = [output.statistics for output in first.outputs.values()]
+    bad, count = sum(s.nonfinite_count for s in statistics), sum(s.count for s in statistics)
+    if bad:
+        return "non-finite", f"{bad} of {count} per-example values are NaN or infinite"
+    if not math.isfinite(value):
+        return "non-finite", "it is NaN or infinite"
+    if first.loss is not None and first.loss.ndim == 0 and not math.isfinite(float(first.loss)):
+        return "non-finite", f"the total loss is {float(first.loss)}"
+    for name, s in zip(first.outputs, statistics, strict=True):
+        if s.count > 1 and s.min == s.max:
+            return "constant", f"all {s.count} per-example values of {name!r} are equal"
+    if abs(value - expected) <= allowed:
+        return "ok", ""
+    deviation = f"{abs(value - expected):.3g} away, allowed are {allowed:.3g}"
+    return ("high", deviation) if value > expected else ("low", deviation)
+
 
 def parse_expectation(expect: float | str) -> float:
     """Returns the number that an expectation stands for: 2.3, "2.3", "log(10)", "ln(10) + 0.5".
@@ -37,6 +148,11 @@ def parse_expectation(expect: float | str) -> float:
         ValueError: Anything else, or a value that is not finite.
         TypeError: Neither a number nor text.
     """
+    if expect == "auto":
+        raise ValueError(
+            "expect: 'auto' is for FirstLossCallback and probe, which know the loss function and "
+            "the number of classes; give a number or an expression such as 'log(10)'"
+        )
     if isinstance(expect, bool) or not isinstance(expect, (int, float, str)):
         raise TypeError(f"expect: {expect!r} is neither a number nor an expression")
     try:

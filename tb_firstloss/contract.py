@@ -12,6 +12,7 @@ Encoding and decoding stand side by side here, so that neither can change alone.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -314,6 +315,7 @@ def _load(entry: dict[str, Any] | None, tensors: Mapping[str, Array], where: str
     return array
 
 
+@functools.cache
 def _dtype(name: str) -> np.dtype[Any]:
     """Returns the dtype of a name, NumPy's or ml_dtypes'."""
     extended = getattr(ml_dtypes, name, None)

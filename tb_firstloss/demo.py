@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import sys
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from tb_firstloss.errors import MissingDependencyError
 
@@ -19,10 +20,19 @@ except ImportError as error:
         f"the demo needs {error.name}, which is not installed: pip install 'tb-firstloss[demo]'"
     ) from error
 
+from tb_firstloss.capture.fit import FirstLossCallback
 from tb_firstloss.capture.loop import FirstLoss
 
 LN_10 = math.log(10)
 BATCH_SIZE = 32
+LEARNING_RATE = 3e-3
+
+LOSSES: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
+    "cross-entropy": keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=None),
+    "squared-error": lambda y, logits: keras.losses.mean_squared_error(tf.one_hot(y, 10), logits),
+}
+"""Loss functions of labels [batch] and logits [batch, 10], each → loss per example [batch]."""
+
 TEST_COUNT = 297
 
 
@@ -46,19 +56,73 @@ def start_devices() -> None:
     tf.config.list_logical_devices()
 
 
-def train(logdir: str | os.PathLike[str], *, data_seed: int = 0, weight_seed: int = 0) -> Outcome:
-    """Trains the demo network for one epoch and records its first batch under ``logdir``."""
-    from rich.console import Console
-    from rich.progress import track
+def train(
+    logdir: str | os.PathLike[str],
+    *,
+    data_seed: int = 0,
+    weight_seed: int = 0,
+    loss: str = "cross-entropy",
+    track: Callable[[Iterable[Any], int], Iterable[Any]] = lambda batches, _: batches,
+) -> Outcome:
+    """Trains the demo network for one epoch and records its first batch under ``logdir``.
 
+    Args:
+        logdir: Where the recording goes.
+        data_seed: Seed of the order of the images.
+        weight_seed: Seed of the initial weights.
+        loss: One of `LOSSES`.
+        track: Called with the batches and their number; returns them again, to show progress.
+    """
     model = make_model(weight_seed)
     (images, labels), test = load_images()
     batches = make_batches(images, labels, data_seed)
-    first = FirstLoss(logdir, expect="log(10)")
-    train_step = first.wrap(make_train_step(model), loss="per_example", total="loss")
-    terminal = Console(file=sys.stderr)
-    for x, y in track(batches, "Training", total=len(batches), console=terminal, transient=True):
+    first = FirstLoss(
+        logdir,
+        expect="log(10)" if loss == "cross-entropy" else None,
+        fingerprint=True,
+        metadata={"loss_function": loss},
+    )
+    train_step = first.wrap(make_train_step(model, loss), loss="per_example", total="loss")
+    for x, y in track(batches, len(batches)):
         train_step(x, y)
+    if first.run_dir is None:
+        raise OSError(f"{first.logdir}: nothing could be written there")
+    return Outcome(
+        run_dir=first.run_dir, accuracy=measure_accuracy(model, *test), test_count=TEST_COUNT
+    )
+
+
+def train_with_fit(
+    logdir: str | os.PathLike[str],
+    *,
+    data_seed: int = 0,
+    weight_seed: int = 0,
+    loss: str = "cross-entropy",
+) -> Outcome:
+    """Trains the same network on the same batches with ``model.fit``.
+
+    Args:
+        logdir: Where the recording goes.
+        data_seed: Seed of the order of the images.
+        weight_seed: Seed of the initial weights.
+        loss: One of `LOSSES`.
+    """
+    model = make_model(weight_seed)
+    (images, labels), test = load_images()
+    batches = make_batches(images, labels, data_seed)
+    first = FirstLossCallback(
+        logdir,
+        expect="log(10)" if loss == "cross-entropy" else None,
+        fingerprint=True,
+        metadata={"loss_function": loss},
+    )
+
+    def loss_fn(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        # Keras gives labels in the dtype of the logits. Of a function it takes the mean.
+        return LOSSES[loss](tf.cast(y, tf.int32), logits)
+
+    model.compile(keras.optimizers.Adam(LEARNING_RATE), loss_fn)
+    model.fit(batches, verbose=0, callbacks=[first])
     if first.run_dir is None:
         raise OSError(f"{first.logdir}: nothing could be written there")
     return Outcome(
@@ -77,6 +141,8 @@ def load_images() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.n
 
 def make_batches(images: np.ndarray, labels: np.ndarray, seed: int) -> tf.data.Dataset:
     """Returns shuffled batches of images [32, 8, 8, 1] and labels [32]."""
+    # A shuffle's own seed is combined with the global one, which the weights' seed has set.
+    tf.random.set_seed(seed)
     data = tf.data.Dataset.from_tensor_slices((images, labels))
     return data.shuffle(len(images), seed=seed).batch(BATCH_SIZE)
 
@@ -95,10 +161,12 @@ def make_model(seed: int) -> keras.Model:
     )
 
 
-def make_train_step(model: keras.Model) -> tf.types.experimental.PolymorphicFunction:
+def make_train_step(
+    model: keras.Model, loss: str = "cross-entropy"
+) -> tf.types.experimental.PolymorphicFunction:
     """Returns a plain training step that gives the loss per example and the mean it descends."""
-    optimizer = keras.optimizers.Adam(3e-3)
-    loss_fn = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=None)
+    optimizer = keras.optimizers.Adam(LEARNING_RATE)
+    loss_fn = LOSSES[loss]
 
     def train_step(x: tf.Tensor, y: tf.Tensor) -> dict[str, tf.Tensor]:
         with tf.GradientTape() as tape:

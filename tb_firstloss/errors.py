@@ -7,7 +7,8 @@
           ├── CaptureError                 the first batch could not be captured
           │    ├── LossNotFoundError       the step returned nothing usable as a loss
           │    ├── NotDurableError         what was written is not what is on disk
-          │    └── ResumedRunError         a resumed run, and on_resume="error"
+          │    ├── ResumedRunError         a resumed run, and on_resume="error"
+     │    └── UnexpectedLossError     the first loss is not as expected, and on_error="raise"
           ├── MissingDependencyError       an optional package is not installed (also ImportError)
           └── ReadError                    the state of a file, a run or a logdir
                ├── EventFileError          a file that holds no events, or cannot be opened
@@ -58,6 +59,10 @@ class NotDurableError(CaptureError):
 
 class ResumedRunError(CaptureError):
     """The run continues an earlier one and ``on_resume="error"`` was asked for."""
+
+
+class UnexpectedLossError(CaptureError):
+    """The first loss is recorded, is not what was expected, and ``on_error="raise"``."""
 
 
 class MissingDependencyError(FirstLossError, ImportError):

@@ -5,6 +5,9 @@ import sys
 
 import pytest
 
+from tb_firstloss import reading
+from tb_firstloss.reading import extension
+
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -23,3 +26,11 @@ def two_logical_cpus():
         cpu = tf.config.list_physical_devices("CPU")[0]
         half = tf.config.LogicalDeviceConfiguration()
         tf.config.set_logical_device_configuration(cpu, [half, half])
+
+
+@pytest.fixture(params=["python", "compiled"] if reading.compiled else ["python"])
+def engine(request, monkeypatch):
+    """Reads with the Python reference, and with the extension where it was built."""
+    if request.param == "python":
+        monkeypatch.setattr(extension, "scan", None)
+    return request.param

@@ -1,8 +1,10 @@
 import math
 
+import numpy as np
 import pytest
 
-from tb_firstloss.checks import parse_expectation
+from tb_firstloss import FirstBatch, OutputLoss
+from tb_firstloss.checks import check, parse_expectation
 
 
 @pytest.mark.parametrize(
@@ -41,3 +43,84 @@ def test_anything_else_is_refused_in_one_line(expect):
 def test_other_types_are_refused(expect):
     with pytest.raises(TypeError, match="expect: "):
         parse_expectation(expect)
+
+
+def first_batch(values=None, loss=None, **more):
+    """A first batch with one output of these values, or with none."""
+    outputs = {} if values is None else {"out": np.asarray(values, np.float32)}
+    outputs |= {name: np.asarray(array, np.float32) for name, array in more.items()}
+    return FirstBatch(
+        run="run",
+        step=0,
+        wall_time=0.0,
+        loss=None if loss is None else np.float32(loss),
+        outputs={name: OutputLoss(per_example=array) for name, array in outputs.items()},
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "expect", "kind"),
+    [
+        ([1.9, 2.1], 2.0, "ok"),
+        ([2.0, 2.375], "1 + 1", "ok"),  # 9 % away, and 10 % are allowed
+        ([2.0, 2.5], 2.0, "high"),
+        ([1.0, 2.0], 2.0, "low"),
+        ([2.0, np.nan], 2.0, "non-finite"),
+        ([2.0, np.inf], 2.0, "non-finite"),
+        ([2.0, 2.0, 2.0], 2.0, "constant"),
+        ([5.0, 5.0, 5.0], 2.0, "constant"),
+        ([2.0], 2.0, "ok"),  # one example alone is no constant
+    ],
+)
+def test_the_verdict_is_about_the_mean_of_the_values(values, expect, kind):
+    verdict = check(first_batch(values, loss=9.0), expect)
+    assert (verdict.kind, verdict.ok) == (kind, kind == "ok")
+    assert verdict.compared == "mean per-example loss"
+    assert verdict.expected == 2.0
+
+
+@pytest.mark.parametrize(("loss", "kind"), [(2.0, "ok"), (3.0, "high"), (np.nan, "non-finite")])
+@pytest.mark.parametrize("outputs", [{}, {"a": [1.0, 7.0], "b": [1.0, 2.0]}], ids=["none", "two"])
+def test_without_a_single_output_the_loss_is_compared_and_that_is_said(loss, kind, outputs):
+    verdict = check(first_batch(loss=loss, **outputs), 2.0)
+    assert verdict.kind == kind
+    assert str(verdict).startswith("loss ")
+
+
+def test_a_loss_that_is_not_finite_is_seen_behind_finite_values():
+    assert check(first_batch([1.9, 2.1], loss=np.inf), 2.0).kind == "non-finite"
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "ok"),
+    [({}, False), ({"rtol": 0.3}, True), ({"rtol": 0, "atol": 0.5}, True), ({"rtol": 0}, False)],
+)
+def test_tolerances_widen_what_is_expected(tolerance, ok):
+    assert check(first_batch([2.0, 3.0]), 2.0, **tolerance).ok is ok
+
+
+@pytest.mark.parametrize("kind", ["high", "low", "non-finite", "constant"])
+def test_every_finding_names_values_and_usual_causes_in_one_sentence(kind):
+    values = {"high": [3, 4], "low": [0, 1], "non-finite": [np.nan, 2], "constant": [2, 2]}
+    message = check(first_batch(values[kind]), 2.0).message
+    assert "expected 2" in message
+    assert "Usual causes: " in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"expect": "auto"}, "is for FirstLossCallback and probe"),
+        ({"expect": 2, "rtol": -1}, "rtol: -1"),
+        ({"expect": 2, "atol": math.nan}, "atol: nan"),
+    ],
+)
+def test_unusable_options_are_refused(options, error):
+    with pytest.raises(ValueError, match=error):
+        check(first_batch([2.0]), **options)
+
+
+def test_several_outputs_without_a_loss_are_no_one_value():
+    with pytest.raises(ValueError, match="2 outputs and no scalar loss"):
+        check(first_batch(a=[1.0], b=[2.0]), 2.0)

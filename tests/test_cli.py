@@ -1,24 +1,33 @@
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from tb_firstloss import FirstLoss, read_first_loss
-from tb_firstloss.cli import main
+from tb_firstloss import read_first_loss
+from tb_firstloss.cli import COMMANDS, main
+from tb_firstloss.errors import UnexpectedLossError
+from tests.recorded import record, run_on_terminal
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """Two runs: one with NaN and an expectation, one with a scalar only."""
+    logdir = tmp_path_factory.mktemp("runs")
+    with contextlib.suppress(UnexpectedLossError):
+        record(logdir / "a", [1.0, 3.0, np.nan], total=2.5, expect="log(10)")
+    record(logdir / "b", 7.25)
+    return logdir
 
 
 @pytest.fixture
-def logdir(tmp_path):
-    """Two runs: one with NaN and an expectation, one with a scalar only."""
-    FirstLoss(tmp_path / "a", expect="log(10)", on_error="raise").record(
-        tf.constant([1.0, 3.0, np.nan]), total=tf.constant(2.5)
-    )
-    FirstLoss(tmp_path / "b", on_error="raise").record(tf.constant(7.25))
-    return tmp_path
+def logdir(recordings, tmp_path):
+    """A copy of them to damage."""
+    return shutil.copytree(recordings, tmp_path / "copy")
 
 
 def test_show_prints_a_row_per_run(logdir, capsys):
@@ -107,6 +116,90 @@ def test_a_terminal_without_unicode_gets_plain_bars(logdir):
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"first_batch" in done.stdout
+
+
+def test_runs_can_be_chosen_by_name_and_glob(recordings, capsys):
+    for arguments in (["--run", "b/first_batch"], ["--run", "b*"], ["--run", "x", "--run", "b*"]):
+        assert main(["show", str(recordings), "--json", *arguments]) == 0
+        assert [row["run"] for row in json.loads(capsys.readouterr().out)] == ["b/first_batch"]
+
+
+def test_a_choice_that_means_no_run_lists_them(recordings, capsys):
+    assert main(["show", str(recordings), "--run", "c*"]) == 1
+    assert "none of its runs is meant by --run: a/first_batch, b/first_batch" in (
+        capsys.readouterr().err
+    )
+
+
+def test_runs_of_several_paths_carry_their_path(recordings, capsys):
+    (file,) = (recordings / "b" / "first_batch").glob("events*")
+    paths = [recordings / "a", recordings / "b" / "first_batch", file]
+    assert main(["show", "--json", *map(str, paths)]) == 0
+    names = [row["run"] for row in json.loads(capsys.readouterr().out)]
+    last = str(recordings / "b" / "first_batch")
+    assert names == [str(recordings / "a" / "first_batch"), last, last]
+
+
+def test_colours_are_for_terminals_and_not_with_no_color(recordings, capsys):
+    main(["show", str(recordings)])
+    assert "\x1b" not in capsys.readouterr().out
+    for colours, environment in ((True, {}), (False, {"NO_COLOR": "1"}), (False, {"TERM": "dumb"})):
+        code, shown = run_on_terminal("show", recordings, **environment)
+        assert code == 0
+        assert ("\x1b[31m1\x1b[0m" in shown) is colours  # one value is NaN
+        assert ("\x1b" in shown) is colours
+
+
+@pytest.mark.parametrize("columns", [85, 40])
+def test_a_narrow_terminal_loses_no_number(recordings, columns):
+    _, shown = run_on_terminal("show", recordings, columns=columns, NO_COLOR="1")
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= columns
+    words = shown.split()
+    for word in ("a/first_batch", "b/first_batch", "2.5", "7.25", "2.30259", "non-finite"):
+        assert word in words
+
+
+def test_a_run_name_cannot_steer_the_terminal(tmp_path, capsys):
+    record(tmp_path / "\x1b[31mred\nrow", [1.0, 2.0])
+    assert main(["show", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "\\x1b[31mred\\nrow/first_batch" in out
+    assert "\x1b" not in out
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_names_that_the_terminal_lacks_are_escaped(tmp_path, encoding):
+    record(tmp_path / "läuft-日本", [1.0, 2.0])
+    done = subprocess.run(
+        [sys.executable, "-m", "tb_firstloss", "show", str(tmp_path)],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    shown = "läuft-日本".encode(encoding, "backslashreplace")
+    assert shown + b"/first_batch" in done.stdout
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=" ".join)
+def test_help_has_an_example_and_imports_nothing_heavy(command):
+    code = (
+        "import sys\nfrom tb_firstloss.cli import main\ntry: main(sys.argv[1:])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "found = {name.partition('.')[0] for name in sys.modules}\n"
+        "print(found & {'tensorflow', 'keras', 'tensorboard', 'numpy', 'google', 'xprof'})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "set()"
+    assert f"usage: tb-firstloss {' '.join(command)}" in done.stdout
+    if command:
+        assert f"Examples:\n  tb-firstloss {command[0]}" in done.stdout
 
 
 @pytest.mark.slow

@@ -45,13 +45,13 @@ def test_the_base_imports_only_itself(name):
 
 
 def test_reading_imports_nothing_of_capture():
-    for name, path in in_rooms("reading", "checks").items():
+    for name, path in in_rooms("reading", "checks", "comparison").items():
         assert not {n for n in siblings_of(path) if ".capture" in n or ".cli" in n}, name
 
 
 def test_reading_and_checks_never_import_tensorflow():
     # TensorDatum.to_tensor is asked for a tf.Tensor, and is the one exception.
-    for name, path in in_rooms("reading", "checks", "cli").items():
+    for name, path in in_rooms("reading", "checks", "comparison", "cli").items():
         if name != "tb_firstloss.reading.tensors":
             assert not {n.split(".")[0] for n in imports_of(path)} & HEAVY, name
 
@@ -62,7 +62,11 @@ def test_capture_imports_reading_only_to_verify():
         for name, path in in_rooms("capture").items()
         if any(".reading" in n for n in siblings_of(path))
     }
-    assert importers <= {"tb_firstloss.capture.summaries", "tb_firstloss.capture.resume"}
+    assert importers <= {
+        "tb_firstloss.capture.durable",
+        "tb_firstloss.capture.resume",
+        "tb_firstloss.capture.profiler",
+    }
 
 
 def loaded_after(code):

@@ -454,3 +454,40 @@ def test_a_logdir_that_cannot_be_written_raises_when_asked(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CaptureError, match="file"):
         FirstLoss(tmp_path / "file", on_error="raise").record(1.0)
+
+
+def test_a_loop_inside_a_tf_function_is_told_how_to_do_it(tmp_path):
+    model = Linear()
+    step = FirstLoss(tmp_path, **PLAIN).wrap(model.step)
+
+    @tf.function
+    def epoch(data):
+        for x, y in data:
+            step(x, y)
+
+    with pytest.warns(CaptureWarning, match="take one batch from the iterator") as caught:
+        epoch(batches())
+    assert len(caught) == 1
+    plain = Linear()
+    for x, y in batches():
+        plain.step(x, y)
+    np.testing.assert_allclose(model.weight, plain.weight, rtol=1e-5)
+
+
+def test_the_pattern_for_a_loop_inside_a_tf_function_records_and_loses_no_batch(tmp_path):
+    model, plain = Linear(), Linear()
+    step = FirstLoss(tmp_path, on_error="raise", **PLAIN).wrap(model.step)
+
+    @tf.function
+    def rest(iterator, model):
+        for x, y in iterator:
+            model.step(x, y)
+
+    iterator = iter(batches())
+    step(*next(iterator))
+    rest(iterator, model)
+    iterator = iter(batches())
+    plain.step(*next(iterator))
+    rest(iterator, plain)
+    assert model.weight.numpy().tobytes() == plain.weight.numpy().tobytes()
+    np.testing.assert_allclose(read_first_loss(tmp_path).per_example, expected_per_example(), 1e-6)

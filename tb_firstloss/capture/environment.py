@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tb_firstloss.capture import tensorflow_internals
+
 
 def describe_environment(strategy: tf.distribute.Strategy | None = None) -> dict[str, Any]:
     """Returns what the recording's metadata says of its environment; unknown keys are left out.
@@ -20,9 +22,10 @@ def describe_environment(strategy: tf.distribute.Strategy | None = None) -> dict
         "tensorflow": tf.__version__,
         "numpy": np.__version__,
         "devices": [device.name for device in tf.config.list_logical_devices()],
-        "strategy": type(strategy).__name__,
         "replicas": strategy.num_replicas_in_sync,
     }
+    if type(strategy).__name__ != "_DefaultDistributionStrategy":
+        facts["strategy"] = type(strategy).__name__
     for name in ("keras", "tf_keras"):
         # Only what training has imported: importing Keras here would cost seconds.
         version = getattr(sys.modules.get(name), "__version__", None)
@@ -41,8 +44,5 @@ def _dtype_policy() -> dict[str, str]:
 
 
 def _determinism() -> dict[str, bool]:
-    # Private: TensorFlow lets op determinism be switched on, and has no public call to ask.
-    from tensorflow.python.framework import config
-
-    ask = getattr(config, "is_op_determinism_enabled", None)
-    return {} if ask is None else {"op_determinism": bool(ask())}
+    known = tensorflow_internals.op_determinism()
+    return {} if known is None else {"op_determinism": known}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from tb_firstloss.capture import keras_model, step_loss, values
+from tb_firstloss.capture import keras_graph, keras_model, step_loss, values
+from tb_firstloss.capture.fingerprint import fingerprint_weights
+from tb_firstloss.capture.later_executions import LaterExecutions
 from tb_firstloss.capture.recorder import Recorder
 from tb_firstloss.capture.trace import StepTrace
 from tb_firstloss.capture.train_function import CapturingFunction
@@ -52,6 +54,8 @@ class FirstExecution:
         self._own = model.train_function
         self._is_new = is_new and not keras_model.has_been_traced(self._own)
         self._capturing: CapturingFunction | None = None
+        self._later: LaterExecutions | None = None
+        self._fingerprint: dict[str, str] = {}
         self.over = False
         model.train_function = self
 
@@ -63,6 +67,8 @@ class FirstExecution:
 
     def leave(self) -> None:
         """Gives the model its own train function back, if ours is still in its place."""
+        if self._later is not None:
+            self._later.leave()
         if self._model.train_function is self:
             self._model.train_function = self._own
 
@@ -101,6 +107,10 @@ class FirstExecution:
 
     def _capture(self, capturing: CapturingFunction, iterator: Any) -> Any:
         steps = keras_model.steps_per_execution(self._model)
+        if self._recorder.fingerprint:
+            # The batch is behind the iterator: to look at it would take it away from training.
+            with self._recorder.guard(f"{self._recorder.logdir}: no fingerprint of the weights"):
+                self._fingerprint = fingerprint_weights(self._model)
         try:
             with (
                 keras_model.steps_set_to(self._model, 1),
@@ -108,13 +118,13 @@ class FirstExecution:
             ):
                 logs, tensors = capturing.run(iterator)
         except Exception as error:
-            if not capturing.failed_in_trace:
+            if not (capturing.failed_in_trace or capturing.has_random_state):
                 raise
             return self._run_uncaptured(capturing, iterator, error)
         graph = capturing.graph
-        capturing.close()
         self.over = True
         self._hand_over(capturing)
+        capturing.close()
         missing: list[str] = []
         with self._recorder.guard(self._doing()):
             missing = self._commit(capturing, trace, logs, tensors, graph)
@@ -123,15 +133,24 @@ class FirstExecution:
                 raise CaptureError(
                     f"{self._recorder.run_dir}: recorded without {'; '.join(missing)}"
                 )
-        return self._run_rest(capturing, iterator, steps, logs)
+        logs = self._run_rest(capturing, iterator, steps, logs)
+        if self._source == "model.fit" and self._recorder.awaits_warm_step:
+            self._later = LaterExecutions(self._model, self._recorder)
+        return logs
 
     def _hand_over(self, capturing: CapturingFunction) -> None:
-        """Leaves the function in the model that goes on with what random state there is."""
+        """Leaves the function in the model that goes on, with what random state there is."""
         eager = self._model.run_eagerly or tf.config.functions_run_eagerly()
-        if self._is_new and not eager and not self._goes_step_by_step:
-            capturing.stay()
-        else:
+        if not self._is_new or eager:
             self.leave()
+            return
+        successor = capturing.make_successor()
+        if successor is not None:
+            self._model.train_function = successor
+        elif self._goes_step_by_step:
+            self.leave()
+        else:
+            capturing.stay()
 
     def _run_rest(self, capturing: CapturingFunction, iterator: Any, steps: int, logs: Any) -> Any:
         """Runs what is left of an execution of several steps, and returns its logs."""
@@ -142,21 +161,13 @@ class FirstExecution:
         if not self._goes_step_by_step:
             with keras_model.steps_set_to(self._model, steps - 1):
                 return self._model.train_function(iterator)
-        with self._end_of_data():
+        with contextlib.suppress(StopIteration):  # Keras 3.7 and later; before, they raise
             for _ in range(steps - 1):
                 logs, _ = capturing.run(iterator)
-        # The TensorBoard callback of Keras before 3.7 asks an own tf.function for its graph now.
-        if hasattr(self._own, "get_concrete_function"):
+        # The TensorBoard callback of Keras before 3.7 asks a tf.function for its graph now.
+        if self._model.train_function is self._own and hasattr(self._own, "get_concrete_function"):
             self._own.get_concrete_function(iterator)
         return logs
-
-    @contextlib.contextmanager
-    def _end_of_data(self) -> Iterator[None]:
-        try:
-            yield
-        except tf.errors.OutOfRangeError:
-            if not keras_model.keeps_logs_at_end_of_data(self._model):
-                raise
 
     def _run_own(self, iterator: Any) -> Any:
         self.leave()
@@ -168,7 +179,7 @@ class FirstExecution:
         """Runs the model's own function on the batch that ours has not touched."""
         logs = self._run_own(iterator)
         reason = f"the training step could not be traced with its loss ({error})"
-        if capturing.found_random_state:
+        if capturing.has_random_state:
             reason = (
                 "the training step draws seeded numbers with tf.random, whose state is in the "
                 "function that draws; another one, as the capture needs here, would draw the same "
@@ -200,8 +211,10 @@ class FirstExecution:
             loss=captured.loss,
             outputs=captured.outputs,
             metadata=self._metadata(None if found else logs),
+            inferred=facts.expectation if found else None,
             step_trace=trace,
-            graph=(lambda: graph) if self._recorder.graph else None,
+            graph=lambda: graph,
+            layers=lambda: keras_graph.describe_layers(self._model),
         )
         return missing
 
@@ -214,6 +227,8 @@ class FirstExecution:
             "run_eagerly": bool(model.run_eagerly),
             "steps_per_execution": keras_model.steps_per_execution(model),
         }
+        if self._fingerprint:
+            facts["fingerprint"] = self._fingerprint
         if logs is not None:
             facts["running_means_after_first_execution"] = _plain_numbers(logs)
         return facts

@@ -49,10 +49,14 @@ class FirstLossCallback:
         graph: Whether to record the step's graph.
         profile: Whether to profile the step, or ``tf.profiler.experimental.ProfilerOptions``.
         warm_step: Number of a later step that is profiled too, or None.
-        expect: Expected mean loss: a number or an expression such as ``"log(10)"``.
+        expect: Expected mean loss: a number or an expression such as ``"log(10)"``; "auto" for
+            what the loss function tells: ln K for a softmax cross-entropy over K classes, ln 2 for
+            a binary one, and nothing, with a warning, for others. When the first loss is something
+            else, that is an UnexpectedLossWarning.
         hparams: Hyperparameters for TensorBoard's HParams dashboard.
         metadata: Anything of yours that JSON can hold; it comes back in ``FirstBatch.metadata``.
-        fingerprint: Whether to add digests of the batch and of the weights.
+        fingerprint: Whether to add a digest of the initial weights; fit's batch cannot be read
+            without taking it away from training.
         max_tensor_bytes: Tensors above this many bytes are left out, with one warning.
         on_resume: What to do when fit goes on where an earlier process stopped: "skip" takes that
             one's recording, "record" records under a later step, "error" raises.
@@ -101,7 +105,7 @@ class FirstLossCallback:
             graph=graph,
             profile=profile,
             warm_step=warm_step,
-            expect=expect,
+            expect=None if expect == "auto" else expect,
             hparams=hparams,
             metadata=metadata,
             fingerprint=fingerprint,
@@ -109,6 +113,7 @@ class FirstLossCallback:
             on_resume=on_resume,
             on_error=on_error,
         )
+        self._recorder.expects_auto = expect == "auto"
         self.model: Any = None
         self.params: Mapping[str, Any] | None = None
         self._over = False

@@ -61,6 +61,7 @@ class LossCall:
     sample_weight: Any = None
     mask: Any = None
     reduction: Any = None
+    predicted_shape: Any = None
 
 
 class Observation:
@@ -87,9 +88,9 @@ class Observation:
         return [self._unscaled(target) for target in self._targets]
 
     @contextlib.contextmanager
-    def loss_call(self, loss: Any) -> Iterator[None]:
+    def loss_call(self, loss: Any, predicted: Any) -> Iterator[None]:
         """Stands around a Loss call; one inside another belongs to the outer one."""
-        call = LossCall(loss)
+        call = LossCall(loss, predicted_shape=getattr(predicted, "shape", None))
         self._open_calls.append(call)
         try:
             yield
@@ -221,7 +222,8 @@ def _watch_loss(original: Callable[..., Any]) -> Callable[..., Any]:
         seen = _watching.seen
         if seen is None:
             return original(loss, *args, **kwargs)
-        with seen.loss_call(loss):
+        predicted = args[1] if len(args) > 1 else kwargs.get("y_pred")
+        with seen.loss_call(loss, predicted):
             return original(loss, *args, **kwargs)
 
     return __call__

@@ -134,18 +134,45 @@ def steps_set_to(model: Any, steps: int) -> Iterator[None]:
         variable.assign(before)
 
 
-def keeps_logs_at_end_of_data(model: Any) -> bool:
-    """Tells whether an execution that runs out of data midway returns the logs of its last step.
+def binds_train_step(model: Any) -> bool:
+    """Tells whether a train function keeps the train_step that it was made with (Keras 3.7 on).
 
-    So it is since Keras 3.7, whose executions are loops; before, and in tf_keras, they raise.
+    The others look the model's up whenever they are traced.
     """
-    return hasattr(model, "unrolled_steps_per_execution")
+    return hasattr(model, "_make_function")
+
+
+class _OneStep(int):
+    """One step an execution, made in the way of several.
+
+    Since Keras 3.7 an execution of several steps is a loop that ends where the data ends. For
+    exactly 1 there is no loop, and at the end of the data what does not depend on the batch, such
+    as counting the optimizer's iterations, has been done once too often.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    def __hash__(self) -> int:
+        return 1
+
+
+ONE_STEP = _OneStep(1)
+
+
+def tf_function_of(train_function: Any) -> Any:
+    """Returns the tf.function in a train function: itself, or since Keras 3.7 one that it calls."""
+    cells = getattr(train_function, "__closure__", None) or ()
+    for candidate in (train_function, *(cell.cell_contents for cell in cells)):
+        if hasattr(candidate, "get_concrete_function"):
+            return candidate
+    return None
 
 
 def has_been_traced(train_function: Any) -> bool:
-    """Tells whether a train function that is a tf.function has been traced; others cannot tell."""
-    count = getattr(train_function, "experimental_get_tracing_count", None)
-    return count is not None and count() > 0
+    """Tells whether a train function has been traced, as far as it can be seen."""
+    function = tf_function_of(train_function)
+    return function is not None and function.experimental_get_tracing_count() > 0
 
 
 @contextlib.contextmanager

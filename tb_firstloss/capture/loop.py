@@ -5,25 +5,30 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import tensorflow as tf
 
-from tb_firstloss.capture import trace, values
+from tb_firstloss.capture import checkpoint, graphs, replicas, resume, values, workers
+from tb_firstloss.capture.fingerprint import fingerprint
+from tb_firstloss.capture.fit import capture_train_on_batch, is_train_on_batch
 from tb_firstloss.capture.notices import warn
 from tb_firstloss.capture.recorder import DEFAULT_MAX_TENSOR_BYTES, Recorder
+from tb_firstloss.capture.trace import StepTrace
+from tb_firstloss.capture.turn import Turn
 from tb_firstloss.errors import CaptureWarning
 from tb_firstloss.first_batch import FirstBatch
 
 _INSIDE_FUNCTION = (
     "is inside a tf.function, where the loss of the first batch has no value yet: it records "
-    "nothing and changes nothing there. Wrap the outermost call, the one your Python loop makes"
+    "nothing and changes nothing there. Wrap the outermost call, the one that your Python loop "
+    "makes; if the loop itself is in the tf.function, take one batch from the iterator, give it to "
+    "a wrapped step, and give the iterator to the tf.function for the rest"
 )
 
 
-class FirstLoss:
+class FirstLoss(tf.train.experimental.PythonState):  # type: ignore[misc]  # TensorFlow is untyped
     """Records the loss of the first training batch, exactly as training computed it.
 
     ::
@@ -36,6 +41,9 @@ class FirstLoss:
     Before the first call of the wrapped step returns, its loss is in the event file, with the
     step's graph and profile; every later call goes straight through. Only one thread captures.
 
+    ``tf.train.Checkpoint(first_loss=first)`` saves what was captured and restores it, so that a
+    resumed run still has it; see ``on_resume``.
+
     Args:
         logdir: Directory under which the run directory is created, local or of a scheme that
             TensorFlow knows (``gs://``). Resolved at once; ``~`` is expanded.
@@ -44,7 +52,8 @@ class FirstLoss:
         graph: Whether to record the step's graph.
         profile: Whether to profile the step, or ``tf.profiler.experimental.ProfilerOptions``.
         warm_step: Number of a later step that is profiled too, or None.
-        expect: Expected mean loss: a number or an expression such as ``"log(10)"``.
+        expect: Expected mean loss: a number or an expression such as ``"log(10)"``. When the first
+            loss is something else, that is an UnexpectedLossWarning.
         hparams: Hyperparameters for TensorBoard's HParams dashboard.
         metadata: Anything of yours that JSON can hold; it comes back in ``FirstBatch.metadata``.
         fingerprint: Whether to add digests of the batch and of the weights.
@@ -92,10 +101,13 @@ class FirstLoss:
             on_resume=on_resume,
             on_error=on_error,
         )
-        self._turn = _Turn()
-        self._trace: trace.StepTrace | None = None
+        self._turn = Turn()
+        self._trace: StepTrace | None = None
         self._recorded = False
-        self._pending: values.Captured | None = None
+        self._pending: Callable[[], values.Captured] | None = None
+        self._fingerprint: dict[str, str] = {}
+        self._restored: FirstBatch | None = None
+        self._declines = False
         self._warned_inside_function = False
 
     @property
@@ -115,8 +127,8 @@ class FirstLoss:
 
     @property
     def first_batch(self) -> FirstBatch | None:
-        """What was captured; None before that."""
-        return self._recorder.first_batch
+        """What was captured, or restored from a checkpoint; None before that."""
+        return self._recorder.first_batch or self._restored
 
     def wrap(
         self,
@@ -145,6 +157,8 @@ class FirstLoss:
         def step(*args: Any, **kwargs: Any) -> Any:
             if turn.over:
                 return step_fn(*args, **kwargs)
+            if turn.captured:
+                return self._later_call(step_fn, args, kwargs)
             return self._first_call(step_fn, args, kwargs, loss, total)
 
         if hasattr(step_fn, "get_concrete_function"):
@@ -156,29 +170,29 @@ class FirstLoss:
         """Opens the step-0 window by hand, for a loop that is not wrapped.
 
         ``with first.trace(): loss = step(x, y); first.record(loss)``. Put exactly one step in it.
-        From the second time on it does nothing, so it can stand in the loop.
+        From the second time on it does nothing but count for ``warm_step``, so it can stand in the
+        loop.
         """
-        if not tf.executing_eagerly():
-            self._warn_inside_function("trace()")
-            yield
+        if self._turn.captured and not self._turn.over:
+            with self._counted():
+                yield
             return
-        if self._trace is not None or not self._turn.take():
+        if self._trace is not None or not self._take_turn("trace()"):
             yield
             return
         try:
-            with self._recorder.window() as step_trace:
+            with self._window() as step_trace:
                 yield
         except BaseException:
             self._recorded, self._pending = False, None
             self._turn.give_back()
             raise
         self._trace = step_trace
-        if not self._recorded:
+        if self._pending is None:
             self._turn.give_back()
             return
         with self._last_act():
-            if self._pending is not None:
-                self._write(self._pending)
+            self._write(self._pending)
 
     def record(self, loss: Any, *, total: Any = None) -> None:
         """Records a loss; the first call wins, later ones do nothing.
@@ -190,22 +204,57 @@ class FirstLoss:
         """
         if self._turn.over or self._recorded:
             return
-        if not tf.executing_eagerly():
-            self._warn_inside_function("record()")
-            return
-
-        inside_trace = self._turn.is_mine()
-        if not inside_trace and not self._turn.take():
+        inside_trace = self._turn.is_mine() and tf.executing_eagerly()
+        if not inside_trace and not self._take_turn("record()"):
             return
         self._recorded = True
-        total_selector = None if total is None else 1
+        select = functools.partial(
+            values.select, (loss, total), loss=0, total=None if total is None else 1
+        )
         if inside_trace:
             # Written when the window is closed, so that the profile shows none of it.
-            with self._recorder.guard(self._doing()):
-                self._pending = values.select((loss, total), loss=0, total=total_selector)
+            self._pending = _call_now(select)
         else:
             with self._last_act():
-                self._write(values.select((loss, total), loss=0, total=total_selector))
+                self._write(select)
+
+    def serialize(self) -> bytes:
+        """Returns what a checkpoint keeps: every bit of the first batch, or nothing."""
+        return checkpoint.to_bytes(self.first_batch)
+
+    def deserialize(self, packed: bytes) -> None:
+        """Takes the first batch back from a checkpoint; one captured here already stays."""
+        with self._recorder.guard(f"{self.logdir}: the first loss was not restored"):
+            self._restored = checkpoint.from_bytes(packed)
+
+    def _copy_trackable_to_cpu(self, object_map: dict[Any, Any]) -> None:
+        # Asynchronous checkpoints ask for a copy (TensorFlow 2.16 to 2.21). What is captured never
+        # changes, so it can be its own copy.
+        object_map[self] = self
+
+    def _take_turn(self, what: str) -> bool:
+        """Tells whether this call is the one to capture."""
+        if not tf.executing_eagerly():
+            self._warn_inside_function(what)
+            return False
+        if not self._turn.take():
+            return False
+        if self._restored is None or self._go_on_recording(self._restored):
+            return True
+        if workers.worker_count(self._recorder.current_strategy) > 1:
+            self._declines = True  # the other workers may want to record, and wait for this one
+            return True
+        self._turn.finish()
+        return False
+
+    def _go_on_recording(self, restored: FirstBatch) -> bool:
+        signs = f"a checkpoint has restored the first batch of step {restored.step}"
+        if self._recorder.on_resume == "error":
+            self._turn.give_back()
+            resume.refuse(self._recorder, signs)
+        with self._recorder.guard(self._doing()):
+            return resume.take_up(self._recorder, earlier=restored, signs=signs)
+        return False
 
     def _first_call(
         self,
@@ -215,13 +264,13 @@ class FirstLoss:
         loss: values.Selector | None,
         total: values.Selector | None,
     ) -> Any:
-        if not tf.executing_eagerly():
-            self._warn_inside_function("the wrapped step")
+        if not self._take_turn("the wrapped step"):
             return step_fn(*args, **kwargs)
-        if not self._turn.take():
-            return step_fn(*args, **kwargs)
+        if is_train_on_batch(step_fn):
+            return self._train_on_batch(step_fn, args, kwargs)
         try:
-            with self._recorder.window() as step_trace:
+            self._take_fingerprint(step_fn, args, kwargs)
+            with self._window() as step_trace:
                 result = step_fn(*args, **kwargs)
         except BaseException:
             self._turn.give_back()
@@ -229,10 +278,28 @@ class FirstLoss:
         self._trace = step_trace
         with self._last_act():
             self._write(
-                values.select(result, loss=loss, total=total),
-                graph=lambda: trace.step_graph(step_fn, args, kwargs),
+                lambda: values.select(result, loss=loss, total=total),
+                graph=lambda: graphs.step_graph(step_fn, args, kwargs),
             )
         return result
+
+    def _later_call(
+        self, step_fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        with self._counted():
+            return step_fn(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Counts the step inside on the way to the warm step."""
+        if not tf.executing_eagerly():
+            yield
+            return
+        try:
+            with self._recorder.later_step():
+                yield
+        finally:
+            self._turn.over = not self._recorder.awaits_warm_step
 
     @contextlib.contextmanager
     def _last_act(self) -> Iterator[None]:
@@ -241,17 +308,59 @@ class FirstLoss:
             with self._recorder.guard(self._doing()):
                 yield
         finally:
-            self._turn.finish()
+            self._turn.finish(over=not self._recorder.awaits_warm_step)
+
+    def _window(self) -> contextlib.AbstractContextManager[StepTrace | None]:
+        return contextlib.nullcontext() if self._declines else self._recorder.window()
+
+    def _take_fingerprint(self, step_fn: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        if self._recorder.fingerprint:
+            with self._recorder.guard(f"{self.logdir}: no fingerprint of the first batch"):
+                self._fingerprint = fingerprint(step_fn, args, kwargs)
+
+    def _train_on_batch(self, train_on_batch: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Calls a Keras model's train_on_batch, which captures as model.fit does."""
+        try:
+            result = capture_train_on_batch(self._recorder, train_on_batch, args, kwargs)
+        except BaseException:
+            self._turn.give_back()
+            raise
+        self._turn.finish(over=not self._recorder.awaits_warm_step)
+        return result
 
     def _write(
-        self, captured: values.Captured, graph: Callable[[], tf.Graph | None] | None = None
+        self,
+        select: Callable[[], values.Captured],
+        graph: Callable[[], tf.Graph | None] | None = None,
     ) -> None:
-        self._recorder.commit(
-            loss=captured.loss,
-            outputs=captured.outputs,
-            step_trace=self._trace,
-            graph=graph if self._recorder.graph else None,
-        )
+        captured: values.Captured | None
+        strategy = self._recorder.current_strategy
+        workers.check_strategy_is_known(strategy)
+        if workers.worker_count(strategy) == 1:
+            captured = select()
+        else:
+            captured = workers.agree(select, strategy, declines=self._declines)
+        if captured is not None:
+            self._recorder.commit(
+                loss=captured.loss,
+                outputs=captured.outputs,
+                metadata=self._metadata(captured),
+                step_trace=self._trace or self._recorder.no_window(),
+                graph=graph,
+            )
+
+    def _metadata(self, captured: values.Captured) -> dict[str, Any]:
+        facts: dict[str, Any] = {"captured_from": "custom loop"}
+        output = next(iter(captured.outputs.values()), None)
+        if output is not None and output.per_example is not None:
+            rows = replicas.row_count((output.per_example, output.row_splits))
+            facts["global_batch_size"] = rows
+        if captured.replica_counts:
+            facts["replica_counts"] = list(captured.replica_counts)
+            facts["replicas"] = len(captured.replica_counts)
+        if self._fingerprint:
+            facts["fingerprint"] = self._fingerprint
+        return facts
 
     def _doing(self) -> str:
         return f"{self.logdir}: the first loss was not recorded"
@@ -262,34 +371,16 @@ class FirstLoss:
             warn(f"{what} {_INSIDE_FUNCTION}", CaptureWarning)
 
 
-class _Turn:
-    """Whose turn it is to capture: nobody's yet, one thread's, or over.
+def _call_now(select: Callable[[], values.Captured]) -> Callable[[], values.Captured]:
+    """Calls a function now, and returns one that gives its result, or its error, later."""
+    try:
+        captured = select()
+    except Exception as error:  # noqa: BLE001 - raised later
+        failure = error
+    else:
+        return lambda: captured
 
-    ``over`` is read at every later step, so it is a plain attribute.
-    """
+    def fail() -> values.Captured:
+        raise failure
 
-    def __init__(self) -> None:
-        self.over = False
-        self._owner: int | None = None
-        self._lock = threading.Lock()
-
-    def take(self) -> bool:
-        """Takes the turn if nobody has it; tells whether this thread has just got it."""
-        with self._lock:
-            if self.over or self._owner is not None:
-                return False
-            self._owner = threading.get_ident()
-            return True
-
-    def is_mine(self) -> bool:
-        """Tells whether this thread is the one that captures."""
-        return self._owner == threading.get_ident()
-
-    def give_back(self) -> None:
-        """Leaves the turn to the next call: the step raised, so there was no first batch."""
-        self._owner = None
-
-    def finish(self) -> None:
-        """Ends the turn for good."""
-        self.over = True
-        self._owner = None
+    return fail

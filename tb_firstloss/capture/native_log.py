@@ -7,9 +7,13 @@ import os
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 
-PROFILER = re.compile(rb"^I\d{4} .*(profiler_session|save_profile)\.cc:")
+PROFILER = re.compile(
+    rb"(^I\d{4} |^\d{4}-\d\d-\d\d .*: I )"
+    rb".*(profiler_session|save_profile|cupti_\w+|device_tracer_\w+|rocm_\w+)\.cc:"
+)
 """What starting and stopping the profiler says at level INFO (TensorFlow 2.16 to 2.21)."""
 
 IMPORT = re.compile(
@@ -17,6 +21,9 @@ IMPORT = re.compile(
     rb"|All log messages before absl::InitializeLog|failed call to cuInit: .*\(303\)"
 )
 """What importing TensorFlow says at level INFO, and that a machine has no GPU driver."""
+
+# Two threads that redirect the one descriptor would each take the other's file for the original.
+_descriptor = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -26,7 +33,7 @@ def leave_out(lines: re.Pattern[bytes]) -> Iterator[None]:
     Native code writes to the descriptor, past sys.stderr, so the descriptor itself is redirected.
     Where that cannot be done (it is closed, no temporary file), nothing is held back.
     """
-    with contextlib.ExitStack() as stack:
+    with _descriptor, contextlib.ExitStack() as stack:
         try:
             held = stack.enter_context(tempfile.TemporaryFile())
             original = os.dup(2)

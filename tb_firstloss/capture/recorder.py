@@ -7,21 +7,21 @@ they share from there on.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import tensorflow as tf
 
 from tb_firstloss import checks, contract
-from tb_firstloss.capture import summaries, trace
+from tb_firstloss.capture import options, run_dirs, summaries, trace
 from tb_firstloss.capture.environment import describe_environment
+from tb_firstloss.capture.expectation import NOT_SEEN, Expectation
 from tb_firstloss.capture.notices import warn
-from tb_firstloss.errors import CaptureError, CaptureWarning, FirstLossError
+from tb_firstloss.capture.warm_step import WarmStep
+from tb_firstloss.errors import CaptureError, CaptureWarning, FirstLossError, FirstLossWarning
 from tb_firstloss.first_batch import Array, FirstBatch, OutputLoss
 
 logger = logging.getLogger(__name__)
@@ -72,29 +72,43 @@ class Recorder:
         on_resume: Literal["skip", "record", "error"] = "skip",
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
-        self.logdir = resolve_logdir(logdir)
+        self.logdir = options.resolve_logdir(logdir)
         self.tag = contract.check_tag(tag)
-        self.step = _check_step(step)
+        self.step = options.check_step(step)
         self.graph = bool(graph)
-        self.profile = profile
-        self.warm_step = _check_warm_step(warm_step)
+        self.profile = options.check_profile(profile)
+        self.warm_step = options.check_warm_step(warm_step, profile)
+        self.expects_auto = False
         self.expected = None if expect is None else checks.parse_expectation(expect)
         self.hparams = hparams
-        self.metadata = _check_metadata(metadata)
+        self.metadata = options.check_metadata(metadata)
         self.fingerprint = bool(fingerprint)
         self.strategy = strategy
-        self.max_tensor_bytes = _check_positive("max_tensor_bytes", max_tensor_bytes)
-        self.on_resume = _check_choice("on_resume", on_resume, ("skip", "record", "error"))
-        self.on_error = _check_choice("on_error", on_error, ("warn", "raise"))
+        self.max_tensor_bytes = options.check_positive("max_tensor_bytes", max_tensor_bytes)
+        self.on_resume = options.check_choice("on_resume", on_resume, ("skip", "record", "error"))
+        self.on_error = options.check_choice("on_error", on_error, ("warn", "raise"))
         self.first_batch: FirstBatch | None = None
         self.run_dir: str | None = None
         self._blocked: Exception | None = None
+        self._warm: WarmStep | None = None
+
+    @property
+    def current_strategy(self) -> tf.distribute.Strategy:
+        """The strategy that was given, or the one in scope."""
+        return self.strategy or tf.distribute.get_strategy()
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes: of several workers, only the chief does."""
+        return bool(self.current_strategy.extended.should_save_summary)
 
     @contextlib.contextmanager
     def guard(self, doing: str) -> Iterator[None]:
         """Keeps a failure of ours from stopping training, unless ``on_error="raise"``."""
         try:
             yield
+        except FirstLossWarning:
+            raise  # the user's filter has made an error of a warning
         except Exception as error:
             if self.on_error == "raise":
                 if isinstance(error, FirstLossError):
@@ -111,7 +125,7 @@ class Recorder:
             self._claim()
         except Exception as error:  # noqa: BLE001 - raised by commit, after the step
             self._blocked = error
-        ready = self._blocked is None
+        ready = self.run_dir is not None
         finished = False
         try:
             with trace.step_window(
@@ -132,8 +146,10 @@ class Recorder:
         loss: Array | None,
         outputs: Mapping[str, OutputLoss],
         metadata: Mapping[str, Any] | None = None,
+        inferred: Expectation | None = None,
         step_trace: trace.StepTrace | None = None,
         graph: Callable[[], tf.Graph | None] | None = None,
+        layers: Callable[[], str | None] | None = None,
     ) -> None:
         """Makes the first batch out of its values and writes it before it returns.
 
@@ -141,8 +157,10 @@ class Recorder:
             loss: What the optimizer differentiates, or None.
             outputs: Per-example values by output name.
             metadata: What is known beside the environment.
+            inferred: What the loss function tells of the expectation, for ``expect="auto"``.
             step_trace: What the window gathered, or None where there was none.
             graph: Gives the graph of the step's concrete function; asked after the values are safe.
+            layers: Gives the Keras model's layers, as `keras_graph.describe_layers` does.
         """
         if self._blocked is None:
             try:
@@ -150,8 +168,8 @@ class Recorder:
             except Exception as error:  # noqa: BLE001 - raised once the value is safe in memory
                 self._blocked = error
         facts = {**describe_environment(self.strategy), **(metadata or {}), **self.metadata}
-        if self.expected is not None:
-            facts["expected_loss"] = self.expected
+        expectation = self._expectation(inferred)
+        facts |= expectation.metadata()
         first = FirstBatch(
             run=self.tag if self.run_dir is None else self.run_dir.rpartition("/")[2],
             step=self._current_step() if step_trace is None else step_trace.step,
@@ -163,25 +181,67 @@ class Recorder:
         self.first_batch = first
         if self._blocked is not None:
             raise self._blocked
-        assert self.run_dir is not None
+        if self.run_dir is None:
+            return  # the chief writes
         left_out = summaries.write_recording(
             first,
             self.run_dir,
             tag=self.tag,
             max_tensor_bytes=self.max_tensor_bytes,
             trace=step_trace,
-            graph=graph,
+            graph=graph if self.graph else None,
+            layers=layers if self.graph else None,
             hparams=self.hparams,
         )
         self._report_gaps(step_trace, left_out)
+        if self.warm_step is not None and step_trace is not None and step_trace.seconds is not None:
+            self._warm = WarmStep(
+                self.warm_step,
+                first_run_dir=self.run_dir,
+                first=step_trace,
+                tag=self.tag,
+                profile=self.profile,
+            )
+        expectation.judge(first, where=self.run_dir, on_error=self.on_error)
+
+    def _expectation(self, inferred: Expectation | None) -> Expectation:
+        return (inferred or NOT_SEEN) if self.expects_auto else Expectation(self.expected)
+
+    @property
+    def awaits_warm_step(self) -> bool:
+        """Whether later steps are still to go through `later_step`."""
+        return self._warm is not None and not self._warm.over
+
+    @contextlib.contextmanager
+    def later_step(self) -> Iterator[None]:
+        """Opens around each step after step 0: counts it, and profiles it if it is the warm step.
+
+        A step that raises is not counted.
+        """
+        warm = self._warm
+        if warm is None or warm.over:
+            yield
+            return
+        with warm.count() as step_trace:
+            yield
+        if step_trace is not None:
+            with self.guard(f"{self.run_dir}: the warm step was not reported"):
+                warm.write(step_trace)
+
+    def no_window(self) -> trace.StepTrace:
+        """Returns the trace of a step that no window was around: nothing, and why."""
+        asked = {"graph": self.graph, "profile": self.profile, "warm profile": self.warm_step}
+        wanted = ", ".join(name for name, value in asked.items() if value)
+        line = f"{wanted}: record() was called without trace() around the step"
+        return trace.StepTrace(step=self._current_step(), missing=[line] if wanted else [])
 
     def _claim(self) -> None:
-        if self.run_dir is None:
-            self.run_dir = summaries.claim_run_dir(self.logdir, self.tag)
+        if self.run_dir is None and self.writes:
+            self.run_dir = run_dirs.claim_run_dir(self.logdir, self.tag)
 
     def _release(self) -> None:
         if self.run_dir is not None:
-            summaries.release_run_dir(self.run_dir)
+            run_dirs.release_run_dir(self.run_dir)
             self.run_dir = None
         self._blocked = None
 
@@ -191,75 +251,17 @@ class Recorder:
     def _report_gaps(self, step_trace: trace.StepTrace | None, left_out: list[str]) -> None:
         for line in step_trace.missing if step_trace is not None else ():
             logger.warning("%s: no %s", self.run_dir, line)
+        if step_trace is not None and step_trace.profile_bytes is not None:
+            size = f"{step_trace.profile_bytes:,} bytes"
+            logger.info("%s: the profile of step %d has %s", self.run_dir, step_trace.step, size)
+        if step_trace is not None and step_trace.warning is not None:
+            warn(f"{self.run_dir}: {step_trace.warning}", CaptureWarning)
         if left_out:
             warn(
                 f"{self.run_dir}: left out {', '.join(left_out)}, above max_tensor_bytes="
                 f"{self.max_tensor_bytes}; statistics, histogram and digest are kept",
                 CaptureWarning,
             )
-
-
-def resolve_logdir(logdir: str | os.PathLike[str]) -> str:
-    """Returns an absolute local path, or a URL of a scheme that TensorFlow can write to.
-
-    Raises:
-        ValueError: An empty path, one with a NUL byte, or an unknown scheme.
-        TypeError: No path at all.
-    """
-    path = os.fspath(logdir)
-    if not isinstance(path, str):
-        raise TypeError(f"logdir: {path!r} is not text")
-    if not path or "\0" in path:
-        what = "is empty" if not path else "has a NUL byte"
-        raise ValueError(f"logdir: {path!r} {what}; give a directory")
-    scheme, separator, rest = path.partition("://")
-    if not separator:
-        return str(Path(path).expanduser().absolute())
-    if scheme == "file":
-        return str(Path(rest).absolute())
-    known = sorted(name for name in tf.io.gfile.get_registered_schemes() if name)
-    if scheme not in known:
-        raise ValueError(
-            f"logdir: TensorFlow cannot write to {scheme}://; it knows {', '.join(known)} and "
-            "local paths (tensorflow-io adds more schemes)"
-        )
-    return path.rstrip("/")
-
-
-def _check_step(step: int | Callable[[], int]) -> int | Callable[[], int]:
-    if not callable(step):
-        _check_integer("step", step)
-    return step
-
-
-def _check_warm_step(warm_step: int | None) -> int | None:
-    return None if warm_step is None else _check_positive("warm_step", warm_step)
-
-
-def _check_positive(option: str, value: int) -> int:
-    if _check_integer(option, value) < 1:
-        raise ValueError(f"{option}: {value} is too small; it starts at 1")
-    return value
-
-
-def _check_integer(option: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{option}: {value!r} is not an integer")
-    return value
-
-
-def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise ValueError(f"{option}: {value!r} is none of {', '.join(map(repr, choices))}")
-    return value
-
-
-def _check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    try:
-        kept: dict[str, Any] = json.loads(json.dumps(dict(metadata or {}), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"metadata: JSON cannot hold it ({error})") from error
-    return kept
 
 
 def _describe(error: Exception) -> str:

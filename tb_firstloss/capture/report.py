@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tb_firstloss.capture.trace import StepTrace
 from tb_firstloss.first_batch import FirstBatch, OutputLoss, describe
@@ -16,13 +16,46 @@ def write_report(first: FirstBatch, trace: StepTrace | None) -> str:
         trace: What the window around the step gathered, or None where there was no window.
     """
     rows = list(_loss_rows(first))
-    if trace is not None and trace.seconds is not None:
-        rows.append(("step wall time", f"{trace.seconds:.4g} s, tracing and compilation included"))
+    if trace is not None:
+        rows += _trace_rows(trace, "tracing and compilation included")
     rows += [(key.replace("_", " "), str(value)) for key, value in first.metadata.items()]
-    table = "\n".join(f"| {_cell(key)} | {_cell(value)} |" for key, value in rows)
-    text = f"## First batch: {first.run}, step {first.step}\n\n| | |\n|---|---|\n{table}\n"
-    if trace is not None and trace.missing:
+    text = f"## First batch: {first.run}, step {first.step}\n\n{_table(rows)}"
+    return text if trace is None else text + _gaps(trace)
+
+
+def write_warm_report(warm: StepTrace, first: StepTrace) -> str:
+    """Returns the report of the warm step as Markdown.
+
+    Args:
+        warm: What the window around the warm step gathered.
+        first: What the window around step 0 gathered.
+    """
+    rows = _trace_rows(warm, "steady state")
+    if warm.seconds and first.seconds:
+        rows.append(("step 0", f"{first.seconds:.4g} s, {first.seconds / warm.seconds:.3g} times"))
+    return f"## Warm step {warm.step}\n\n{_table(rows)}{_gaps(warm)}"
+
+
+def _trace_rows(trace: StepTrace, what: str) -> list[tuple[str, str]]:
+    rows = []
+    if trace.seconds is not None:
+        rows.append(("step wall time", f"{trace.seconds:.4g} s, {what}"))
+    if trace.profile_bytes is not None:
+        rows.append(("profile", f"{trace.profile_bytes:,} bytes"))
+    return rows
+
+
+def _table(rows: Iterable[tuple[str, str]]) -> str:
+    lines = "\n".join(f"| {_cell(key)} | {_cell(value)} |" for key, value in rows)
+    return f"| | |\n|---|---|\n{lines}\n"
+
+
+def _gaps(trace: StepTrace) -> str:
+    text = ""
+    if trace.missing:
         text += "\n**Not recorded**\n\n" + "\n".join(f"- {line}" for line in trace.missing) + "\n"
+    if trace.warning is not None:
+        text += f"\n**Warning**: {trace.warning}\n"
     return text
 
 

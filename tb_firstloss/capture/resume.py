@@ -25,18 +25,22 @@ def refuse(recorder: Recorder, signs: str) -> NoReturn:
     )
 
 
-def take_up(recorder: Recorder, *, trained: int, signs: str) -> bool:
+def take_up(
+    recorder: Recorder, *, signs: str, trained: int = 0, earlier: FirstBatch | None = None
+) -> bool:
     """Does what ``on_resume`` says, and tells whether this process's first batch is recorded.
 
     Args:
         recorder: Where it would go; "skip" gives it the recording of the earlier process.
-        trained: Number of batches that the restored optimizer has been given.
         signs: How the run was seen to be resumed, for messages.
+        trained: Number of batches that the restored optimizer has been given, where it is known.
+        earlier: The recording of the earlier process; None for the newest one on disk.
 
     Raises:
         CaptureError: ``on_resume="record"``, and the step would not be later than the recording's.
     """
-    earlier = newest_recording(recorder.logdir, recorder.tag)
+    if earlier is None:
+        earlier = newest_recording(recorder.logdir, recorder.tag)
     if recorder.on_resume == "skip":
         recorder.first_batch = earlier
         if earlier is None:

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tb_firstloss.capture import values
+from tb_firstloss.capture.expectation import NOT_SEEN, Expectation, infer_sole_expectation
 from tb_firstloss.capture.keras_hooks import LossCall, Observation
 from tb_firstloss.capture.keras_model import compiled_losses, is_librarys_own
 from tb_firstloss.errors import LossNotFoundError
@@ -35,10 +36,12 @@ class StepFacts:
     Attributes:
         outputs: In the order of the tensors' numbers.
         missing: What could not be captured, and why, one line each.
+        expectation: What the first loss should be, as far as the loss function tells.
     """
 
     outputs: list[OutputFacts]
     missing: list[str]
+    expectation: Expectation = NOT_SEEN
 
 
 def gather(model: Any, seen: Observation) -> tuple[StepFacts, Tensors]:
@@ -69,7 +72,8 @@ def gather(model: Any, seen: Observation) -> tuple[StepFacts, Tensors]:
             "the loss per example: the training step calls no Keras Loss, or calls it in a "
             "tf.function of its own; use self.compute_loss or a keras.losses.Loss in train_step"
         )
-    return StepFacts(outputs, missing), tensors
+    losses = [(call.loss, call.predicted_shape) for call in calls]
+    return StepFacts(outputs, missing, infer_sole_expectation(losses)), tensors
 
 
 def to_arrays(facts: StepFacts, tensors: Tensors) -> values.Captured:

@@ -3,56 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import glob
-import itertools
-import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tb_firstloss import contract, errors
+from tb_firstloss import contract
+from tb_firstloss.capture import dashboards, durable, graphs, keras_graph, run_dirs
 from tb_firstloss.capture.report import write_report
 from tb_firstloss.capture.trace import StepTrace
-from tb_firstloss.first_batch import FirstBatch, OutputLoss, finite_values
-
-
-def is_remote(path: str) -> bool:
-    """Tells whether a path names a file system that only tf.io.gfile reaches."""
-    return "://" in path
-
-
-def claim_run_dir(logdir: str, tag: str) -> str:
-    """Creates a run directory that no other writer has: ``<logdir>/<tag>``, ``<tag>-2`` and so on.
-
-    Making a directory is atomic on a local file system, so of two processes only one can have it.
-    A remote store has no such operation; there the first free name is taken.
-    """
-    if not is_remote(logdir):
-        Path(logdir).mkdir(parents=True, exist_ok=True)
-    for number in itertools.count(1):
-        run_dir = f"{logdir}/{tag}" if number == 1 else f"{logdir}/{tag}-{number}"
-        if is_remote(logdir):
-            if not tf.io.gfile.exists(run_dir):
-                tf.io.gfile.makedirs(run_dir)
-                return run_dir
-        else:
-            with contextlib.suppress(FileExistsError):
-                Path(run_dir).mkdir()
-                return run_dir
-    raise AssertionError("unreachable")
-
-
-def release_run_dir(run_dir: str) -> None:
-    """Removes a claimed run directory again if nothing was written to it."""
-    with contextlib.suppress(OSError, tf.errors.OpError):
-        if not is_remote(run_dir):
-            Path(run_dir).rmdir()
-        elif not tf.io.gfile.listdir(run_dir):
-            tf.io.gfile.rmtree(run_dir)
+from tb_firstloss.first_batch import Array, FirstBatch, OutputLoss, finite_values
 
 
 def write_recording(
@@ -63,6 +25,7 @@ def write_recording(
     max_tensor_bytes: int,
     trace: StepTrace | None = None,
     graph: Callable[[], tf.Graph | None] | None = None,
+    layers: Callable[[], str | None] | None = None,
     hparams: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Writes one recording, values first, and reads them back before anything else is written.
@@ -73,7 +36,8 @@ def write_recording(
         tag: Tag under which the summaries go.
         max_tensor_bytes: Larger tensors are left out.
         trace: What the window around the step gathered.
-        graph: Gives the graph of the step's concrete function; asked once the values are safe.
+        graph: Gives the graph of the step's concrete function, without tracing it.
+        layers: Gives the Keras model's layers; None where there is no such model.
         hparams: Hyperparameters for TensorBoard's HParams dashboard.
 
     Returns:
@@ -86,28 +50,55 @@ def write_recording(
     recording = contract.encode(
         first, tag=tag, recording_id=recording_id, max_tensor_bytes=max_tensor_bytes
     )
-    with _event_file(run_dir, recording_id) as writer:
-        _write_summaries(first, tag)
-        for tensor_tag, array in recording.tensors:
-            _write_tensor(tensor_tag, tf.constant(array), first.step)
-        _write_tensor(contract.manifest_tag(tag), tf.constant(recording.manifest), first.step)
-        writer.flush()
-        path = _written_file(run_dir, recording_id)
-        _sync(path, run_dir)
-        _read_back(path, first, run_dir)
-        _write_graph(None if graph is None else graph(), trace, tag, first.step)
-        tf.summary.text(f"{tag}/report", write_report(first, trace), step=first.step)
-        if hparams is not None:
-            _write_hparams(hparams, tag, run_dir, recording_id)
-    _sync(path, run_dir)
+    missing: list[str] = [] if trace is None else trace.missing
+    # Asked in the scopes of the user's call: in others, a tf.function may be traced anew.
+    step_graph = graphs.ask_for_graph(graph, missing)
+    path, size, remote = "", 0, run_dirs.is_remote(run_dir)
+    try:
+        with event_file(run_dir, f".{recording_id[:16]}{contract.FILE_SUFFIX}") as writer:
+            _write_values(first, recording, tag)
+            writer.flush()
+            path = durable.find_written(run_dir, recording_id)
+            size = 0 if remote else durable.settle(path, first)
+            with durable.optional(missing):
+                run_metadata = None if trace is None else trace.run_metadata
+                graphs.write_graphs(
+                    step_graph, run_metadata, tag=tag, step=first.step, missing=missing
+                )
+                described = None if layers is None else layers()
+                if described is not None:
+                    keras_graph.write_layers(described, tag=tag, step=first.step)
+                dashboards.write_text(f"{tag}/report", write_report(first, trace), step=first.step)
+                if hparams is not None:
+                    _write_hparams(hparams, tag, run_dir, recording_id)
+        if remote:
+            durable.settle_remote(path, first)
+    except Exception as error:  # whatever it is, nothing torn stays behind
+        if not size:  # otherwise the values are durable, and only what followed them is not
+            durable.remove(run_dir, recording_id)
+            raise durable.not_durable(run_dir, error) from error
+    if size and not durable.finish(path, size):
+        missing.append("graph and report: they could not be written; the values before them are")
     return recording.left_out
 
 
+def _write_values(first: FirstBatch, recording: contract.Recording, tag: str) -> None:
+    _write_summaries(first, tag)
+    for tensor_tag, array in recording.tensors:
+        _write_tensor(tensor_tag, tf.constant(array), first.step)
+    _write_tensor(contract.manifest_tag(tag), tf.constant(recording.manifest), first.step)
+
+
 @contextlib.contextmanager
-def _event_file(run_dir: str, recording_id: str) -> Iterator[tf.summary.SummaryWriter]:
-    # The recording id keeps names apart where host name, process id and second are the same, as
-    # in containers. Scopes, devices and record_if of the user's code must not reach our summaries.
-    suffix = f".{recording_id[:16]}{contract.FILE_SUFFIX}"
+def event_file(run_dir: str, suffix: str) -> Iterator[tf.summary.SummaryWriter]:
+    """Opens a new event file as the default writer, and closes it.
+
+    Args:
+        run_dir: Claimed run directory.
+        suffix: End of the file's name. Something unique in it keeps names apart where host name,
+            process id and second are the same, as in containers.
+    """
+    # Scopes, devices and record_if of the user's code must not reach our summaries.
     with tf.init_scope(), tf.name_scope(""), tf.device("CPU:0"):
         writer = tf.summary.create_file_writer(run_dir, filename_suffix=suffix)
         try:
@@ -134,22 +125,18 @@ def _write_output(prefix: str, output: OutputLoss, step: int) -> None:
     # One NaN makes every bucket of tf.summary.histogram NaN, so only finite values go in.
     values = np.empty(0) if output.per_example is None else finite_values(output.per_example)
     if values.size:
-        tf.summary.histogram(
+        dashboards.write_histogram(
             f"{prefix}/{contract.HISTOGRAM}",
             values,
             step=step,
-            buckets=_bucket_count(values.size),
             description=contract.HISTOGRAM_DESCRIPTION,
         )
 
 
-def _bucket_count(count: int) -> int:
-    """Returns few enough buckets that a small batch shows a shape and not spikes."""
-    return int(np.clip(np.ceil(2 * np.sqrt(count)), 1, 30))
-
-
-def _write_scalar(prefix: str, name: str, value: Any, step: int) -> None:
-    tf.summary.scalar(f"{prefix}/{name}", value, step=step, description=contract.SCALARS[name])
+def _write_scalar(prefix: str, name: str, value: float | Array, step: int) -> None:
+    dashboards.write_scalar(
+        f"{prefix}/{name}", value, step=step, description=contract.SCALARS[name]
+    )
 
 
 def _write_tensor(tag: str, tensor: tf.Tensor, step: int) -> None:
@@ -158,19 +145,6 @@ def _write_tensor(tag: str, tensor: tf.Tensor, step: int) -> None:
         data_class=2,  # TENSOR: without it TensorBoard's data providers do not list the tag
     )
     tf.summary.write(tag, tensor, step=step, metadata=metadata)
-
-
-def _write_graph(graph: tf.Graph | None, trace: StepTrace | None, tag: str, step: int) -> None:
-    if graph is not None:
-        tf.summary.graph(graph)
-    if trace is not None and trace.run_metadata:
-        # What tf.summary.trace_export writes, for a trace that has been stopped already.
-        metadata = tf.compat.v1.SummaryMetadata(
-            plugin_data=tf.compat.v1.SummaryMetadata.PluginData(
-                plugin_name="graph_run_metadata_graph", content=b"1"
-            )
-        )
-        tf.summary.write(tag, tf.constant(trace.run_metadata), step=step, metadata=metadata)
 
 
 def _write_hparams(hparams: Mapping[str, Any], tag: str, run_dir: str, recording_id: str) -> None:
@@ -184,42 +158,3 @@ def _write_hparams(hparams: Mapping[str, Any], tag: str, run_dir: str, recording
     # of their own; the directory's name alone would be the same in many logdirs.
     run = "/".join(run_dir.rsplit("/", 2)[-2:])
     hp.hparams(dict(hparams), trial_id=f"{run} {recording_id[:8]}")
-
-
-def _written_file(run_dir: str, recording_id: str) -> str:
-    pattern = f"{glob.escape(run_dir)}/*{recording_id[:16]}{contract.FILE_SUFFIX}"
-    found = tf.io.gfile.glob(pattern)
-    if len(found) != 1:
-        raise errors.NotDurableError(
-            f"{run_dir}: the event file is gone; the first loss is kept in memory only "
-            "(.first_batch)",
-            path=run_dir,
-        )
-    return str(found[0])
-
-
-def _sync(path: str, run_dir: str) -> None:
-    """Makes file and directory entry durable: tf.summary's flush and close never call fsync."""
-    if is_remote(path):
-        return
-    for name, flags in ((path, os.O_RDWR), (run_dir, os.O_RDONLY | os.O_DIRECTORY)):
-        descriptor = os.open(name, flags)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _read_back(path: str, first: FirstBatch, run_dir: str) -> None:
-    from tb_firstloss.reading.recordings import read_first_loss
-
-    try:
-        digest = read_first_loss(path).digest
-    except (errors.ReadError, ImportError) as error:
-        digest = str(error)
-    if digest != first.digest:
-        raise errors.NotDurableError(
-            f"{run_dir}: what was read back is not what was captured ({digest}); the first loss "
-            "is kept in memory only (.first_batch). Check the free space and the permissions",
-            path=run_dir,
-        )

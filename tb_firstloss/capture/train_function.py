@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
 from tb_firstloss.capture import step_loss
 from tb_firstloss.capture.keras_hooks import Observation, observe
-from tb_firstloss.capture.keras_model import own_attribute
+from tb_firstloss.capture.keras_model import (
+    ONE_STEP,
+    binds_train_step,
+    own_attribute,
+    tf_function_of,
+)
 from tb_firstloss.errors import CaptureError
 
-_LOGS, _TENSORS = "tb_firstloss/logs", "tb_firstloss/tensors"
+_LOGS, _TENSOR = "tb_firstloss/logs", "tb_firstloss/tensor/"
 _MADE = ("train_function", "train_tf_function")  # what make_train_function sets
 
 
@@ -21,21 +26,24 @@ class CapturingFunction:
     """Train function, made by the model's own ``make_train_function``, that also returns tensors.
 
     It calls the user's ``train_step`` and hands out, beside the logs, tensors that the step has
-    computed anyway. One such function serves the whole fit: after the first batch the tensors are
-    dropped, and nothing is traced again. Called, it returns what the model's own would return, so
-    it can stay in the model: fit, and every later one, goes on with the function it has traced.
+    computed anyway. The step is traced once for the whole fit, in one of two ways:
+
+    - Since Keras 3.7, into a tf.function of its own. `make_successor` gives the train function
+      that goes on; it calls the traced step, returns the logs alone and costs nothing more.
+    - Otherwise, and where random operations keep a state that only this function holds, the
+      function itself goes on (`stay`) and drops the tensors, some microseconds a step.
 
     Args:
         model: Compiled model of Keras 3 or tf_keras.
         single_step: Whether to make it for one step a call, whatever the model says.
-        forbid_random_state: Whether tracing shall stop at random operations that keep a state,
-            because another function goes on with the training.
+        forbid_random_state: Whether to refuse random operations that keep a state, because another
+            function goes on with the training.
 
     Attributes:
         facts: What the tensors are, known once the step has been traced; None before.
         graph: The traced graph of one step, until it is dropped; None when run eagerly.
         failed_in_trace: Whether tracing the step failed, so that nothing of it has been run.
-        found_random_state: Whether it was stopped at random operations that keep a state.
+        has_random_state: Whether its random operations keep a state; known once it has run.
     """
 
     def __init__(
@@ -44,22 +52,47 @@ class CapturingFunction:
         self.facts: step_loss.StepFacts | None = None
         self.graph: tf.Graph | None = None
         self.failed_in_trace = False
-        self.found_random_state = False
+        self.has_random_state = False
         self._model = model
         self._train_step = model.train_step
         self._single_step = single_step
         self._forbid_random_state = forbid_random_state
         self._capturing = True
-        self._function, self._inner = self._make()
+        self._step: Callable[[Any], Any] = self._observed_step
+        self._shares_step = binds_train_step(model) and not model.run_eagerly
+        if self._shares_step:
+            # Keras traces its steps without AutoGraph, too.
+            self._step = tf.function(
+                self._observed_step,
+                autograph=False,
+                reduce_retracing=True,
+                jit_compile=model.jit_compile,
+            )
+        self._function, self._inner = self._make(self._step, single_step=single_step)
 
     def __call__(self, iterator: Any) -> Any:
         """Returns the logs that the model's own train function would return."""
         return _split(self._function(iterator))[0]
 
     def run(self, iterator: Any) -> tuple[Any, step_loss.Tensors | None]:
-        """Does the same and returns the logs and the tensors; None if it was traced without."""
-        with self._in_model():
-            return _split(self._function(iterator))
+        """Does the same and returns the logs and the tensors; None if it was traced without.
+
+        Raises:
+            CaptureError: It has a random state and must not; nothing has been run.
+        """
+        with self._in_model(self._step, single_step=self._single_step):
+            if self._forbid_random_state and self.facts is None:
+                self._refuse_random_state(iterator)
+            result = self._function(iterator)
+        if self._capturing and self.graph is not None:
+            self.has_random_state = step_loss.has_seeded_random_ops(self.graph)
+        return _split(result)
+
+    def make_successor(self) -> Any | None:
+        """Returns a train function that goes on with the traced step, or None if none can."""
+        if not self._shares_step or self.has_random_state:
+            return None
+        return self._make(lambda data: _split(self._step(data))[0], single_step=False)[0]
 
     def stay(self) -> None:
         """Becomes the model's train function for good."""
@@ -68,7 +101,7 @@ class CapturingFunction:
             self._model.train_tf_function = self._inner
 
     def close(self) -> None:
-        """Ends the capture; a function traced from now on is the plain one."""
+        """Ends the capture; what is traced from now on is the plain step."""
         self._capturing = False
         self.graph = None
 
@@ -78,11 +111,11 @@ class CapturingFunction:
             raise AttributeError(name)
         return getattr(self._function, name)
 
-    def _make(self) -> tuple[Any, Any]:
+    def _make(self, train_step: Callable[[Any], Any], *, single_step: bool) -> tuple[Any, Any]:
         """Returns the train function and, of tf_keras, the tf.function that it names beside it."""
         model = self._model
         before = {name: getattr(model, name, None) for name in _MADE}
-        with self._in_model():
+        with self._in_model(train_step, single_step=single_step):
             try:
                 model.make_train_function(force=True)
                 made = {name: getattr(model, name, None) for name in _MADE}
@@ -94,15 +127,28 @@ class CapturingFunction:
         return made["train_function"], None if inner is before["train_tf_function"] else inner
 
     @contextlib.contextmanager
-    def _in_model(self) -> Iterator[None]:
+    def _in_model(self, train_step: Callable[[Any], Any], *, single_step: bool) -> Iterator[None]:
         """Puts our step in the model: some versions of Keras look it up when it is traced."""
         with contextlib.ExitStack() as stack:
-            stack.enter_context(own_attribute(self._model, "train_step", self._step))
-            if self._single_step:
-                stack.enter_context(own_attribute(self._model, "steps_per_execution", 1))
+            stack.enter_context(own_attribute(self._model, "train_step", train_step))
+            if single_step:
+                stack.enter_context(own_attribute(self._model, "steps_per_execution", ONE_STEP))
+            if self._shares_step:
+                # The step is compiled by itself, so that its successor finds it compiled.
+                stack.enter_context(own_attribute(self._model, "_jit_compile", False))
             yield
 
-    def _step(self, data: Any) -> Any:
+    def _refuse_random_state(self, iterator: Any) -> None:
+        function = tf_function_of(self._function)
+        if function is None:
+            return  # run eagerly, the state is TensorFlow's own
+        # Tracing to the end, and not stopping in it, is what initializes the optimizer's variables.
+        function.get_concrete_function(iterator)
+        if self.graph is not None and step_loss.has_seeded_random_ops(self.graph):
+            self.has_random_state = True
+            raise CaptureError("the step keeps a random state")
+
+    def _observed_step(self, data: Any) -> Any:
         if not self._capturing:
             return self._train_step(data)
         eager = tf.executing_eagerly()
@@ -112,11 +158,8 @@ class CapturingFunction:
         self.facts, tensors = _gather(self._model, seen)
         if not eager:
             self.graph = tf.compat.v1.get_default_graph()
-            if self._forbid_random_state and step_loss.has_seeded_random_ops(self.graph):
-                self.found_random_state = True
-                raise CaptureError("the step keeps a random state")
         self.failed_in_trace = False
-        return {_LOGS: logs, _TENSORS: tensors}
+        return _join(logs, tensors)
 
 
 def _gather(model: Any, seen: Observation) -> tuple[step_loss.StepFacts, step_loss.Tensors]:
@@ -127,7 +170,17 @@ def _gather(model: Any, seen: Observation) -> tuple[step_loss.StepFacts, step_lo
         return step_loss.StepFacts([], [reason]), {}
 
 
+def _join(logs: Any, tensors: step_loss.Tensors) -> dict[str, Any]:
+    """Returns logs and tensors in one flat dict; TensorFlow is slow at nested ones."""
+    flat = dict(logs) if type(logs) is dict else {_LOGS: logs}
+    return {**flat, **{_TENSOR + name: tensor for name, tensor in tensors.items()}}
+
+
 def _split(result: Any) -> tuple[Any, step_loss.Tensors | None]:
-    if isinstance(result, dict) and _LOGS in result:
-        return result[_LOGS], result[_TENSORS]
-    return result, None  # traced after the first batch, for a batch of another shape
+    """Undoes `_join`; without tensors where a batch of another shape was traced later."""
+    if type(result) is not dict:
+        return result, None
+    tensors = {}
+    for name in [name for name in result if name.startswith(_TENSOR)]:
+        tensors[name.removeprefix(_TENSOR)] = result.pop(name)
+    return result.pop(_LOGS, result), tensors or None

@@ -10,8 +10,11 @@ import ml_dtypes
 import numpy as np
 import tensorflow as tf
 
+from tb_firstloss.capture import replicas
 from tb_firstloss.errors import LossNotFoundError
 from tb_firstloss.first_batch import Array, OutputLoss, describe
+
+RemoteValue = tf.distribute.experimental.coordinator.RemoteValue
 
 Selector = str | int | Callable[[Any], Any]
 """A key, an index, or a callable that takes what the step returned."""
@@ -24,10 +27,13 @@ class Captured:
     Attributes:
         loss: What the optimizer differentiates, usually []; None when the step gave none.
         outputs: Per-example values by output name.
+        replica_counts: Number of examples of each replica, in the order of the examples; empty
+            for a value that is not per replica.
     """
 
     loss: Array | None
     outputs: dict[str, OutputLoss]
+    replica_counts: tuple[int, ...] = ()
 
 
 def select(result: Any, *, loss: Selector | None = None, total: Selector | None = None) -> Captured:
@@ -43,6 +49,8 @@ def select(result: Any, *, loss: Selector | None = None, total: Selector | None 
     Raises:
         LossNotFoundError: Nothing usable there; the message lists what was returned.
     """
+    if isinstance(result, RemoteValue):
+        result = result.fetch()
     if loss is None and total is not None and not _has_default(result):
         return Captured(loss=_total(_pick(result, total, "total")), outputs={})
     value = _default(result) if loss is None else _pick(result, loss, "loss")
@@ -53,19 +61,32 @@ def select(result: Any, *, loss: Selector | None = None, total: Selector | None 
         if array.ndim == 0:
             return Captured(loss=array if chosen_total is None else chosen_total, outputs={})
         output = OutputLoss(per_example=array, row_splits=row_splits)
-        return Captured(loss=chosen_total, outputs={name: output})
-    return Captured(loss=chosen_total, outputs=dict(_outputs(value)))
+        return Captured(chosen_total, {name: output}, count_rows(value))
+    leaf = next((leaf for _, leaf in _leaves(value, ())), None)
+    return Captured(chosen_total, dict(_outputs(value)), count_rows(leaf))
+
+
+def count_rows(value: Any) -> tuple[int, ...]:
+    """Returns the number of examples that each replica has in a per-replica value, or nothing."""
+    parts = replicas.local_values(value)
+    return tuple(replicas.row_count(_one_array(part)) for part in parts) if len(parts) > 1 else ()
 
 
 def to_array(value: Any) -> tuple[Array, tuple[Array, ...]]:
     """Turns one loss value into its array, and the row splits if it is ragged.
 
+    The values of several replicas become one: see `replicas.combine`.
+
     Raises:
         LossNotFoundError: No value of a real numeric dtype, or a symbolic tensor.
     """
+    return replicas.combine([_one_array(part) for part in replicas.local_values(value)])
+
+
+def _one_array(value: Any) -> tuple[Array, tuple[Array, ...]]:
     if isinstance(value, tf.RaggedTensor):
-        array, _ = to_array(value.flat_values)
-        return array, tuple(to_array(splits)[0] for splits in value.nested_row_splits)
+        array, _ = _one_array(value.flat_values)
+        return array, tuple(_one_array(splits)[0] for splits in value.nested_row_splits)
     if tf.is_symbolic_tensor(value):
         raise LossNotFoundError(
             f"the loss is a symbolic tensor ({value.name}), which has no value outside its "
@@ -99,6 +120,9 @@ def _list(items: Iterator[tuple[str, Any]]) -> str:
 
 
 def _outline_leaf(value: Any) -> str:
+    if replicas.is_per_replica(value):
+        parts = ", ".join(_outline_leaf(part) for part in replicas.local_values(value))
+        return f"per replica ({parts})"
     if value is None:
         return "None"
     if isinstance(value, (np.ndarray, np.generic)):
@@ -112,9 +136,8 @@ def _outline_leaf(value: Any) -> str:
 
 
 def _is_value(value: Any) -> bool:
-    return isinstance(
-        value, (tf.Tensor, tf.Variable, tf.RaggedTensor, np.ndarray, np.generic, float, int)
-    )
+    tensors = (tf.Tensor, tf.Variable, tf.RaggedTensor, tf.distribute.DistributedValues)
+    return isinstance(value, (*tensors, np.ndarray, np.generic, float, int))
 
 
 def _has_default(result: Any) -> bool:

@@ -7,12 +7,14 @@ a damaged recording, …), 2 wrong usage or an unreadable path.
 from __future__ import annotations
 
 import argparse
+import codecs
 import importlib
+import io
 import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TextIO
 
 from tb_firstloss import __version__
 from tb_firstloss.errors import (
@@ -22,10 +24,24 @@ from tb_firstloss.errors import (
     NoRecordingError,
 )
 
-COMMANDS = ("demo", "open", "show")
+COMMANDS = (
+    "demo",
+    "show",
+    "tags",
+    "export",
+    "compare",
+    "check",
+    "verify",
+    "watch",
+    "profile",
+    "open",
+    "doctor",
+)
 """Modules of this package; each has ``add_arguments(parser)`` and ``run(options) -> exit code``."""
 
 FINDING, UNUSABLE = 1, 2
+
+_PLAIN = {"…": "...", "→": "->", "─": "-"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: Words after the program's name; None takes them from ``sys.argv``.
     """
+    _print_anywhere()
     options = _parser().parse_args(arguments)
     with warnings.catch_warnings():
         warnings.simplefilter("always", FirstLossWarning)
@@ -84,6 +101,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _print_anywhere() -> None:
+    """Makes output that the terminal's encoding lacks readable instead of an error."""
+    codecs.register_error("tb_firstloss", _in_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="tb_firstloss")
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end]
+    plain = "".join(_PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in text)
+    return plain, error.end
+
+
 def _say(error: Exception, code: int) -> int:
     line = (str(error).splitlines() or [type(error).__name__])[0]
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
@@ -97,13 +129,20 @@ def _show_warnings() -> list[DamageWarning]:
     damage: list[DamageWarning] = []
     show_any = warnings.showwarning
 
-    def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         if isinstance(message, DamageWarning):
             damage.append(message)
         if issubclass(category, FirstLossWarning):
             print(f"tb-firstloss: {message}", file=sys.stderr)
         else:
-            show_any(message, category, *where)
+            show_any(message, category, filename, lineno, file, line)
 
     warnings.showwarning = show
     return damage

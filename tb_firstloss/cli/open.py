@@ -17,7 +17,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tb_firstloss.contract import PLUGIN_NAME
 from tb_firstloss.errors import FirstLossError
 
 _ADDRESS = re.compile(r"^TensorBoard \S+ at (http\S+) ", re.MULTILINE)
@@ -42,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints the tab's address and serves it until Ctrl-C."""
+    from tb_firstloss.contract import PLUGIN_NAME  # with NumPy, which --help does not need
+
     if "://" not in options.logdir and not Path(options.logdir).is_dir():
         raise NotADirectoryError(f"{options.logdir}: no such directory; give the logdir")
     print("Starting TensorBoard …", file=sys.stderr)

@@ -3,7 +3,7 @@
 Examples::
 
   tb-firstloss show runs
-  tb-firstloss show runs/demo/first_batch --json
+  tb-firstloss show runs --run 'demo/*' --json
 """
 
 from __future__ import annotations
@@ -12,72 +12,64 @@ import argparse
 import json
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tb_firstloss.cli.terminal import histogram_line, print_table
-from tb_firstloss.first_batch import FirstBatch
+from tb_firstloss.cli.options import (
+    add_json,
+    add_paths,
+    add_quiet,
+    add_selection,
+    read_recordings,
+)
+from tb_firstloss.cli.terminal import Cell, histogram_line, print_table
+
+if TYPE_CHECKING:
+    from tb_firstloss.first_batch import FirstBatch
+
+_HEADERS = ["run", "step", "loss", "expected", "count", "min", "mean", "max", "non-finite", ""]
+_EXPECTED, _NONFINITE = 3, 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument(
-        "paths",
-        nargs="*",
-        default=["runs"],
-        metavar="PATH",
-        help="logdir, run directory or event file (default: runs)",
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON list instead of a table"
-    )
+    add_paths(parser)
+    add_selection(parser, tags=False)
+    add_json(parser)
+    add_quiet(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Prints a row per run and output."""
-    found = [first for path in options.paths for first in read(path)]
+    found = read_recordings(options)
     if options.json:
-        print(json.dumps([to_json(first) for first in found], indent=2))
-    elif found:
+        print_json([to_json(first) for first in found])
+    else:
         print_losses(found)
     return 0
-
-
-def read(path: str) -> list[FirstBatch]:
-    """Reads every recording at a path: one for a file, all of them for a directory.
-
-    Raises:
-        NoRecordingError: There is none.
-    """
-    from pathlib import Path
-
-    from tb_firstloss.errors import NoRecordingError
-    from tb_firstloss.reading.recordings import read_first_loss, read_first_losses
-
-    if Path(path).is_file():
-        return [read_first_loss(path)]
-    found = read_first_losses(path)
-    if not found:
-        raise NoRecordingError(
-            f"{path}: no intact first-batch recording below it; is it the logdir that was given to "
-            "FirstLoss or FirstLossCallback?",
-            path=path,
-        )
-    return list(found.values())
 
 
 def print_losses(found: list[FirstBatch]) -> None:
     """Prints a table with a row per run and output."""
     rows = [row for first in found for row in _rows(first)]
-    headers = ["run", "step", "loss", "expected", "count", "min", "mean", "max", "non-finite", ""]
-    expected = any(row[3] for row in rows)
-    keep = [i for i in range(len(headers)) if expected or i != 3]
-    print_table([headers[i] for i in keep], [[row[i] for i in keep] for row in rows])
+    expected = any(row[_EXPECTED] for row in rows)
+    keep = [i for i in range(len(_HEADERS)) if expected or i != _EXPECTED]
+    table = [
+        [Cell(row[i], "red" if i == _NONFINITE and row[i] not in ("", "0") else "") for i in keep]
+        for row in rows
+    ]
+    print_table([_HEADERS[i] for i in keep], table)
+
+
+def print_json(content: Any) -> None:
+    """Prints JSON in ASCII; NaN and infinities, which JSON has not, become text."""
+    print(json.dumps(finite(content), indent=2, allow_nan=False))
 
 
 def _rows(first: FirstBatch) -> Iterator[list[str]]:
     loss = "" if first.loss is None else _number(first.loss) if first.loss.ndim == 0 else "tensor"
     expected = first.metadata.get("expected_loss")
-    head = [str(first.step), loss, "" if expected is None else f"{expected:.6g}"]
+    known = isinstance(expected, (int, float))
+    head = [str(first.step), loss, f"{expected:.6g}" if known else ""]
     if not first.outputs:
         yield [first.run, *head, "", "", "", "", "", ""]
     for name, output in first.outputs.items():
@@ -93,17 +85,17 @@ def _number(value: Any) -> str:
 
 
 def to_json(first: FirstBatch) -> dict[str, Any]:
-    """Returns a recording as JSON holds it; NaN and infinities become text."""
+    """Returns a recording as JSON holds it, but for NaN and infinities."""
     return {
         "run": first.run,
         "step": first.step,
         "wall_time": first.wall_time,
-        "loss": None if first.loss is None else _finite(first.loss.astype("float64").tolist()),
+        "loss": None if first.loss is None else first.loss.astype("float64").tolist(),
         "outputs": {
             name: {
                 "dtype": None if output.per_example is None else output.per_example.dtype.name,
                 "shape": None if output.per_example is None else list(output.per_example.shape),
-                **{key: _finite(value) for key, value in vars(output.statistics).items()},
+                **vars(output.statistics),
             }
             for name, output in first.outputs.items()
         },
@@ -112,7 +104,10 @@ def to_json(first: FirstBatch) -> dict[str, Any]:
     }
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
+def finite(value: Any) -> Any:
+    """Returns a JSON value with every NaN and infinity as text."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
     return value if not isinstance(value, float) or math.isfinite(value) else str(value)

@@ -1,52 +1,138 @@
-"""Tables and small pictures for the terminal."""
+"""Tables, colours and small pictures for the terminal.
+
+Drawn by hand: importing a library for it would take longer than reading the recordings.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import shutil
 import sys
+import unicodedata
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO
 
-import numpy as np
-
-from tb_firstloss.first_batch import Array, finite_values
+if TYPE_CHECKING:
+    from tb_firstloss.first_batch import Array
 
 _BLOCKS, _ASCII = "▁▂▃▄▅▆▇█", ".:-=+*%#"
+_COLOURS = {"green": "32", "yellow": "33", "red": "31", "bold": "1"}
+_GAP = "  "
 
 
-def print_table(headers: list[str], rows: list[list[str]]) -> None:
-    """Prints a table: to a terminal as wide as it is, to a file or pipe never cut."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A table cell in a colour: green, yellow, red or bold."""
 
-    width = None if sys.stdout.isatty() else max(shutil.get_terminal_size().columns, 400)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for index, header in enumerate(headers):
-        left = index in (0, len(headers) - 1)
-        table.add_column(
-            header, justify="left" if left else "right", overflow="fold", no_wrap=index > 0
-        )
-    for row in rows:
-        table.add_row(*row)
-    # Only text is passed, no markup: a run may be called [red].
-    Console(width=width, highlight=False, markup=False, emoji=False).print(table)
+    text: str
+    colour: str = ""
+
+
+Row = Sequence[str | Cell]
+
+
+def print_table(headers: list[str], rows: Sequence[Row], *, left: Sequence[int] = ()) -> None:
+    """Prints a table, its first and last column to the left and the others to the right.
+
+    In a file or pipe it is never cut. On a terminal that is too narrow for it, a last column
+    without a header is left out, and if that is not enough, each row becomes lines of its own.
+
+    Args:
+        headers: One a column.
+        rows: As many cells each.
+        left: Numbers of further columns to be set to the left.
+    """
+    cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
+    cells = [[Cell(printable(cell.text), cell.colour) for cell in row] for row in cells]
+    limit = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    widths = _widths(headers, cells)
+    if limit is not None and sum(widths) + len(_GAP) * (len(widths) - 1) > limit:
+        if not headers[-1]:
+            print_table(headers[:-1], [row[:-1] for row in cells], left=left)
+        else:
+            _print_records(headers, cells)
+        return
+    line = "─" if can_print("─") else "-"
+    at_left = {0, len(headers) - 1, *left}
+    print(_join([Cell(header, "bold") for header in headers], widths, at_left))
+    print(line * (sum(widths) + len(_GAP) * (len(widths) - 1)))
+    for row in cells:
+        print(_join(row, widths, at_left))
+
+
+def paint(text: str, colour: str) -> str:
+    """Returns text in a colour, where standard output shows colours."""
+    if not colour or not shows_escapes(sys.stdout) or "NO_COLOR" in os.environ:
+        return text
+    return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
+
+
+def shows_escapes(stream: TextIO) -> bool:
+    """Tells whether a stream is a terminal that understands escape sequences."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def printable(text: str) -> str:
+    """Returns text on one line, without anything that could steer the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def histogram_line(values: Array, bins: int = 12) -> str:
     """Draws the finite values as one line of bars; empty without any."""
+    import numpy as np
+
+    from tb_firstloss.first_batch import finite_values
+
     finite = finite_values(values)
     if not finite.size:
         return ""
     counts, _ = np.histogram(finite, bins=bins)
-    shades = _BLOCKS if _can_print(_BLOCKS) else _ASCII
+    shades = _BLOCKS if can_print(_BLOCKS) else _ASCII
     top = len(shades) - 1
     return "".join(
         " " if count == 0 else shades[int(np.ceil(count / counts.max() * top))] for count in counts
     )
 
 
-def _can_print(text: str) -> bool:
+def can_print(text: str, stream: TextIO | None = None) -> bool:
+    """Tells whether a stream's encoding has these characters; None for standard output."""
     try:
-        text.encode(sys.stdout.encoding or "ascii")
-    except UnicodeEncodeError:
+        text.encode((stream or sys.stdout).encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
         return False
     return True
+
+
+def width_of(text: str) -> int:
+    """Returns how many columns a terminal takes for a text."""
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
+
+
+def _print_records(headers: list[str], rows: list[list[Cell]]) -> None:
+    width = max(map(width_of, headers))
+    for number, row in enumerate(rows):
+        if number:
+            print()
+        for header, cell in zip(headers, row, strict=True):
+            if cell.text:
+                print(_join([Cell(header, "bold"), cell], [width, 0], {0, 1}))
+
+
+def _widths(headers: list[str], rows: list[list[Cell]]) -> list[int]:
+    columns = zip(headers, *([cell.text for cell in row] for row in rows), strict=True)
+    return [max(map(width_of, column)) for column in columns]
+
+
+def _join(row: list[Cell], widths: list[int], at_left: set[int]) -> str:
+    parts = []
+    for index, (cell, width) in enumerate(zip(row, widths, strict=True)):
+        fill = " " * (width - width_of(cell.text))
+        text = paint(cell.text, cell.colour)
+        parts.append(text + fill if index in at_left else fill + text)
+    return _GAP.join(parts).rstrip()

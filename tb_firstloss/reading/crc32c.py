@@ -1,9 +1,9 @@
-"""CRC32C (Castagnoli), the checksum of TFRecord framing, in NumPy alone.
+"""CRC32C (Castagnoli), the checksum of TFRecord framing: compiled, or in NumPy alone.
 
 A CRC is linear over GF(2): the state after "zeros, then data" is the state after the data, and the
 states of two neighbouring pieces combine by shifting the first one over the length of the second.
-So a long buffer is cut into lanes of equal width, all lanes advance together, two bytes a step, and
-their states are folded pairwise. Format: https://www.tensorflow.org/tutorials/load_data/tfrecord.
+So NumPy cuts a long buffer into lanes of equal width, advances all of them together, two bytes a
+step, and folds their states pairwise. Format: https://www.tensorflow.org/tutorials/load_data/tfrecord.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from tb_firstloss.reading import extension
 
 _U32 = npt.NDArray[np.uint32]
 
@@ -43,6 +45,8 @@ def mask(crc: int) -> int:
 
 def crc32c(data: bytes | memoryview, crc: int = 0) -> int:
     """Returns the CRC32C of a buffer, continuing from the CRC32C of what precedes it."""
+    if extension.scan is not None:
+        return int(extension.scan.crc32c(data, crc))
     state = crc ^ _ALL
     view = memoryview(data)
     if len(view) < _LANES_FROM:

@@ -9,16 +9,17 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 from tb_firstloss import contract, errors
-from tb_firstloss.first_batch import Array, FirstBatch
+from tb_firstloss.first_batch import Array, FirstBatch, describe
 from tb_firstloss.reading import paths
-from tb_firstloss.reading.logdir import Selection, iter_file
-from tb_firstloss.reading.records import Damage
-from tb_firstloss.reading.tensors import MAX_TENSOR_BYTES
+from tb_firstloss.reading.logdir import iter_file
+from tb_firstloss.reading.records import Damage, Report
+from tb_firstloss.reading.scan import Names
+from tb_firstloss.reading.selection import Selection
+from tb_firstloss.reading.tensors import MAX_TENSOR_BYTES, TensorDatum
 
-_EVERYTHING = Selection(runs=None, tags=None, steps=None)
 _FILES_PER_TASK = 64
 
-_Result = FirstBatch | errors.ReadError
+_Result = tuple[str, FirstBatch | errors.ReadError, list[Damage]]
 
 
 def read_first_loss(path: str | os.PathLike[str]) -> FirstBatch:
@@ -49,7 +50,10 @@ def read_first_loss(path: str | os.PathLike[str]) -> FirstBatch:
         )
     run, file = files[0]
     own_name = Path(file).resolve().parent.name
-    return read_recording(file, run=own_name if run == "." else run)
+    damage: list[Damage] = []
+    first = read_recording(file, run=own_name if run == "." else run, report=damage.append)
+    _warn(damage)
+    return first
 
 
 def read_first_losses(
@@ -80,24 +84,26 @@ def read_first_losses(
         with ThreadPoolExecutor() as threads:
             batches = list(threads.map(_read_all, tasks))
     found: dict[str, FirstBatch] = {}
-    for run, result in (item for batch in batches for item in batch):
+    for run, result, damage in (item for batch in batches for item in batch):
         if isinstance(result, FirstBatch):
             found.setdefault(run, result)
+            _warn(damage)
         else:
             warnings.warn(str(result), errors.DamageWarning, stacklevel=2)
     return found
 
 
-def read_recording(path: str, *, run: str | None = None) -> FirstBatch:
+def read_recording(path: str, *, run: str | None = None, report: Report) -> FirstBatch:
     """Reads the recording in one event file, up to its manifest.
 
     Args:
         path: Event file, whatever its name.
         run: Name to give the run; None for the one it was recorded under.
+        report: Called with damage that leaves the recording whole.
 
     Raises:
         NoRecordingError: The file holds no tensor of a recording.
-        EventFileError: The file cannot be opened, or holds no intact event.
+        EventFileError: The file cannot be opened.
         IncompleteRecordingError: The manifest or a tensor is missing or altered.
         ContractVersionError: A newer version of this package wrote it.
     """
@@ -106,12 +112,16 @@ def read_recording(path: str, *, run: str | None = None) -> FirstBatch:
     for datum in iter_file(
         path,
         run=run or "",
-        selection=_EVERYTHING,
+        names=Names(),
+        selection=Selection(),
         report=damage.append,
         max_tensor_bytes=max(MAX_TENSOR_BYTES, contract.PROTO_LIMIT_BYTES),
     ):
         if contract.is_manifest(datum.tag, datum.plugin_name):
-            return contract.decode(datum.value.item(), found, path=path, run=run)
+            first = contract.decode(_text(datum, path), found, path=path, run=run)
+            for each in damage:
+                report(each)
+            return first
         if datum.plugin_name == contract.PLUGIN_NAME:
             found.setdefault(datum.tag, datum.value)
     reason = f"; {damage[0].message} (byte {damage[0].start})" if damage else ""
@@ -124,6 +134,23 @@ def read_recording(path: str, *, run: str | None = None) -> FirstBatch:
     )
 
 
+def _text(manifest: TensorDatum, path: str) -> bytes:
+    if manifest.value.dtype != object or manifest.value.size != 1:
+        raise errors.IncompleteRecordingError(
+            f"{path}: the manifest is {describe(manifest.value)} instead of a text", path=path
+        )
+    text: bytes = manifest.value.item()
+    return text
+
+
+def _warn(damage: list[Damage]) -> None:
+    """Warns once of damage that left a recording whole."""
+    if damage:
+        more = f" (and {len(damage) - 1} more)" if len(damage) > 1 else ""
+        message = f"{damage[0]}{more}; the recording itself is whole"
+        warnings.warn(message, errors.DamageWarning, stacklevel=3)
+
+
 def _find(root: str) -> list[paths.EventFile]:
     def ignore(_: Damage) -> None: ...
 
@@ -134,13 +161,14 @@ def _is_recording(name: str) -> bool:
     return name.endswith(contract.FILE_SUFFIX) and paths.is_event_file_name(name)
 
 
-def _read_all(files: Iterable[paths.EventFile]) -> list[tuple[str, _Result]]:
+def _read_all(files: Iterable[paths.EventFile]) -> list[_Result]:
     """Reads some recordings; top-level and picklable, for executors of other processes."""
-    return [(run, _read_or_error(run, path)) for run, path in files]
+    return [_read_or_error(run, path) for run, path in files]
 
 
 def _read_or_error(run: str, path: str) -> _Result:
+    damage: list[Damage] = []
     try:
-        return read_recording(path, run=run)
+        return run, read_recording(path, run=run, report=damage.append), damage
     except errors.ReadError as error:
-        return error
+        return run, error, damage

@@ -17,12 +17,14 @@ After damage the walk resumes, in this order of trust, at
 What remains undecidable: complete frames inside a payload become records when the header around
 them is damaged in length and checksum and the payload is damaged too or longer than
 `LOOKAHEAD_BYTES`, or when the file ends inside that payload (a torn record that a writer has
-appended to looks the same, and there the frames are real).
+appended to looks the same, and there the frames are real). And in a file made to be searched in
+vain, the search ends after `Window.spend` bytes; only short records are found from there on.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import struct
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
@@ -30,7 +32,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from tb_firstloss import errors
-from tb_firstloss.reading import crc32c
+from tb_firstloss.reading import crc32c, extension
 from tb_firstloss.reading.source import Window
 
 HEADER_BYTES = 12
@@ -41,7 +43,11 @@ LARGEST_PAYLOAD = 2**31 - 1
 """A protocol buffer cannot be longer; a header that claims more counts as damaged."""
 
 LOOKAHEAD_BYTES = 1 << 18
-_BLOCK = 1 << 16
+_ALWAYS_CHECKED = 1 << 10
+"""Bytes of a payload that a search checks however much it has checked before (`Window.spend`)."""
+
+_STEP_COST = 1 << 9
+_SMALLEST_BLOCK, _LARGEST_BLOCK = 1 << 9, 1 << 16
 _PIECE = 1 << 22
 
 Kind = Literal["incomplete", "corrupt", "undecodable", "unreadable"]
@@ -127,6 +133,14 @@ def read_record(window: Window, start: int) -> Record | None:
     return Record(start, end, payload) if len(payload) == length else None
 
 
+def is_cut_short(window: Window, start: int) -> bool:
+    """Tells whether the file ends inside the record at a position, as far as its header tells."""
+    if window.size - start < HEADER_BYTES:
+        return True
+    length = _read_length(window, start)
+    return length is not None and start + FRAME_BYTES + length > window.size
+
+
 def assess(window: Window, start: int) -> Damage:
     """Returns the damage at a position that holds no intact record; its end is where to resume."""
     size, length = window.size, _read_length(window, start)
@@ -186,7 +200,12 @@ def _find_resumption(window: Window, start: int) -> int:
         return window.size
     length, checksum = struct.unpack("<QI", header)
     for candidate in (length, crc32c.length_of_masked_crc32c(checksum)):
-        if candidate <= LARGEST_PAYLOAD and _payload_matches(window, start, candidate):
+        if (
+            candidate <= LARGEST_PAYLOAD
+            and start + FRAME_BYTES + candidate <= window.size
+            and window.spend(candidate)
+            and _payload_matches(window, start, candidate)
+        ):
             return int(start + FRAME_BYTES + candidate)
     found = _find_frame(window, start + 1)
     return _find_enclosing_end(window, start, found)
@@ -197,7 +216,9 @@ def _find_frame(window: Window, start: int, stop: int | None = None) -> int:
     stop = window.size if stop is None else stop
     for position in _iter_headers(window, start, stop):
         length = _read_length(window, position)
-        if length is not None and _payload_matches(window, position, length):
+        if length is None or (length > _ALWAYS_CHECKED and not window.spend(length)):
+            continue
+        if _payload_matches(window, position, length):
             return position
     return stop
 
@@ -224,10 +245,12 @@ def _find_enclosing_end(window: Window, start: int, found: int) -> int:
     limit = found + LOOKAHEAD_BYTES
     ends = _iter_headers(window, found, limit)
     crc, position = 0, start + HEADER_BYTES
-    for end in (*ends, *([window.size] if window.size <= limit else [])):
+    for end in itertools.chain(ends, [window.size] if window.size <= limit else []):
         footer = end - FOOTER_BYTES
         if footer < position:
             continue
+        if not window.spend(footer - position + _STEP_COST):
+            break
         crc = crc32c.crc32c(window.view(position, footer), crc)
         position = footer
         if window.view(footer, end) == struct.pack("<I", crc32c.mask(crc)):
@@ -237,16 +260,28 @@ def _find_enclosing_end(window: Window, start: int, found: int) -> int:
 
 def _iter_headers(window: Window, start: int, stop: int) -> Iterator[int]:
     """Yields each position from start to stop that holds an intact header of a fitting length."""
-    stop = min(stop, window.size)
+    stop, size = min(stop, window.size), _SMALLEST_BLOCK
     while start < stop:
-        block = bytes(window.view(start, min(start + _BLOCK, stop) + HEADER_BYTES - 1))
-        count = len(block) - HEADER_BYTES + 1
-        if count <= 0:
+        block = window.view(start, min(start + size, stop) + HEADER_BYTES - 1)
+        if len(block) < HEADER_BYTES:
             return
-        lengths = np.ndarray((count,), "<u8", block, strides=(1,))
-        checksums = np.ndarray((count,), "<u4", block, offset=8, strides=(1,))
-        fitting = np.flatnonzero(lengths <= min(LARGEST_PAYLOAD, window.size - start))
-        matching = crc32c.masked_crc32c_of_lengths(lengths[fitting]) == checksums[fitting]
-        for position in fitting[matching]:
-            yield start + int(position)
-        start += count
+        largest = min(LARGEST_PAYLOAD, window.size - start)
+        for position in _find_headers(block, largest):
+            yield start + position
+        start += len(block) - HEADER_BYTES + 1
+        size = min(4 * size, _LARGEST_BLOCK)
+
+
+def _find_headers(block: memoryview, largest: int) -> Iterator[int]:
+    if extension.scan is not None:
+        position = extension.scan.find_header(block, largest, 0)
+        while position >= 0:
+            yield position
+            position = extension.scan.find_header(block, largest, position + 1)
+        return
+    count = len(block) - HEADER_BYTES + 1
+    lengths = np.ndarray((count,), "<u8", block, strides=(1,))
+    checksums = np.ndarray((count,), "<u4", block, offset=8, strides=(1,))
+    fitting = np.flatnonzero(lengths <= largest)
+    matching = crc32c.masked_crc32c_of_lengths(lengths[fitting]) == checksums[fitting]
+    yield from map(int, fitting[matching])

@@ -2,13 +2,14 @@
 
 Field numbers are those of tensorflow/core/util/event.proto and framework/summary.proto. As in every
 protocol buffer parser, unknown fields, and known ones of another wire type, are passed over.
+Nothing here allocates in proportion to what a message claims.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 Field = tuple[int, int, int, int]
 """Field number, wire type, and for lengths (wire type 2) and fixed widths the content's start and
@@ -16,86 +17,130 @@ end; for a varint its value and the position after it."""
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
-ValueKind = Literal["simple_value", "image", "histo", "audio", "tensor"]
-_VALUE_KINDS: dict[int, ValueKind] = {4: "image", 5: "histo", 6: "audio", 8: "tensor"}
+NO_CONTENT, SIMPLE_VALUE, FLOAT_SCALAR, DOUBLE_SCALAR, TENSOR, HISTO, IMAGE, AUDIO = range(8)
+"""Kinds of a summary value. FLOAT_SCALAR and DOUBLE_SCALAR are tensors of rank 0."""
+
+_CONTENT_FIELDS = {4: IMAGE, 5: HISTO, 6: AUDIO, 8: TENSOR}
+_SCALAR_FIELDS = {(4, BYTES), (5, BYTES), (5, FIXED32), (6, BYTES), (6, FIXED64)}
+"""tensor_content, float_val and double_val: packed or not."""
+
+
+class RawEvent(NamedTuple):
+    """An event's head, and the byte ranges of its summaries in the payload."""
+
+    wall_time: float
+    step: int
+    summaries: list[tuple[int, int]]
 
 
 class RawValue(NamedTuple):
     """One summary value, not yet decoded.
 
     Attributes:
-        tag: As written.
-        plugin_name: Of its metadata; None when it carries none.
-        kind: Which field holds the content, or None when none does.
+        tag: As written, UTF-8.
+        plugin_name: Of its metadata; empty when it names none.
+        kind: One of the kinds above.
         start: First byte of the content in the payload.
         end: Byte after its last one.
+        bits: A simple value's or scalar tensor's IEEE 754 bits, 32 or 64 of them.
     """
 
-    tag: str
-    plugin_name: str | None
-    kind: ValueKind | None
+    tag: bytes
+    plugin_name: bytes
+    kind: int
     start: int
     end: int
-
-
-class RawEvent(NamedTuple):
-    """An event's head, and where its summary values lie in the payload."""
-
-    wall_time: float
-    step: int
-    values: list[tuple[int, int]]
+    bits: int
 
 
 def parse_event(payload: memoryview) -> RawEvent:
-    """Returns wall time, step and the byte ranges of the summary values of an Event.
+    """Returns wall time, step and the byte ranges of the summaries of an Event.
 
     Raises:
-        ValueError: The bytes are no protocol buffer.
+        ValueError: The event, or one of its summaries, is no protocol buffer.
     """
     wall_time, step = 0.0, 0
-    values: list[tuple[int, int]] = []
+    summaries: list[tuple[int, int]] = []
     for number, kind, start, end in iter_fields(payload, 0, len(payload)):
         if number == 1 and kind == FIXED64:
             (wall_time,) = struct.unpack_from("<d", payload, start)
         elif number == 2 and kind == VARINT:
             step = start - (1 << 64) if start >> 63 else start
         elif number == 5 and kind == BYTES:
-            values += [
-                (first, last)
-                for n, k, first, last in iter_fields(payload, start, end)
-                if n == 1 and k == BYTES
-            ]
-    return RawEvent(wall_time, step, values)
+            for _ in iter_fields(payload, start, end):
+                pass
+            summaries.append((start, end))
+    return RawEvent(wall_time, step, summaries)
+
+
+def iter_value_ranges(payload: memoryview, event: RawEvent) -> Iterator[tuple[int, int]]:
+    """Yields the byte range of each Summary.Value of an event."""
+    for summary_start, summary_end in event.summaries:
+        for number, kind, start, end in iter_fields(payload, summary_start, summary_end):
+            if number == 1 and kind == BYTES:
+                yield start, end
 
 
 def parse_value(payload: memoryview, start: int, end: int) -> RawValue:
-    """Returns tag, plugin name and content range of the Summary.Value at a byte range.
+    """Returns tag, plugin name and content of the Summary.Value at a byte range.
 
     Raises:
-        ValueError: The bytes are no protocol buffer, or a name is no UTF-8.
+        ValueError: The bytes are no protocol buffer.
     """
-    tag, plugin_name = "", None
-    content: tuple[ValueKind | None, int, int] = (None, 0, 0)
+    tag = plugin_name = b""
+    content, bits = (NO_CONTENT, 0, 0), 0
     for number, kind, first, last in iter_fields(payload, start, end):
-        if kind == FIXED32 and number == 2:
-            content = ("simple_value", first, last)
-        elif kind == BYTES and number == 1:
-            tag = str(payload[first:last], "utf-8")
-        elif kind == BYTES and number in _VALUE_KINDS:
-            content = (_VALUE_KINDS[number], first, last)
-        elif kind == BYTES and number == 9:
+        if number == 2 and kind == FIXED32:
+            content = (SIMPLE_VALUE, first, last)
+        elif kind != BYTES:
+            continue
+        elif number == 1:
+            tag = bytes(payload[first:last])
+        elif number == 9:
             plugin_name = _parse_plugin_name(payload, first, last)
-    return RawValue(tag, plugin_name, *content)
+        elif number in _CONTENT_FIELDS:
+            content = (_CONTENT_FIELDS[number], first, last)
+    kind, first, last = content
+    if kind == SIMPLE_VALUE:
+        (bits,) = struct.unpack_from("<I", payload, first)
+    elif kind == TENSOR:
+        kind, bits = _parse_scalar(payload, first, last)
+    return RawValue(tag, plugin_name, kind, first, last, bits)
 
 
-def _parse_plugin_name(payload: memoryview, start: int, end: int) -> str:
-    name = ""
+def _parse_plugin_name(payload: memoryview, start: int, end: int) -> bytes:
+    name = b""
     for number, kind, first, last in iter_fields(payload, start, end):
         if number == 1 and kind == BYTES:
             for n, k, name_start, name_end in iter_fields(payload, first, last):
                 if n == 1 and k == BYTES:
-                    name = str(payload[name_start:name_end], "utf-8")
+                    name = bytes(payload[name_start:name_end])
     return name
+
+
+def _parse_scalar(payload: memoryview, start: int, end: int) -> tuple[int, int]:
+    """Returns kind and bits of a TensorProto; TENSOR unless it is a plain float or double scalar.
+
+    These two are what fills event files, so they are told apart here, before any decoding.
+    """
+    dtype, found = 0, (0, 0, 0)
+    try:
+        for number, kind, first, last in iter_fields(payload, start, end):
+            if number == 1 and kind == VARINT:
+                dtype = first
+            elif (number, kind) in _SCALAR_FIELDS and not found[0]:
+                found = (number, first, last)
+            elif number != 2 or kind != BYTES or first != last:  # anything but a shape without dims
+                return TENSOR, 0
+    except ValueError:
+        return TENSOR, 0
+    number, first, last = found
+    bits = int.from_bytes(payload[first:last], "little") if last - first <= 8 else 0
+    if dtype == 1 and number in (4, 5) and last - first == 4:
+        return FLOAT_SCALAR, bits
+    if dtype == 2 and number in (4, 6) and last - first == 8:
+        return DOUBLE_SCALAR, bits
+    return TENSOR, 0
 
 
 def iter_fields(payload: memoryview, position: int, end: int) -> Iterator[Field]:
@@ -131,13 +176,11 @@ def iter_fields(payload: memoryview, position: int, end: int) -> Iterator[Field]
 
 def _read_varint(payload: memoryview, position: int, end: int) -> tuple[int, int]:
     value = shift = 0
-    while position < end:
+    while position < end and shift < 70:
         octet = payload[position]
         position += 1
         value |= (octet & 0x7F) << shift
         if octet < 0x80:
             return value & 0xFFFFFFFFFFFFFFFF, position
         shift += 7
-        if shift >= 70:
-            break
     raise ValueError(f"a varint without end at byte {position} of the record")

@@ -1,0 +1,1 @@
+"""Training processes that end at a chosen moment, in a chosen way, for `durability.py`."""

@@ -1,0 +1,49 @@
+"""A first batch as bytes, for a checkpoint to hold."""
+
+from __future__ import annotations
+
+import io
+import json
+import uuid
+import zipfile
+
+import numpy as np
+
+from tb_firstloss import contract
+from tb_firstloss.first_batch import FirstBatch
+
+_MANIFEST = "manifest"
+
+
+def to_bytes(first: FirstBatch | None) -> bytes:
+    """Packs a first batch, or nothing, into bytes that hold every bit of it.
+
+    They are a NumPy .npz archive of the arrays that the on-disk contract names, with its manifest.
+    """
+    if first is None:
+        return b""
+    recording = contract.encode(first, tag="first_batch", recording_id=uuid.uuid4().hex)
+    arrays = {f"tensor_{i}": array for i, (_, array) in enumerate(recording.tensors)}
+    tags = [tag for tag, _ in recording.tensors]
+    packed = io.BytesIO()
+    manifest = json.dumps({"tags": tags, "manifest": recording.manifest})
+    np.savez(packed, allow_pickle=False, **arrays, **{_MANIFEST: np.array(manifest)})
+    return packed.getvalue()
+
+
+def from_bytes(packed: bytes) -> FirstBatch | None:
+    """Unpacks what `to_bytes` packed.
+
+    Raises:
+        IncompleteRecordingError: An array is missing or altered.
+        ValueError: These are no such bytes.
+    """
+    if not packed:
+        return None
+    try:
+        with np.load(io.BytesIO(packed), allow_pickle=False) as archive:
+            facts = json.loads(archive[_MANIFEST].item())
+            tensors = {tag: archive[f"tensor_{i}"] for i, tag in enumerate(facts["tags"])}
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"checkpoint: it holds no first batch ({error})") from error
+    return contract.decode(facts["manifest"], tensors, path="checkpoint")

@@ -1,0 +1,64 @@
+"""Run directories: one for each recording, which no other writer has."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from pathlib import Path
+
+import tensorflow as tf
+
+
+def is_remote(path: str) -> bool:
+    """Tells whether a path names a file system that only tf.io.gfile reaches."""
+    return "://" in path
+
+
+def claim_run_dir(logdir: str, tag: str) -> str:
+    """Creates ``<logdir>/<tag>``, or ``<tag>-2``, ``<tag>-3``, … if that exists already.
+
+    Making a directory is atomic on a local file system, so of two processes only one can have it;
+    its entry is made durable at once. A remote store has no such operation; there the first free
+    name is taken.
+    """
+    candidates = (
+        f"{logdir}/{tag}" if number == 1 else f"{logdir}/{tag}-{number}"
+        for number in itertools.count(1)
+    )
+    if is_remote(logdir):
+        run_dir = next(path for path in candidates if not tf.io.gfile.exists(path))
+        tf.io.gfile.makedirs(run_dir)
+        return run_dir
+    new_parents = [path for path in (Path(logdir), *Path(logdir).parents) if not path.exists()]
+    Path(logdir).mkdir(parents=True, exist_ok=True)
+    run_dir = next(path for path in candidates if _make(path))
+    for path in (Path(run_dir), *new_parents):
+        sync(str(path.parent))
+    return run_dir
+
+
+def release_run_dir(run_dir: str) -> None:
+    """Removes a claimed run directory again if nothing was written to it."""
+    with contextlib.suppress(OSError, tf.errors.OpError):
+        if not is_remote(run_dir):
+            Path(run_dir).rmdir()
+        elif not tf.io.gfile.listdir(run_dir):
+            tf.io.gfile.rmtree(run_dir)
+
+
+def sync(path: str) -> None:
+    """Makes a local file's bytes, or a directory's entries, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make(path: str) -> bool:
+    try:
+        Path(path).mkdir()
+    except FileExistsError:
+        return False
+    return True

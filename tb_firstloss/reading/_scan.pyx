@@ -1,0 +1,624 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The regular part of the walk in `scan.py`, compiled; see there for what a row means.
+
+Everything that is read lies between two pointers that are checked first. Whatever is not as
+expected ends the scan in front of the record, and the reference reads it.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcmp, memcpy
+
+import os
+
+cdef extern from *:
+    """
+    #include <stddef.h>
+    #include <stdint.h>
+
+    static uint32_t crc_tables[8][256];
+
+    static void crc_prepare(void) {
+        for (int i = 0; i < 256; i++) {
+            uint32_t c = (uint32_t)i;
+            for (int k = 0; k < 8; k++) c = (c >> 1) ^ (c & 1 ? 0x82F63B78u : 0);
+            crc_tables[0][i] = c;
+        }
+        for (int i = 0; i < 256; i++)
+            for (int k = 1; k < 8; k++)
+                crc_tables[k][i] =
+                    (crc_tables[k - 1][i] >> 8) ^ crc_tables[0][crc_tables[k - 1][i] & 0xff];
+    }
+
+    static uint32_t load32(const uint8_t *p) {
+        return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+    }
+
+    static uint64_t load64(const uint8_t *p) {
+        return load32(p) | (uint64_t)load32(p + 4) << 32;
+    }
+
+    static uint32_t crc_portable(uint32_t c, const uint8_t *p, size_t n) {
+        for (; n >= 8; p += 8, n -= 8) {
+            uint32_t low = load32(p) ^ c, high = load32(p + 4);
+            c = crc_tables[7][low & 0xff] ^ crc_tables[6][low >> 8 & 0xff]
+              ^ crc_tables[5][low >> 16 & 0xff] ^ crc_tables[4][low >> 24]
+              ^ crc_tables[3][high & 0xff] ^ crc_tables[2][high >> 8 & 0xff]
+              ^ crc_tables[1][high >> 16 & 0xff] ^ crc_tables[0][high >> 24];
+        }
+        for (; n; p++, n--) c = (c >> 8) ^ crc_tables[0][(c ^ *p) & 0xff];
+        return c;
+    }
+
+    #if defined(__x86_64__) && defined(__GNUC__)
+    __attribute__((target("sse4.2")))
+    static uint32_t crc_sse42(uint32_t c, const uint8_t *p, size_t n) {
+        uint64_t wide = c;
+        for (; n >= 8; p += 8, n -= 8) wide = __builtin_ia32_crc32di(wide, load64(p));
+        c = (uint32_t)wide;
+        for (; n; p++, n--) c = __builtin_ia32_crc32qi(c, *p);
+        return c;
+    }
+    static int has_sse42(void) { __builtin_cpu_init(); return __builtin_cpu_supports("sse4.2"); }
+    #else
+    static uint32_t crc_sse42(uint32_t c, const uint8_t *p, size_t n) {
+        return crc_portable(c, p, n);
+    }
+    static int has_sse42(void) { return 0; }
+    #endif
+    """
+    void crc_prepare() nogil
+    uint32_t load32(const uint8_t *p) nogil
+    uint64_t load64(const uint8_t *p) nogil
+    uint32_t crc_portable(uint32_t c, const uint8_t *p, size_t n) nogil
+    uint32_t crc_sse42(uint32_t c, const uint8_t *p, size_t n) nogil
+    bint has_sse42()
+
+ctypedef uint32_t (*Crc)(uint32_t, const uint8_t *, size_t) noexcept nogil
+
+cdef struct Row:
+    int64_t record_start
+    int64_t start
+    int64_t step
+    double wall_time
+    uint64_t bits
+    int32_t record_size
+    int32_t size
+    int32_t tag
+    int32_t plugin_name
+    int64_t kind
+
+cdef struct Span:
+    const uint8_t *at
+    const uint8_t *end
+
+cdef struct Field:
+    uint64_t number
+    int kind
+    uint64_t value  # of a varint
+    Span content    # of everything else
+
+cdef struct Entry:
+    const uint8_t *tag
+    Py_ssize_t tag_size
+    const uint8_t *plugin_name
+    Py_ssize_t plugin_size
+    uint64_t hash
+    int32_t number
+    int32_t plugin
+
+cdef enum:
+    VARINT = 0
+    FIXED64 = 1
+    BYTES = 2
+    FIXED32 = 5
+    SIMPLE_VALUE = 1
+    FLOAT_SCALAR = 2
+    DOUBLE_SCALAR = 3
+    TENSOR = 4
+    HISTO = 5
+    IMAGE = 6
+    AUDIO = 7
+    ROWS_PER_CHUNK = 1 << 14
+
+# As in wire.py and scan.py; a protocol buffer's length is below 2 GiB.
+cdef uint64_t LARGEST_PAYLOAD = 0x7FFFFFFF
+
+crc_prepare()
+cdef Crc run_crc = crc_portable
+
+
+def use_hardware(bint wanted=True):
+    """Chooses between the processor's CRC32C instruction and tables; returns which is in use."""
+    global run_crc
+    run_crc = <Crc>crc_sse42 if wanted and has_sse42() else <Crc>crc_portable
+    return run_crc == <Crc>crc_sse42
+
+
+use_hardware()
+
+
+def crc32c(data, uint32_t crc=0):
+    """Returns the CRC32C of a buffer, continuing from the CRC32C of what precedes it."""
+    cdef Py_buffer view
+    cdef uint32_t state = crc ^ 0xFFFFFFFFu
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        with nogil:
+            state = run_crc(state, <const uint8_t *>view.buf, view.len)
+    finally:
+        PyBuffer_Release(&view)
+    return state ^ 0xFFFFFFFFu
+
+
+def find_header(data, uint64_t largest, Py_ssize_t start):
+    """Returns where the next intact header of at most this length starts in a buffer, or -1."""
+    cdef Py_buffer view
+    cdef Py_ssize_t i, found = -1
+    cdef const uint8_t *at
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        with nogil:
+            at = <const uint8_t *>view.buf
+            for i in range(max(start, 0), view.len - 11):
+                if load64(at + i) <= largest and masked_crc(at + i, 8) == load32(at + i + 8):
+                    found = i
+                    break
+    finally:
+        PyBuffer_Release(&view)
+    return found
+
+
+cdef class Index:
+    """Tags by their bytes, in open addressing; `scan.Names` fills it and owns the meaning."""
+
+    cdef Entry *entries
+    cdef Py_ssize_t capacity, count
+    cdef uint64_t seed
+    cdef list owned
+
+    def __cinit__(self):
+        self.capacity = 64
+        self.entries = <Entry *>calloc(self.capacity, sizeof(Entry))
+        if self.entries == NULL:
+            raise MemoryError
+        self.owned = []
+        # Seeded, so that no file can be made to collide.
+        self.seed = int.from_bytes(os.urandom(8), "little")
+
+    def __dealloc__(self):
+        free(self.entries)
+
+    def put(self, bytes tag, int32_t number, bytes plugin_name, int32_t plugin):
+        """Adds a tag, or replaces the plugin name of one that is there."""
+        cdef Entry entry
+        cdef Entry *slot
+        self.owned.append((tag, plugin_name))  # the entry points into them
+        entry.tag = <const uint8_t *>PyBytes_AS_STRING(tag)
+        entry.tag_size = len(tag)
+        entry.plugin_name = <const uint8_t *>PyBytes_AS_STRING(plugin_name)
+        entry.plugin_size = len(plugin_name)
+        entry.number = number
+        entry.plugin = plugin
+        entry.hash = self.hash_of(entry.tag, entry.tag_size)
+        if 2 * (self.count + 1) > self.capacity:
+            self.grow()
+        slot = self.find(entry.tag, entry.tag_size, entry.hash)
+        self.count += slot.tag == NULL
+        slot[0] = entry
+
+    cdef int grow(self) except -1:
+        cdef Entry *old = self.entries
+        cdef Py_ssize_t i, old_capacity = self.capacity
+        cdef Entry *larger = <Entry *>calloc(2 * old_capacity, sizeof(Entry))
+        if larger == NULL:
+            raise MemoryError
+        self.entries, self.capacity = larger, 2 * old_capacity
+        for i in range(old_capacity):
+            if old[i].tag != NULL:
+                self.find(old[i].tag, old[i].tag_size, old[i].hash)[0] = old[i]
+        free(old)
+        return 0
+
+    cdef uint64_t hash_of(self, const uint8_t *at, Py_ssize_t size) noexcept nogil:
+        cdef uint64_t h = self.seed ^ <uint64_t>size, word
+        cdef Py_ssize_t i
+        while size > 0:
+            if size >= 8:
+                word = load64(at)
+            else:
+                word = 0
+                for i in range(size):
+                    word |= <uint64_t>at[i] << (8 * i)
+            h = (h ^ word) * 0x9E3779B97F4A7C15u
+            h ^= h >> 29
+            at += 8
+            size -= 8
+        return h ^ (h >> 32)
+
+    cdef Entry *find(self, const uint8_t *at, Py_ssize_t size, uint64_t h) noexcept nogil:
+        """Returns the tag's entry, or the free one where it belongs."""
+        cdef Py_ssize_t slot = <Py_ssize_t>(h & <uint64_t>(self.capacity - 1))
+        cdef Entry *entry
+        while True:
+            entry = &self.entries[slot]
+            if entry.tag == NULL:
+                return entry
+            if entry.hash == h and entry.tag_size == size and memcmp(entry.tag, at, size) == 0:
+                return entry
+            slot = (slot + 1) & (self.capacity - 1)
+
+
+cdef class Scanner:
+    """State of one call of `scan_block`: the rows so far, and how to number a new name."""
+
+    cdef Row *rows
+    cdef Py_ssize_t count, capacity
+    cdef Index index
+    cdef object number
+    cdef bint more
+    cdef Span event  # the one that is being scanned
+    cdef bint checked  # it is regular from end to end
+
+    def __dealloc__(self):
+        free(self.rows)
+
+    cdef Py_ssize_t walk(self, const uint8_t *data, Py_ssize_t size, int64_t base) except -1 nogil:
+        """Returns the bytes of the records that were scanned."""
+        cdef Py_ssize_t position = 0, before
+        cdef uint64_t length
+        while position < size and self.count < ROWS_PER_CHUNK:
+            if size - position < 16:
+                self.more = True
+                break
+            length = load64(data + position)
+            if length > LARGEST_PAYLOAD or masked_crc(data + position, 8) != load32(
+                data + position + 8
+            ):
+                break
+            if length > <uint64_t>(size - position - 16):
+                self.more = True
+                break
+            if masked_crc(data + position + 12, length) != load32(data + position + 12 + length):
+                break
+            before = self.count
+            if self.scan_event(data, position, length, base) == 0:
+                self.count = before
+                break
+            position += 16 + <Py_ssize_t>length
+        return position
+
+    cdef int scan_event(
+        self, const uint8_t *data, Py_ssize_t position, uint64_t length, int64_t base
+    ) except -1 nogil:
+        """Adds the rows of a record; returns 0 when the reference has to read it."""
+        cdef Row row
+        cdef Field field
+        cdef Span event, summary, rest
+        cdef Py_ssize_t first = self.count, i
+        cdef int read
+        row.record_start = base + position
+        row.record_size = <int32_t>(16 + length)
+        row.step = 0
+        row.wall_time = 0.0
+        if length > LARGEST_PAYLOAD - 16:
+            return 0
+        event.at = data + position + 12
+        event.end = event.at + length
+        self.event = event
+        self.checked = False
+        while event.at < event.end:
+            if not next_field(&event, &field):
+                return 0
+            if field.number == 1 and field.kind == FIXED64:
+                memcpy_double(&row.wall_time, field.content.at)
+            elif field.number == 2 and field.kind == VARINT:
+                row.step = <int64_t>field.value
+            elif field.number == 5 and field.kind == BYTES:
+                summary = field.content
+                while summary.at < summary.end:
+                    if not next_field(&summary, &field):
+                        return 0
+                    if field.number == 1 and field.kind == BYTES:
+                        rest = field.content
+                        read = self.scan_value(&rest, &row, data, base)
+                        if read <= 0:
+                            return read
+        for i in range(first, self.count):  # step and wall time may follow the summary
+            self.rows[i].step = row.step
+            self.rows[i].wall_time = row.wall_time
+        return 1
+
+    cdef int scan_value(
+        self, Span *value, Row *row, const uint8_t *data, int64_t base
+    ) except -1 nogil:
+        """Adds the row of a value; returns 0 when the reference has to read its record."""
+        cdef Field field
+        cdef Span tag, plugin_name, content
+        cdef Entry *entry
+        tag.at = tag.end = plugin_name.at = plugin_name.end = value.at
+        content = tag
+        row.kind = 0
+        while value.at < value.end:
+            if not next_field(value, &field):
+                return 0
+            if field.number == 2 and field.kind == FIXED32:
+                row.kind, content = SIMPLE_VALUE, field.content
+            elif field.kind != BYTES:
+                continue
+            elif field.number == 1:
+                tag = field.content
+            elif field.number == 9:
+                plugin_name.at = plugin_name.end
+                if not find_plugin_name(field.content, &plugin_name):
+                    return 0
+            elif field.number == 4:
+                row.kind, content = IMAGE, field.content
+            elif field.number == 5:
+                row.kind, content = HISTO, field.content
+            elif field.number == 6:
+                row.kind, content = AUDIO, field.content
+            elif field.number == 8:
+                row.kind, content = TENSOR, field.content
+        row.bits = 0
+        if row.kind == SIMPLE_VALUE:
+            row.bits = load32(content.at)
+        elif row.kind == TENSOR:
+            row.kind = classify_tensor(content, &row.bits)
+        entry = self.index.find(
+            tag.at,
+            tag.end - tag.at,
+            self.index.hash_of(tag.at, tag.end - tag.at),
+        )
+        if entry.tag == NULL or not is_plugin(entry, plugin_name):
+            if self.learn(tag, plugin_name, row) == 0:
+                return 0
+        else:
+            row.tag, row.plugin_name = entry.number, entry.plugin
+        if row.kind == 0:
+            return 1
+        row.start = base + (content.at - data)
+        row.size = <int32_t>(content.end - content.at)
+        return self.add(row)
+
+    cdef int learn(self, Span tag, Span plugin_name, Row *row) except -1 nogil:
+        """Numbers a tag or plugin name that is new; returns 0 when its event is irregular.
+
+        Nothing is learned from an event that is broken further on: the reference, which then reads
+        it again from its start, would know names too early.
+        """
+        if not self.checked and not is_regular(self.event):
+            return 0
+        self.checked = True
+        with gil:
+            row.tag, row.plugin_name = self.number(
+                PyBytes_FromStringAndSize(<const char *>tag.at, tag.end - tag.at),
+                PyBytes_FromStringAndSize(
+                    <const char *>plugin_name.at, plugin_name.end - plugin_name.at
+                ),
+            )
+        return 1
+
+    cdef int add(self, Row *row) except -1 nogil:
+        cdef Row *larger
+        if self.count == self.capacity:
+            if self.count >= 4 * ROWS_PER_CHUNK:  # one record full of values
+                return 0
+            self.capacity = 4 * self.capacity + 1024
+            larger = <Row *>realloc(self.rows, self.capacity * sizeof(Row))
+            if larger == NULL:
+                with gil:
+                    raise MemoryError
+            self.rows = larger
+        self.rows[self.count] = row[0]
+        self.count += 1
+        return 1
+
+
+def scan_block(data, int64_t base, Index index, number):
+    """Scans the intact and regular records at the start of a block.
+
+    Args:
+        data: Bytes of the file that begin with a record.
+        base: Position of the first of them in the file.
+        index: Of the run's names.
+        number: `Names.number`, called with what the index does not know.
+
+    Returns:
+        The rows as bytes, the bytes that their records take, and whether the scan stopped because
+        the next record is not wholly inside the block.
+    """
+    cdef Py_buffer view
+    cdef Py_ssize_t size
+    cdef Scanner scanner = Scanner()
+    scanner.index, scanner.number = index, number
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        with nogil:
+            size = scanner.walk(<const uint8_t *>view.buf, view.len, base)
+    finally:
+        PyBuffer_Release(&view)
+    rows = PyBytes_FromStringAndSize(<const char *>scanner.rows, scanner.count * sizeof(Row))
+    return rows, size, scanner.more
+
+
+cdef inline uint32_t masked_crc(const uint8_t *at, size_t size) noexcept nogil:
+    cdef uint32_t crc = run_crc(0xFFFFFFFFu, at, size) ^ 0xFFFFFFFFu
+    return ((crc >> 15) | (crc << 17)) + 0xA282EAD8u
+
+
+cdef inline void memcpy_double(double *to, const uint8_t *at) noexcept nogil:
+    cdef uint64_t bits = load64(at)
+    memcpy(to, &bits, 8)
+
+
+cdef inline bint next_varint(Span *span, uint64_t *value) noexcept nogil:
+    cdef int shift = 0
+    cdef uint8_t octet
+    if span.at < span.end and span.at[0] < 0x80:  # most are of one byte
+        value[0] = span.at[0]
+        span.at += 1
+        return True
+    value[0] = 0
+    while span.at < span.end and shift < 70:
+        octet = span.at[0]
+        span.at += 1
+        if shift < 64:
+            value[0] |= <uint64_t>(octet & 0x7F) << shift
+        if octet < 0x80:
+            return True
+        shift += 7
+    return False
+
+
+cdef inline bint next_field(Span *span, Field *field) noexcept nogil:
+    """Moves past the next field of a message; returns False when there is no whole one."""
+    cdef uint64_t word
+    if not next_varint(span, &word):
+        return False
+    field.number = word >> 3
+    field.kind = <int>(word & 7)
+    if field.number == 0 or field.number >= 1 << 29:
+        return False
+    if field.kind == VARINT:
+        return next_varint(span, &field.value)
+    if field.kind == BYTES:
+        if not next_varint(span, &word):
+            return False
+    elif field.kind == FIXED32:
+        word = 4
+    elif field.kind == FIXED64:
+        word = 8
+    else:
+        return False
+    if word > <uint64_t>(span.end - span.at):
+        return False
+    field.content.at = span.at
+    span.at += word
+    field.content.end = span.at
+    return True
+
+
+cdef bint is_regular(Span event) noexcept nogil:
+    """Tells whether the reference would find nothing wrong with an event and its values."""
+    cdef Field field
+    cdef Span summary
+    while event.at < event.end:
+        if not next_field(&event, &field):
+            return False
+        if field.number == 5 and field.kind == BYTES:
+            summary = field.content
+            while summary.at < summary.end:
+                if not next_field(&summary, &field):
+                    return False
+                if field.number == 1 and field.kind == BYTES and not is_regular_value(field.content):
+                    return False
+    return True
+
+
+cdef bint is_regular_value(Span value) noexcept nogil:
+    cdef Field field
+    cdef Span tag, plugin_name
+    tag.at = tag.end = plugin_name.at = plugin_name.end = value.at
+    while value.at < value.end:
+        if not next_field(&value, &field):
+            return False
+        if field.number == 1 and field.kind == BYTES:
+            tag = field.content
+        elif field.number == 9 and field.kind == BYTES:
+            plugin_name.at = plugin_name.end
+            if not find_plugin_name(field.content, &plugin_name):
+                return False
+    return is_utf8(tag) and is_utf8(plugin_name)
+
+
+cdef bint is_utf8(Span text) noexcept nogil:
+    """Tells whether bytes are UTF-8: shortest forms only, no surrogates, up to U+10FFFF."""
+    cdef uint32_t point
+    cdef int more, i
+    while text.at < text.end:
+        point = text.at[0]
+        text.at += 1
+        if point < 0x80:
+            continue
+        if 0xC2 <= point < 0xE0:
+            more, point = 1, point & 0x1F
+        elif 0xE0 <= point < 0xF0:
+            more, point = 2, point & 0x0F
+        elif 0xF0 <= point < 0xF5:
+            more, point = 3, point & 0x07
+        else:
+            return False
+        if text.end - text.at < more:
+            return False
+        for i in range(more):
+            if text.at[i] & 0xC0 != 0x80:
+                return False
+            point = point << 6 | (text.at[i] & 0x3F)
+        text.at += more
+        if (
+            (more == 2 and point < 0x800)
+            or (more == 3 and not 0x10000 <= point < 0x110000)
+            or 0xD800 <= point < 0xE000
+        ):
+            return False
+    return True
+
+
+cdef bint find_plugin_name(Span metadata, Span *name) noexcept nogil:
+    cdef Field field
+    cdef Span plugin_data
+    while metadata.at < metadata.end:
+        if not next_field(&metadata, &field):
+            return False
+        if field.number == 1 and field.kind == BYTES:
+            plugin_data = field.content
+            while plugin_data.at < plugin_data.end:
+                if not next_field(&plugin_data, &field):
+                    return False
+                if field.number == 1 and field.kind == BYTES:
+                    name[0] = field.content
+    return True
+
+
+cdef inline bint is_plugin(Entry *entry, Span name) noexcept nogil:
+    """Tells whether a value's plugin name is the tag's, or absent."""
+    cdef Py_ssize_t size = name.end - name.at
+    if size == 0:
+        return True
+    return size == entry.plugin_size and memcmp(entry.plugin_name, name.at, size) == 0
+
+
+cdef int classify_tensor(Span tensor, uint64_t *bits) noexcept nogil:
+    """Returns the kind of a TensorProto, and the bits of a plain float or double scalar."""
+    cdef Field field
+    cdef Span values
+    cdef uint64_t dtype = 0, found = 0
+    cdef Py_ssize_t size
+    values.at = values.end = tensor.at
+    field.content = values
+    while tensor.at < tensor.end:
+        if not next_field(&tensor, &field):
+            return TENSOR
+        if field.number == 1 and field.kind == VARINT:
+            dtype = field.value
+        elif found == 0 and (
+            (field.kind == BYTES and 4 <= field.number <= 6)
+            or (field.kind == FIXED32 and field.number == 5)
+            or (field.kind == FIXED64 and field.number == 6)
+        ):
+            found, values = field.number, field.content
+        elif (
+            field.number != 2 or field.kind != BYTES or field.content.at != field.content.end
+        ):
+            return TENSOR
+    size = values.end - values.at
+    if dtype == 1 and (found == 4 or found == 5) and size == 4:
+        bits[0] = load32(values.at)
+        return FLOAT_SCALAR
+    if dtype == 2 and (found == 4 or found == 6) and size == 8:
+        bits[0] = load64(values.at)
+        return DOUBLE_SCALAR
+    return TENSOR

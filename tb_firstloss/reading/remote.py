@@ -1,0 +1,50 @@
+"""Files behind a URL, through fsspec (the extra "remote")."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from tb_firstloss import errors
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+def is_url(path: str) -> bool:
+    """Tells whether a path is a URL, other than one of a local file."""
+    return _URL.match(path) is not None
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """Returns fsspec's file system for a URL, and the URL's name within it.
+
+    Raises:
+        MissingDependencyError: fsspec, or what it needs for this protocol, is not installed.
+        ValueError: The protocol is unknown.
+    """
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError:
+        raise errors.MissingDependencyError(
+            f"{url}: reading URLs needs fsspec; pip install 'tb-firstloss[remote]'"
+        ) from None
+    try:
+        found, name = url_to_fs(url)
+    except ImportError as error:
+        raise errors.MissingDependencyError(f"{url}: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{url}: {error}") from None
+    return found, name
+
+
+@contextlib.contextmanager
+def failures(url: str, *, start: int | None = None) -> Iterator[None]:
+    """Turns what a file system raises into an EventFileError."""
+    try:
+        yield
+    except Exception as error:  # each backend raises exceptions of its own
+        raise errors.EventFileError(
+            f"{url}: cannot be read ({type(error).__name__}: {error})", path=url, start=start
+        ) from error

@@ -1,0 +1,85 @@
+"""Which runs, tags and steps were asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Container, Iterable
+
+import numpy as np
+
+from tb_firstloss.reading.scan import Names, Rows
+
+Patterns = str | Iterable[str] | None
+Steps = int | range | Container[int] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Names are matched exactly or as globs; None stands for everything."""
+
+    runs: tuple[str, ...] | None = None
+    tags: tuple[str, ...] | None = None
+    steps: Container[int] | None = None
+
+    @classmethod
+    def of(cls, runs: Patterns, tags: Patterns, steps: Steps) -> Selection:
+        """Returns the selection that a public function's arguments ask for."""
+        if isinstance(steps, int):
+            steps = range(steps, steps + 1)
+        if isinstance(steps, str | bytes) or not isinstance(steps, Container | None):
+            raise TypeError(f"steps: {steps!r}; give a step, a range or a set of steps")
+        return cls(_patterns("runs", runs), _patterns("tags", tags), steps)
+
+    def has_run(self, run: str) -> bool:
+        """Tells whether a run was asked for."""
+        return _matches(run, self.runs)
+
+    def has_step(self, step: int) -> bool:
+        """Tells whether a step was asked for."""
+        return self.steps is None or step in self.steps
+
+
+class RowFilter:
+    """A selection applied to the rows of one run; each tag is looked at once."""
+
+    def __init__(self, selection: Selection, names: Names) -> None:
+        self._selection = selection
+        self._names = names
+        self._chosen = np.zeros(0, bool)
+
+    def apply(self, rows: Rows) -> Rows:
+        """Returns the rows that were asked for."""
+        if self._selection.tags is not None:
+            rows = rows[self._chosen_tags()[rows["tag"]]]
+        steps = self._selection.steps
+        if isinstance(steps, range) and steps.step > 0:
+            column = rows["step"]
+            inside = (column >= steps.start) & (column < steps.stop)
+            rows = rows[inside & ((column - steps.start) % steps.step == 0)]
+        elif steps is not None:
+            rows = rows[np.fromiter((step in steps for step in rows["step"].tolist()), bool)]
+        return rows
+
+    def _chosen_tags(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        new = self._names.tags[len(self._chosen) :]
+        if new:
+            more = [_matches(tag, self._selection.tags) for tag in new]
+            self._chosen = np.concatenate([self._chosen, np.array(more, bool)])
+        return self._chosen
+
+
+def _patterns(option: str, names: Patterns) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    chosen = (names,) if isinstance(names, str) else tuple(names)
+    for name in chosen:
+        if not isinstance(name, str):
+            raise TypeError(f"{option}: {name!r} is no name; give a str or several")
+    return chosen
+
+
+def _matches(name: str, patterns: tuple[str, ...] | None) -> bool:
+    if patterns is None:
+        return True
+    return any(name == p or fnmatch.fnmatchcase(name, p) for p in patterns)

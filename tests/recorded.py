@@ -1,0 +1,53 @@
+"""Small real recordings for the tests of the command line."""
+
+import contextlib
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+
+import tensorflow as tf
+
+from tb_firstloss import FirstLoss
+
+
+def record(logdir, values, *, total=None, **options):
+    """Records a first batch below a logdir, without a profile, and returns its run directory."""
+    first = FirstLoss(logdir, graph=False, profile=False, on_error="raise", **options)
+    total = None if total is None else tf.constant(total)
+    first.record(tf.constant(values), total=total)
+    return first.run_dir
+
+
+def run_on_terminal(*arguments, columns=120, **environment):
+    """Runs the command line on a pseudo-terminal; returns its exit code and what it showed."""
+    return _on_terminal(["-m", "tb_firstloss", *map(str, arguments)], columns, environment)
+
+
+def python_on_terminal(script, *, columns=120, **environment):
+    """Runs a script on a pseudo-terminal; returns its exit code and what it showed."""
+    return _on_terminal(["-c", script], columns, environment)
+
+
+def _on_terminal(arguments, columns, environment):
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    environment = {"TERM": "xterm", "PYTHONIOENCODING": "utf-8", **environment}
+    inherited = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
+    with subprocess.Popen(
+        [sys.executable, *arguments],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env={**inherited, **environment},
+    ) as process:
+        os.close(slave)
+        shown = b""
+        with contextlib.suppress(OSError):  # Linux says so at the end of a terminal
+            while block := os.read(master, 65536):
+                shown += block
+        os.close(master)
+    return process.returncode, shown.decode()

@@ -1,0 +1,69 @@
+"""One worker of two, started by test_workers.py: python worker.py LOGDIR OUT.json.
+
+Trains once for each case, in a run of its own, and saves what it saw.
+"""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tb_firstloss import FirstBatch, FirstLoss
+from tb_firstloss.capture import checkpoint
+
+SHAPES = {
+    "ragged": lambda values, worker: tf.ones([tf.shape(values)[0], 2 + worker]) * (worker + 1.0),
+    "ranks": lambda values, worker: tf.ones([tf.shape(values)[0]] + [1] * worker),
+    "empty": lambda values, worker: values[: 0 if worker else 100],
+    "bfloat16": lambda values, _: tf.cast(values, tf.bfloat16),
+    "scalar": lambda values, _: tf.reduce_sum(values) / 4,
+}
+CASES = ("data", "off", *SHAPES, "reduced", "one-fails", "one-declines")
+
+
+def train(case, logdir, strategy):
+    """Runs three steps and returns what this worker knows afterwards."""
+    worker = strategy.cluster_resolver.task_id
+    policy = "OFF" if case == "off" else "DATA"
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy[policy]
+    rows = tf.data.Dataset.from_tensor_slices(np.arange(20, dtype=np.float32).reshape(10, 2))
+    batches = strategy.experimental_distribute_dataset(rows.batch(4).with_options(options))
+    with strategy.scope():
+        weight = tf.Variable(1.0)
+
+    def replica_step(x):
+        values = tf.reduce_sum(x, axis=1) * weight
+        weight.assign_add(0.5)
+        return SHAPES.get(case, lambda values, _: values)(values, worker)
+
+    @tf.function
+    def train_step(x):
+        values = strategy.run(replica_step, args=(x,))
+        return strategy.reduce("SUM", values, axis=0) if case == "reduced" else values
+
+    first = FirstLoss(logdir / case, strategy=strategy, graph=False, profile=case == "data")
+    if case == "one-declines" and worker:
+        earlier = FirstBatch(run="r", step=0, wall_time=0.0, loss=np.float32(5), outputs={})
+        first.deserialize(checkpoint.to_bytes(earlier))
+    fails = case == "one-fails" and worker
+    step = first.wrap(train_step, loss=(lambda _: None) if fails else None)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for x in batches:
+            step(x)
+    return {
+        "weight": float(weight.numpy()),
+        "run_dir": first.run_dir,
+        "digest": first.first_batch and first.first_batch.digest,
+        "warnings": [str(w.message) for w in caught if "first loss" in str(w.message)],
+    }
+
+
+if __name__ == "__main__":
+    logdir, out = map(Path, sys.argv[1:])
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    out.write_text(json.dumps({case: train(case, logdir, strategy) for case in CASES}))
