@@ -50,10 +50,7 @@ def train(logdir, *, seed=0, scale=1.0, steps=3, spoil=(), returns=None, hparams
     wrapped = first.wrap(step, **keys)
     data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(BATCH_SIZE)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warnings.simplefilter(
-            "ignore", UnexpectedLossWarning
-        )  # two of the runs are meant to be off
+        warnings.simplefilter("ignore", UnexpectedLossWarning)  # some runs are meant to be off
         for x, y in data.take(steps):
             wrapped(x, y)
     return first
