@@ -34,3 +34,13 @@ def engine(request, monkeypatch):
     if request.param == "python":
         monkeypatch.setattr(extension, "scan", None)
     return request.param
+
+
+@pytest.fixture
+def ours(caplog):
+    """Gives the messages that this package has logged.
+
+    TensorFlow logs into the same process, for example that functions are traced too often, which
+    depends on the tests that ran before.
+    """
+    return lambda: [r.getMessage() for r in caplog.records if r.name.startswith("tb_firstloss")]

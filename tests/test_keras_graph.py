@@ -44,7 +44,7 @@ def described_layers(directory):
 @pytest.mark.parametrize(
     ("library", "traced"), [(keras, []), (tf_keras, [True])], ids=["keras", "tf_keras"]
 )
-def test_fit_gives_the_graph_of_one_step_and_the_layers(tmp_path, library, traced, caplog):
+def test_fit_gives_the_graph_of_one_step_and_the_layers(tmp_path, library, traced, ours):
     model = make_model(library)
     model.fit(batches(), verbose=0, callbacks=[FirstLossCallback(tmp_path, on_error="raise")])
     run_graph, trace_graphs = written_graphs(tmp_path)
@@ -54,7 +54,7 @@ def test_fit_gives_the_graph_of_one_step_and_the_layers(tmp_path, library, trace
     (text,) = described_layers(tmp_path)
     drawn = keras_util.keras_model_to_graph_def(json.loads(text))
     assert {"hidden", "last"} <= {node.name.rpartition("/")[2] for node in drawn.node}
-    assert caplog.messages == []
+    assert ours() == []
     assert_nothing_is_left()
 
 
@@ -66,11 +66,11 @@ def test_a_model_that_tensorboard_cannot_draw_gives_no_layers(tmp_path):
     assert written_graphs(tmp_path)[0] is not None
 
 
-def test_an_eager_model_gives_its_layers_and_one_line(tmp_path, caplog):
+def test_an_eager_model_gives_its_layers_and_one_line(tmp_path, ours):
     model = make_model(keras, run_eagerly=True)
     model.fit(batches(), verbose=0, callbacks=[FirstLossCallback(tmp_path, on_error="raise")])
     assert len(described_layers(tmp_path)) == 1
-    assert caplog.messages == [f"{tmp_path}/first_batch: no {graphs.NO_GRAPH}"]
+    assert ours() == [f"{tmp_path}/first_batch: no {graphs.NO_GRAPH}"]
 
 
 def test_without_graph_there_are_no_layers_either(tmp_path):
@@ -117,11 +117,11 @@ def test_fit_profiles_the_warm_step_and_then_steps_aside(tmp_path, library):
     assert_nothing_is_left()
 
 
-def test_a_fit_that_ends_before_the_warm_step_says_so_and_leaves_the_model(tmp_path, caplog):
+def test_a_fit_that_ends_before_the_warm_step_says_so_and_leaves_the_model(tmp_path, ours):
     model = make_model(keras)
     first = FirstLossCallback(tmp_path, on_error="raise", warm_step=20)
     model.fit(batches(), verbose=0, callbacks=[first])
-    assert caplog.messages == [f"{tmp_path}/first_batch: no warm profile: training ended before"]
+    assert ours() == [f"{tmp_path}/first_batch: no warm profile: training ended before"]
     assert "later_executions" not in type(model.train_function).__module__
     model.fit(batches(), verbose=0)
     assert not (tmp_path / "first_batch-warm").exists()

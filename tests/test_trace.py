@@ -147,10 +147,10 @@ def test_a_function_called_before_still_gives_its_graph(tmp_path):
     assert trace_graphs == []
 
 
-def test_an_eager_step_has_no_graph_and_one_line_says_why(tmp_path, caplog):
+def test_an_eager_step_has_no_graph_and_one_line_says_why(tmp_path, ours):
     train(FirstLoss(tmp_path, on_error="raise").wrap(Linear("eager").step))
     assert written_graphs(tmp_path) == (None, [])
-    assert caplog.messages == [f"{tmp_path}/first_batch: no {graphs.NO_GRAPH}"]
+    assert ours() == [f"{tmp_path}/first_batch: no {graphs.NO_GRAPH}"]
     assert graphs.NO_GRAPH in report(tmp_path)
 
 
@@ -271,10 +271,10 @@ def test_a_profiler_that_runs_already_is_left_alone(tmp_path, whose, caplog, cap
     assert_nothing_is_left()
 
 
-def test_the_users_trace_is_left_alone_and_gets_what_it_would_have_got(tmp_path, caplog):
+def test_the_users_trace_is_left_alone_and_gets_what_it_would_have_got(tmp_path, ours):
     tf.summary.trace_on(graph=True)
     train(FirstLoss(tmp_path / "ours", on_error="raise").wrap(Linear("function").step))
-    assert caplog.messages == [
+    assert ours() == [
         f"{tmp_path}/ours/first_batch: no graph trace: tf.summary.trace_on is already on, and was "
         "left alone"
     ]
@@ -338,12 +338,12 @@ def test_the_profilers_options_reach_it(tmp_path, monkeypatch):
     assert [len(marked_steps(path)) for path in profiles(tmp_path)] == [1, 1]
 
 
-def test_without_graph_and_profile_neither_is_written_nor_missed(tmp_path, caplog):
+def test_without_graph_and_profile_neither_is_written_nor_missed(tmp_path, ours):
     first = FirstLoss(tmp_path, on_error="raise", graph=False, profile=False)
     train(first.wrap(Linear("function").step))
     assert written_graphs(tmp_path) == (None, [])
     assert profiles(tmp_path) == []
-    assert caplog.messages == []
+    assert ours() == []
     assert "step wall time" in report(tmp_path)
 
 
@@ -450,14 +450,14 @@ def test_steps_of_several_threads_count_together(tmp_path):
     assert [number for _, number, _ in marked_steps(path)] == [40]
 
 
-def test_a_busy_profiler_at_the_warm_step_is_said_and_ends_it(tmp_path, caplog):
+def test_a_busy_profiler_at_the_warm_step_is_said_and_ends_it(tmp_path, ours):
     first = FirstLoss(tmp_path, on_error="raise", graph=False, warm_step=1)
     step = first.wrap(lambda x: x)
     step(tf.constant(1.0))
     tf.profiler.experimental.start(str(tmp_path / "mine"))
     step(tf.constant(1.0))
     tf.profiler.experimental.stop(save=False)
-    assert caplog.messages == [f"{tmp_path}/first_batch: step 1: no {profiler.BUSY}"]
+    assert ours() == [f"{tmp_path}/first_batch: step 1: no {profiler.BUSY}"]
     assert profiler.BUSY in report(tmp_path / "first_batch-warm")
     assert_nothing_is_left()
 
