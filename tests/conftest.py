@@ -1,5 +1,6 @@
 """What all tests share: a quiet, CPU-only TensorFlow with two logical devices."""
 
+import contextlib
 import os
 import sys
 
@@ -44,3 +45,13 @@ def ours(caplog):
     depends on the tests that ran before.
     """
     return lambda: [r.getMessage() for r in caplog.records if r.name.startswith("tb_firstloss")]
+
+
+@pytest.fixture(autouse=True)
+def no_profiler_of_an_earlier_test():
+    """Stops a profiler that an earlier test in this process has left running."""
+    if "tensorflow" in sys.modules:
+        import tensorflow as tf
+
+        with contextlib.suppress(tf.errors.UnavailableError):
+            tf.profiler.experimental.stop(save=False)
