@@ -1,6 +1,5 @@
 """What all tests share: a quiet, CPU-only TensorFlow with two logical devices."""
 
-import contextlib
 import os
 import sys
 
@@ -48,10 +47,17 @@ def ours(caplog):
 
 
 @pytest.fixture(autouse=True)
-def no_profiler_of_an_earlier_test():
-    """Stops a profiler that an earlier test in this process has left running."""
+def nothing_is_left():
+    """Sees after every test that neither a default writer, a trace nor a profiler is left.
+
+    A thread's default writer outlives what set it, and every later summary would go there.
+    """
+    yield
     if "tensorflow" in sys.modules:
         import tensorflow as tf
+        from tensorflow.python.ops import summary_ops_v2
+        from tensorflow.python.profiler import profiler_v2
 
-        with contextlib.suppress(tf.errors.UnavailableError):
-            tf.profiler.experimental.stop(save=False)
+        assert not tf.summary.should_record_summaries(), "a default summary writer is left"
+        assert summary_ops_v2._current_trace_context is None, "a trace is left"
+        assert profiler_v2._profiler is None, "a profiler is left"

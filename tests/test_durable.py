@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tb_firstloss import FirstLoss, read_first_loss, read_first_losses, verify
+from tb_firstloss import FirstLoss, iter_tensors, read_first_loss, read_first_losses, verify
 from tb_firstloss.errors import CaptureWarning, NotDurableError
 
 PLAIN = {"graph": False, "profile": False}
@@ -69,6 +69,16 @@ def test_what_follows_the_values_can_fail_without_them(tmp_path, room, caplog):
     assert read_first_loss(tmp_path / "logs").per_example.tobytes() == LOSS.tobytes()
     assert verify(tmp_path / "logs") == []
     assert "could not be written" in caplog.text
+
+
+def test_after_a_failed_write_the_default_writer_is_the_users_again(tmp_path):
+    first = FirstLoss(tmp_path / "logs", **PLAIN)
+    with tf.summary.create_file_writer(str(tmp_path / "mine")).as_default():
+        with file_size_limit(1000), pytest.warns(CaptureWarning, match="kept in memory only"):
+            first.record(LOSS)
+        tf.summary.scalar("mine", 1.0, step=0)
+    assert [datum.tag for datum in iter_tensors(tmp_path / "mine")] == ["mine"]
+    assert not tf.summary.should_record_summaries()
 
 
 def end_of_manifest(path):

@@ -81,7 +81,6 @@ def test_without_graph_there_are_no_layers_either(tmp_path):
 
 @pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
 @pytest.mark.parametrize("ours_first", [True, False])
-@pytest.mark.xfail(strict=False, reason="passes alone; failed once behind other tests, cause open")
 def test_beside_the_tensorboard_callback_both_work_and_the_profile_is_its(
     tmp_path, library, ours_first, caplog
 ):

@@ -101,11 +101,13 @@ def event_file(run_dir: str, suffix: str) -> Iterator[tf.summary.SummaryWriter]:
     # Scopes, devices and record_if of the user's code must not reach our summaries.
     with tf.init_scope(), tf.name_scope(""), tf.device("CPU:0"):
         writer = tf.summary.create_file_writer(run_dir, filename_suffix=suffix)
-        try:
-            with writer.as_default(), tf.summary.record_if(True):
+        with writer.as_default(), tf.summary.record_if(True):
+            try:
                 yield writer
-        finally:
-            writer.close()
+            finally:
+                # Closed before as_default ends: that flushes an open writer first and, where the
+                # flush fails on a full disk, leaves the user with ours as the default for good.
+                writer.close()
 
 
 def _write_summaries(first: FirstBatch, tag: str) -> None:
