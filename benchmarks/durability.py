@@ -15,7 +15,8 @@ used: a scalar a step, and the writer open. The exit status is 1 if one promise 
 
 It says nothing about power loss. Barrier: how long training waits for one recording without graph
 and profile, from its values to the closed, synced and verified file, in new processes ("cold": the
-first recording pays for imports and for what TensorFlow sets up) and in one ("warm").
+first recording pays for imports and for what TensorFlow sets up) and in one ("warm"); beside it
+what the same numbers cost with tf.summary alone, which promises nothing.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from pathlib import Path
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import tensorflow as tf
 from deaths import endings, training
 from deaths.cells import Cell, broken_promise, find_recording, find_scalar, list_cells
 
@@ -135,9 +137,34 @@ def summarize(cells: list[Cell]) -> str:
     return ", ".join(parts) + (" (BROKEN)" if any(c.broken for c in cells) else "") or "-"
 
 
-def time_recordings(logdir: Path, count: int, into: Path) -> None:
+def record_durably(logdir: Path) -> Callable[[tf.Tensor, tf.Tensor], None]:
+    """Returns what records a first batch as this package does."""
+    first = FirstLoss(logdir, graph=False, profile=False)
+    return lambda loss, per_example: first.record(per_example, total=loss) and None
+
+
+def write_by_hand(logdir: Path) -> Callable[[tf.Tensor, tf.Tensor], None]:
+    """Returns what writes the same numbers with tf.summary, and neither syncs nor looks at them."""
+
+    def write(loss: tf.Tensor, per_example: tf.Tensor) -> None:
+        writer = tf.summary.create_file_writer(str(logdir))
+        with writer.as_default():
+            tf.summary.scalar("loss", loss, step=0)
+            tf.summary.scalar("loss_mean", tf.reduce_mean(per_example), step=0)
+            tf.summary.scalar("loss_min", tf.reduce_min(per_example), step=0)
+            tf.summary.scalar("loss_max", tf.reduce_max(per_example), step=0)
+            tf.summary.histogram("loss_histogram", per_example, step=0)
+        writer.close()
+
+    return write
+
+
+WAYS = {"tb_firstloss": record_durably, "tf.summary by hand": write_by_hand}
+
+
+def time_recordings(way: str, logdir: Path, count: int, into: Path) -> None:
     """Records some first batches, and writes the seconds of each as JSON: wall, fsync, CPU."""
-    endings.prepare(into.with_suffix(".log"), PATIENCE_SECONDS)
+    endings.prepare(Path(f"{into}.log"), PATIENCE_SECONDS)
     step = training.make_step(training.Plan("never", lambda: None))
     for number in range(training.STEP_COUNT):
         loss, per_example = step(number)  # what TensorFlow sets up for training is none of ours
@@ -152,9 +179,9 @@ def time_recordings(logdir: Path, count: int, into: Path) -> None:
 
     os.fsync = timed_fsync
     for number in range(count):
-        first, synced = FirstLoss(logdir / str(number), graph=False, profile=False), 0.0
+        record, synced = WAYS[way](logdir / str(number)), 0.0
         start, cpu = time.perf_counter(), time.process_time()
-        first.record(per_example, total=loss)
+        record(loss, per_example)
         times.append((time.perf_counter() - start, synced, time.process_time() - cpu))
     into.write_text(json.dumps(times))
 
@@ -162,15 +189,17 @@ def time_recordings(logdir: Path, count: int, into: Path) -> None:
 def measure_barrier(scratch: Path, recordings: int) -> dict[str, list[list[float]]]:
     """Returns the seconds of each recording, cold and warm: wall, in fsync, CPU."""
     results = {}
-    for name, processes, count in (("cold", 11, 1), ("warm", 1, recordings + 5)):
+    rounds = (("cold", 11, 1), ("warm", 1, recordings + 5))
+    for way, (name, processes, count) in itertools.product(WAYS, rounds):
         bodies = {}
         for number in range(processes):
-            folder = scratch / f"{name}-{number}"
-            into = scratch / f"{name}-{number}.json"
-            bodies[into] = lambda f=folder, n=count, i=into: time_recordings(f, n, i)
+            folder = scratch / f"{way}-{name}-{number}"
+            into = Path(f"{folder}.json")
+            bodies[into] = lambda w=way, f=folder, n=count, i=into: time_recordings(w, f, n, i)
         run_processes(bodies, jobs=1)
         times = [json.loads(into.read_text()) for into in bodies]
-        results[name] = [pair for one in times for pair in (one[5:] if count > 1 else one)]
+        kept = [pair for one in times for pair in (one[5:] if count > 1 else one)]
+        results[f"{way}, {name}"] = kept
     return results
 
 
