@@ -9,11 +9,12 @@ from typing import Any
 import tensorflow as tf
 
 from tb_firstloss.capture import step_loss
-from tb_firstloss.capture.keras_hooks import Observation, observe
+from tb_firstloss.capture.keras_hooks import Observation, keep_per_replica, observe
 from tb_firstloss.capture.keras_model import (
     ONE_STEP,
     binds_train_step,
     own_attribute,
+    replica_count,
     tf_function_of,
 )
 from tb_firstloss.errors import CaptureError
@@ -59,7 +60,11 @@ class CapturingFunction:
         self._forbid_random_state = forbid_random_state
         self._capturing = True
         self._step: Callable[[Any], Any] = self._observed_step
-        self._shares_step = binds_train_step(model) and not model.run_eagerly
+        self._has_replicas = replica_count(model) > 1
+        # The optimizer's replicas meet outside of any tf.function of a single replica.
+        self._shares_step = (
+            binds_train_step(model) and not model.run_eagerly and not self._has_replicas
+        )
         if self._shares_step:
             # Keras traces its steps without AutoGraph, too.
             self._step = tf.function(
@@ -136,6 +141,8 @@ class CapturingFunction:
             if self._shares_step:
                 # The step is compiled by itself, so that its successor finds it compiled.
                 stack.enter_context(own_attribute(self._model, "_jit_compile", False))
+            if self._has_replicas:
+                stack.enter_context(keep_per_replica(self._model, _TENSOR))
             yield
 
     def _refuse_random_state(self, iterator: Any) -> None:
@@ -152,13 +159,15 @@ class CapturingFunction:
         if not self._capturing:
             return self._train_step(data)
         eager = tf.executing_eagerly()
-        self.failed_in_trace = not eager
-        with observe(self._model) as seen:
-            logs = self._train_step(data)
+        try:
+            with observe(self._model) as seen:
+                logs = self._train_step(data)
+        except BaseException:
+            self.failed_in_trace = not eager
+            raise
         self.facts, tensors = _gather(self._model, seen)
         if not eager:
             self.graph = tf.compat.v1.get_default_graph()
-        self.failed_in_trace = False
         return _join(logs, tensors)
 
 
