@@ -15,13 +15,13 @@ Y = RNG.normal(size=(COUNT, 3)).astype(np.float32)
 WEIGHTS = RNG.random(COUNT).astype(np.float32)
 
 
-def make_model(library, **compile_options):
+def make_model(library, devices=("CPU:0", "CPU:1"), **compile_options):
     k = importlib.import_module(library)
     k.backend.clear_session()
     k.utils.set_random_seed(3)
     # Collectives of several strategies in one process get in each other's way.
     reduction = tf.distribute.ReductionToOneDevice()
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=reduction)
+    strategy = tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction)
     with strategy.scope():
         hidden = k.layers.Dense(5, "tanh", kernel_regularizer=k.regularizers.L2(0.01))
         model = k.Sequential([k.layers.Input((4,)), hidden, k.layers.Dense(3)])
@@ -102,3 +102,17 @@ def test_replicas_with_unequal_shares_keep_the_order(tmp_path):
     first = read_first_loss(tmp_path)
     np.testing.assert_allclose(first.per_example, expected_losses(initial, 7)[0], rtol=1e-5)
     assert first.metadata["replica_counts"] == [4, 3]
+
+
+@pytest.mark.parametrize("library", ["keras", "tf_keras"])
+def test_one_replica_is_captured_as_well(library, tmp_path):
+    """As on a machine with one GPU; the last batch is smaller, so the step is traced again."""
+    plain = make_model(library, ["CPU:0"])
+    fit(plain, [])
+    model = make_model(library, ["CPU:0"])
+    initial = model.get_weights()
+    fit(model, [FirstLossCallback(tmp_path, on_error="raise")])
+    assert state(model) == state(plain)
+    first = read_first_loss(tmp_path)
+    np.testing.assert_allclose(first.per_example, expected_losses(initial, 8)[0], rtol=1e-5)
+    assert first.metadata["replicas"] == 1

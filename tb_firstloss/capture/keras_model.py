@@ -76,9 +76,10 @@ def why_not_capturable(model: Any) -> str | None:
     return None
 
 
-def replica_count(model: Any) -> int:
-    """Returns how many replicas a model is trained on, those of other workers with them."""
-    return int(model.distribute_strategy.num_replicas_in_sync)
+def is_distributed(model: Any) -> bool:
+    """Tells whether a model is trained under a strategy, be it on a single replica."""
+    with model.distribute_strategy.scope():
+        return bool(tf.distribute.has_strategy())
 
 
 def compiled_losses(model: Any) -> list[CompiledLoss]:

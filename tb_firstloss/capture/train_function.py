@@ -13,8 +13,8 @@ from tb_firstloss.capture.keras_hooks import Observation, keep_per_replica, obse
 from tb_firstloss.capture.keras_model import (
     ONE_STEP,
     binds_train_step,
+    is_distributed,
     own_attribute,
-    replica_count,
     tf_function_of,
 )
 from tb_firstloss.errors import CaptureError
@@ -60,10 +60,10 @@ class CapturingFunction:
         self._forbid_random_state = forbid_random_state
         self._capturing = True
         self._step: Callable[[Any], Any] = self._observed_step
-        self._has_replicas = replica_count(model) > 1
-        # The optimizer's replicas meet outside of any tf.function of a single replica.
+        self._is_distributed = is_distributed(model)
+        # Replicas, and be it a single one, meet in the optimizer: outside of any tf.function of theirs.
         self._shares_step = (
-            binds_train_step(model) and not model.run_eagerly and not self._has_replicas
+            binds_train_step(model) and not model.run_eagerly and not self._is_distributed
         )
         if self._shares_step:
             # Keras traces its steps without AutoGraph, too.
@@ -141,7 +141,7 @@ class CapturingFunction:
             if self._shares_step:
                 # The step is compiled by itself, so that its successor finds it compiled.
                 stack.enter_context(own_attribute(self._model, "_jit_compile", False))
-            if self._has_replicas:
+            if self._is_distributed:
                 stack.enter_context(keep_per_replica(self._model, _TENSOR))
             yield
 
