@@ -61,7 +61,7 @@ class CapturingFunction:
         self._capturing = True
         self._step: Callable[[Any], Any] = self._observed_step
         self._is_distributed = is_distributed(model)
-        # Replicas, and be it a single one, meet in the optimizer: outside of any tf.function of theirs.
+        # Replicas, be it a single one, meet in the optimizer, outside of any function of theirs.
         self._shares_step = (
             binds_train_step(model) and not model.run_eagerly and not self._is_distributed
         )
