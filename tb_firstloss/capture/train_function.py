@@ -21,6 +21,8 @@ from tb_firstloss.errors import CaptureError
 _LOGS, _TENSOR = "tb_firstloss/logs", "tb_firstloss/tensor/"
 _MADE = ("train_function", "train_tf_function")  # what make_train_function sets
 
+_LARGE = 1000  # operations in a step; a small dense network has some 300
+
 
 class CapturingFunction:
     """Train function, made by the model's own ``make_train_function``, that also returns tensors.
@@ -30,8 +32,10 @@ class CapturingFunction:
 
     - Since Keras 3.7, into a tf.function of its own. `make_successor` gives the train function
       that goes on; it calls the traced step, returns the logs alone and costs nothing more.
-    - Otherwise, and where random operations keep a state that only this function holds, the
-      function itself goes on (`stay`) and drops the tensors, some microseconds a step.
+    - Otherwise the function itself goes on (`stay`) and drops the tensors, some microseconds a
+      step. So it is, too, where random operations keep a state that only this function holds, and
+      for a large step: microseconds are nothing to it, but TensorFlow would optimize its graph a
+      second time for the successor.
 
     Args:
         model: Compiled model of Keras 3 or tf_keras.
@@ -43,7 +47,7 @@ class CapturingFunction:
         facts: What the tensors are, known once the step has been traced; None before.
         graph: The traced graph of one step, until it is dropped; None when run eagerly.
         failed_in_trace: Whether tracing the step failed, so that nothing of it has been run.
-        has_random_state: Whether its random operations keep a state; known once it has run.
+        has_random_state: Whether it has refused to run for its random state.
     """
 
     def __init__(
@@ -84,13 +88,14 @@ class CapturingFunction:
             if self._forbid_random_state and self.facts is None:
                 self._refuse_random_state(iterator)
             result = self._function(iterator)
-        if self._capturing and self.graph is not None:
-            self.has_random_state = step_loss.has_seeded_random_ops(self.graph)
         return _split(result)
 
     def make_successor(self) -> Any | None:
-        """Returns a train function that goes on with the traced step, or None if none can."""
-        if not self._shares_step or self.has_random_state:
+        """Returns a train function that goes on with the traced step, or None if none should."""
+        if not self._shares_step or self.graph is None:
+            return None
+        large = len(self.graph.get_operations()) > _LARGE and not self._single_step
+        if large or step_loss.has_seeded_random_ops(self.graph):
             return None
         return self._make(lambda data: _split(self._step(data))[0], single_step=False)[0]
 
