@@ -21,7 +21,7 @@ from tb_firstloss.errors import CaptureError
 _LOGS, _TENSOR = "tb_firstloss/logs", "tb_firstloss/tensor/"
 _MADE = ("train_function", "train_tf_function")  # what make_train_function sets
 
-_LARGE = 1000  # operations in a step; a small dense network has some 300
+_MANY_VARIABLES = 32  # of a model whose step takes milliseconds: about ten layers
 
 
 class CapturingFunction:
@@ -34,8 +34,8 @@ class CapturingFunction:
       that goes on; it calls the traced step, returns the logs alone and costs nothing more.
     - Otherwise the function itself goes on (`stay`) and drops the tensors, some microseconds a
       step. So it is, too, where random operations keep a state that only this function holds, and
-      for a large step: microseconds are nothing to it, but TensorFlow would optimize its graph a
-      second time for the successor.
+      for a large model: microseconds are nothing to its step, but TensorFlow takes longer to
+      optimize a step in a function of its own, and does it once more for the successor.
 
     Args:
         model: Compiled model of Keras 3 or tf_keras.
@@ -63,7 +63,8 @@ class CapturingFunction:
         self._forbid_random_state = forbid_random_state
         self._capturing = True
         self._step: Callable[[Any], Any] = self._observed_step
-        self._shares_step = binds_train_step(model) and not model.run_eagerly
+        large = len(model.trainable_variables) > _MANY_VARIABLES and not single_step
+        self._shares_step = binds_train_step(model) and not model.run_eagerly and not large
         if self._shares_step:
             # Keras traces its steps without AutoGraph, too.
             self._step = tf.function(
@@ -94,8 +95,7 @@ class CapturingFunction:
         """Returns a train function that goes on with the traced step, or None if none should."""
         if not self._shares_step or self.graph is None:
             return None
-        large = len(self.graph.get_operations()) > _LARGE and not self._single_step
-        if large or step_loss.has_seeded_random_ops(self.graph):
+        if step_loss.has_seeded_random_ops(self.graph):
             return None
         return self._make(lambda data: _split(self._step(data))[0], single_step=False)[0]
 
