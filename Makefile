@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help install demo test lint bench compat clean
+.PHONY: help install demo test lint bench compat screenshots clean
 
 help:
 	@echo "make demo     train on real digits and see the first loss"
@@ -15,11 +15,12 @@ help:
 	@echo "make lint     ruff and mypy --strict"
 	@echo "make bench    run the benchmarks and print their tables"
 	@echo "make compat   run the Keras tests on older TensorFlow versions"
+	@echo "make screenshots  take the README's pictures again"
 	@echo "make install  only create .venv and install everything into it"
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml tb_firstloss/reading/_scan.pyx
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.10 to 3.13 found; install one, or name it:" \
 		"make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "make: $(PYTHON) cannot create .venv (the message above" \
@@ -35,7 +36,7 @@ demo: $(INSTALLED)
 	@$(BIN)/tb-firstloss demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -q
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q --durations 15
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -62,6 +63,9 @@ compat:
 		echo "== TensorFlow $$1, Keras $$2, tf_keras $$3"; \
 		$$env/bin/python -m pytest -n 2 --dist worksteal -q tests/test_fit.py || exit 1; \
 	done
+
+screenshots: $(INSTALLED)
+	$(BIN)/python -m tests.browser.screenshots docs
 
 clean:
 	rm -rf .venv .compat build dist .pytest_cache .mypy_cache .ruff_cache

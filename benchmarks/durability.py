@@ -1,6 +1,6 @@
 """What is left of the first loss when training dies, and what keeping it costs.
 
-    python benchmarks/durability.py                 # about two minutes on two idle cores
+    python benchmarks/durability.py                 # some minutes on two cores
     python benchmarks/durability.py --only matrix --json matrix.json
     python benchmarks/durability.py --only barrier --recordings 200 --logdir /mnt/disk
 
@@ -27,7 +27,6 @@ import itertools
 import json
 import os
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -41,46 +40,11 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from deaths import endings, training
+from deaths.cells import Cell, broken_promise, find_recording, find_scalar, list_cells
 
-from tb_firstloss import FirstLoss, errors, read_first_loss, read_scalars
+from tb_firstloss import FirstLoss
 
 PATIENCE_SECONDS = 300
-TORN_AT_BYTES = (1, 50, 500, 2000)
-
-
-@dataclasses.dataclass
-class Cell:
-    """One process: what it runs, and how and when it ends.
-
-    Attributes:
-        ended: Exit status, minus the signal's number if a signal ended it.
-        found: "complete", "absent" or what is wrong; of tf.summary "complete" or "absent".
-        broken: Which promise is broken, or None.
-    """
-
-    recorder: str
-    way: str
-    moment: str
-    ending: str
-    ended: int | None = None
-    found: str = ""
-    broken: str | None = None
-
-    @property
-    def returned(self) -> bool:
-        """Whether step 0 had returned."""
-        return self.moment in (*training.AFTER, "never")
-
-
-def list_cells() -> Iterator[Cell]:
-    for (recorder, way), ending in itertools.product(training.TRAININGS, endings.ENDINGS):
-        before = training.BEFORE if recorder == "tb_firstloss" else ()
-        for moment in (*before, *training.AFTER):
-            yield Cell(recorder, way, moment, ending)
-    for way, size in itertools.product(("loop", "fit"), TORN_AT_BYTES):
-        yield Cell("tb_firstloss", way, f"inside write(2), at byte {size}", "SIGXFSZ")
-    for recorder, way in training.TRAININGS:
-        yield Cell(recorder, way, "never", "none")
 
 
 def live(cell: Cell, folder: Path) -> None:
@@ -102,7 +66,7 @@ def run_processes(bodies: dict[Path, Callable[[], None]], jobs: int) -> dict[Pat
             wait_for_one(running, statuses)
         sys.stdout.flush()
         with warnings.catch_warnings():
-            # Python 3.12 warns of forking with threads; those that the imports start hold no lock.
+            # Python 3.12 warns of forking with threads; those that the imports start are idle.
             warnings.simplefilter("ignore", DeprecationWarning)
             child = os.fork()
         if child == 0:
@@ -129,47 +93,8 @@ def judge(cell: Cell, status: int, folder: Path) -> Cell:
     return dataclasses.replace(judged, broken=broken)
 
 
-def find_recording(logdir: Path) -> str:
-    loss, per_example = training.expected()
-    try:
-        first = read_first_loss(logdir)
-    except (FileNotFoundError, errors.ReadError):
-        return "absent"
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
-        return f"unreadable: {error!r}"
-    wanted = (0, b"float32", loss.tobytes(), b"float32", per_example.tobytes())
-    values = first.loss, first.per_example
-    got = first.step, *(part for v in values for part in (v.dtype.name.encode(), v.tobytes()))
-    return "complete" if got == wanted else f"wrong: step {first.step}, loss {first.loss}"
-
-
-def find_scalar(logdir: Path) -> str:
-    loss, _ = training.expected()
-    with contextlib.suppress(FileNotFoundError):
-        found = read_scalars(logdir, tags="*loss", on_damage="ignore")
-        if any(value == loss for value in found.value):
-            return "complete"
-    return "absent"
-
-
-def broken_promise(cell: Cell, log: str) -> str | None:
-    swallowed = cell.ending == "exception" and cell.moment in training.BEFORE[1:]
-    status = 0 if swallowed else endings.STATUS.get(cell.ending)
-    if cell.ended == -signal.SIGALRM or (status is not None and cell.ended != status):
-        return f"the process ended with {cell.ended} instead of {status}: {log[-2000:]}"
-    if cell.recorder != "tb_firstloss":
-        return None
-    if cell.found not in ("complete", "absent"):
-        return cell.found
-    if cell.found == "absent" and cell.returned:
-        return "step 0 had returned, and the first loss is lost"
-    if cell.found == "absent" and cell.ended == 0 and "CaptureWarning" not in log:
-        return "training went on without the first loss, and without a word"
-    return None
-
-
-def measure_matrix(scratch: Path, jobs: int) -> list[Cell]:
-    cells = {scratch / str(number): cell for number, cell in enumerate(list_cells())}
+def measure_matrix(scratch: Path, jobs: int, *, quick: bool) -> list[Cell]:
+    cells = {scratch / str(n): cell for n, cell in enumerate(list_cells(quick=quick))}
     bodies = {}
     for folder, cell in cells.items():
         folder.mkdir()
@@ -179,7 +104,8 @@ def measure_matrix(scratch: Path, jobs: int) -> list[Cell]:
 
 
 def print_matrix(cells: list[Cell]) -> None:
-    row("training ends by", "way", "before step 0 returns", *training.AFTER, "tf.summary: …", "…")
+    peers = (f"tf.summary {moment}" for moment in training.AFTER)
+    row("training ends by", "way", "before step 0 returns", *training.AFTER, *peers)
     row(*["---"] * 7)
     for ending, way in itertools.product([*endings.ENDINGS, "SIGXFSZ", "none"], ("loop", "fit")):
         mine = [c for c in cells if (c.ending, c.way) == (ending, way)]
@@ -279,6 +205,7 @@ def main() -> int:
     """Prints the tables, writes the same as JSON, and returns 1 if a promise is broken."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=("matrix", "barrier"), help="one of the two")
+    parser.add_argument("--quick", action="store_true", help="half of the cells")
     parser.add_argument("--logdir", help="directory to write in (default: a temporary one)")
     parser.add_argument("--recordings", type=int, default=100, help="warm ones to time")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at a time")
@@ -291,7 +218,7 @@ def main() -> int:
             times = measure_barrier(scratch, options.recordings)
             print_barrier(times, scratch)
         if options.only != "barrier":
-            cells = measure_matrix(scratch, options.jobs)
+            cells = measure_matrix(scratch, options.jobs, quick=options.quick)
             print_matrix(cells)
     if options.json:
         facts = {"matrix": [dataclasses.asdict(cell) for cell in cells], "barrier": times}

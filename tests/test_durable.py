@@ -82,27 +82,64 @@ def end_of_manifest(path):
             return position
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root; RLIMIT_FSIZE is tested above")
-@pytest.mark.parametrize("size", ["4k", "16k", "64k"])
-def test_a_full_disk_is_reported_with_its_free_space(tmp_path, size):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(disk)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@contextlib.contextmanager
+def small_disk(path, options):
+    """A file system of its own, where root may mount one."""
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", options, "none", str(path)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
     if mounted.returncode:
         pytest.skip(f"cannot mount here: {mounted.stderr.strip()}")
     try:
+        yield path
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root; RLIMIT_FSIZE is tested above")
+@pytest.mark.parametrize("size", ["4k", "16k", "64k"])
+def test_a_full_disk_is_reported_with_its_free_space(tmp_path, size):
+    with small_disk(tmp_path / "disk", f"size={size}") as disk:
         first = FirstLoss(disk / "logs", **PLAIN)
         with pytest.warns(CaptureWarning, match="kept in memory only|No space left"):
             first.record(np.zeros(20_000))
         assert first.first_batch.count == 20_000
         assert all(not verify(file) for file in event_files(disk))
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root; others are tested below")
+def test_a_read_only_disk_is_reported(tmp_path):
+    with small_disk(tmp_path / "disk", "ro") as disk:
+        first = FirstLoss(disk / "logs", **PLAIN)
+        with pytest.warns(CaptureWarning, match="Read-only file system"):
+            first.record(LOSS)
+        assert first.first_batch.per_example.tobytes() == LOSS.tobytes()
+
+
+def test_file_names_differ_where_host_process_and_second_are_the_same(tmp_path):
+    for logdir in ("one", "other"):
+        FirstLoss(tmp_path / logdir, on_error="raise", **PLAIN).record(LOSS)
+    # TensorFlow puts time, host, process id and a count in front.
+    names = {file.name.rsplit(".", 3)[1] for file in event_files(tmp_path)}
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("odd")], ids=["memory", "other"])
+def test_whatever_fails_before_the_values_are_safe_leaves_no_file(tmp_path, monkeypatch, error):
+    real, calls = os.fsync, []
+
+    def fail(descriptor):
+        calls.append(descriptor)
+        if len(calls) > 2:  # beyond the directories that are made for the recording
+            raise error
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    first = FirstLoss(tmp_path / "logs", **PLAIN)
+    with pytest.warns(CaptureWarning, match="(MemoryError|odd); the first loss is kept in memory"):
+        first.record(LOSS)
+    assert first.first_batch.per_example.tobytes() == LOSS.tobytes()
+    assert event_files(tmp_path) == []
 
 
 def test_a_directory_that_is_removed_during_the_step_is_made_anew(tmp_path):

@@ -71,11 +71,14 @@ def test_a_plugin_name_is_remembered_for_the_values_that_leave_it_out(engine):
     named = scalar("t", 1.0, plugin_name="first")
     renamed = scalar("t", 1.0, plugin_name="second")
     bare = scalar("t", 1.0, plugin_name="")
-    data = b"".join(frame(event(v, step=i)) for i, v in enumerate([bare, named, bare, renamed]))
+    other = scalar("other", 1.0, plugin_name="first")
+    values = [other, bare, named, bare, renamed]
+    data = b"".join(frame(event(v, step=i)) for i, v in enumerate(values))
     window = Window("file", lambda offset, count: data[offset : offset + count], len(data))
     names = scan.Names()
     rows = np.concatenate([c.rows for c in scan.iter_chunks(window, names, report=pytest.fail)])
-    assert [names.plugin_names[n] for n in rows["plugin_name"]] == ["", "first", "first", "first"]
+    found = [names.plugin_names[n] for n in rows["plugin_name"]]
+    assert found == ["first", "", "first", "first", "first"]
 
 
 def test_many_tags_and_blocks_smaller_than_a_record(engine):

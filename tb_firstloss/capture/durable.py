@@ -17,7 +17,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from tb_firstloss import contract, errors
-from tb_firstloss.capture.run_dirs import sync
+from tb_firstloss.capture.run_dirs import is_remote, sync
 from tb_firstloss.first_batch import FirstBatch
 from tb_firstloss.reading.logdir import verify
 from tb_firstloss.reading.recordings import read_first_loss
@@ -38,6 +38,8 @@ def find_written(run_dir: str, recording_id: str) -> str:
 def _written(run_dir: str, recording_id: str) -> list[str]:
     # tf.summary puts time, host and process id in front, and does not tell the name.
     name = f"*{recording_id[:16]}{contract.FILE_SUFFIX}"
+    if not is_remote(run_dir):  # gfile's glob would start a pool of threads for it
+        return [str(path) for path in Path(run_dir).glob(name)]
     return [str(path) for path in tf.io.gfile.glob(f"{glob.escape(run_dir)}/{name}")]
 
 

@@ -33,21 +33,7 @@ class Recorder:
     """Captures at most one first batch and writes it.
 
     Args:
-        logdir: Directory under which the run directory is created, local or of a scheme that
-            TensorFlow knows (``gs://``). Resolved at once; ``~`` is expanded.
-        tag: Name of the run directory and first component of every summary tag.
-        step: Step of the summaries, or a callable that gives it when the first batch is captured.
-        graph: Whether to record the step's graph.
-        profile: Whether to profile the step, or the profiler's options.
-        warm_step: Number of a later step that is profiled too, or None.
-        expect: Expected mean loss: a number or an expression such as ``"log(10)"``.
-        hparams: Hyperparameters for TensorBoard's HParams dashboard.
-        metadata: Anything of yours that JSON can hold; it comes back in ``FirstBatch.metadata``.
-        fingerprint: Whether to add digests of the batch and of the weights.
-        strategy: Distribution strategy of the loop; None for the one in scope.
-        max_tensor_bytes: Tensors above this many bytes are left out, with one warning.
-        on_resume: What to do in a resumed run: "skip", "record" or "error".
-        on_error: "warn" lets training go on whatever fails here; "raise" is for CI.
+        logdir: And all options: as `FirstLoss` documents them; resolved and checked at once.
 
     Raises:
         ValueError: An option is not usable; the message names it.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tb_firstloss import contract, errors
+from tb_firstloss import contract
 from tb_firstloss.capture import dashboards, durable, graphs, keras_graph, run_dirs
 from tb_firstloss.capture.report import write_report
 from tb_firstloss.capture.trace import StepTrace
@@ -73,7 +73,7 @@ def write_recording(
                     _write_hparams(hparams, tag, run_dir, recording_id)
         if remote:
             durable.settle_remote(path, first)
-    except (errors.NotDurableError, tf.errors.OpError, OSError) as error:
+    except Exception as error:  # whatever it is, nothing torn stays behind
         if not size:  # otherwise the values are durable, and only what followed them is not
             durable.remove(run_dir, recording_id)
             raise durable.not_durable(run_dir, error) from error

@@ -86,7 +86,7 @@ def read_profile(run_dir: str | os.PathLike[str]) -> StepProfile:
 
 
 def _read(path: Path, files: Sequence[Path]) -> StepProfile:
-    # Converters leave files beside the profile, where they do not belong: so it is read elsewhere.
+    # Converters write beside the profile, and remove what a viewer has saved there.
     with tempfile.TemporaryDirectory() as directory:
         links = [str(Path(directory) / file.name) for file in files]
         for file, link in zip(files, links, strict=True):
