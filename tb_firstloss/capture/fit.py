@@ -12,8 +12,7 @@ import tensorflow as tf
 
 from tb_firstloss.capture import keras_model, resume
 from tb_firstloss.capture.first_execution import FirstExecution
-from tb_firstloss.capture.recorder import DEFAULT_MAX_TENSOR_BYTES, Recorder
-from tb_firstloss.first_batch import FirstBatch
+from tb_firstloss.capture.recorder import DEFAULT_MAX_TENSOR_BYTES, Recorded, Recorder
 
 
 def _idle(_callback: Any, *_args: Any, **_kwargs: Any) -> None:
@@ -25,7 +24,7 @@ def _idle(_callback: Any, *_args: Any, **_kwargs: Any) -> None:
 _idle._is_default = True  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-class FirstLossCallback:
+class FirstLossCallback(Recorded):
     """Records the loss of the first batch that ``model.fit`` trains on.
 
     ::
@@ -120,26 +119,6 @@ class FirstLossCallback:
         self._execution: FirstExecution | None = None
         self._train_function_before: Any = None
         self._iterations_before = 0
-
-    @property
-    def logdir(self) -> str:
-        """Directory under which the run directory is, absolute."""
-        return self._recorder.logdir
-
-    @property
-    def run_dir(self) -> str | None:
-        """Directory of this recording; None until there is one."""
-        return self._recorder.run_dir
-
-    @property
-    def tag(self) -> str:
-        """First component of every summary tag."""
-        return self._recorder.tag
-
-    @property
-    def first_batch(self) -> FirstBatch | None:
-        """What was captured, or in a resumed run what was found; None before that."""
-        return self._recorder.first_batch
 
     def set_params(self, params: Mapping[str, Any]) -> None:
         """Takes fit's parameters."""

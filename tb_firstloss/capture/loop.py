@@ -14,7 +14,7 @@ from tb_firstloss.capture import checkpoint, graphs, resume, values, workers
 from tb_firstloss.capture.fingerprint import fingerprint
 from tb_firstloss.capture.fit import capture_train_on_batch, is_train_on_batch
 from tb_firstloss.capture.notices import warn
-from tb_firstloss.capture.recorder import DEFAULT_MAX_TENSOR_BYTES, Recorder
+from tb_firstloss.capture.recorder import DEFAULT_MAX_TENSOR_BYTES, Recorded, Recorder
 from tb_firstloss.capture.trace import StepTrace
 from tb_firstloss.capture.turn import Turn
 from tb_firstloss.errors import CaptureWarning
@@ -28,7 +28,7 @@ _INSIDE_FUNCTION = (
 )
 
 
-class FirstLoss(tf.train.experimental.PythonState):  # type: ignore[misc]  # TensorFlow is untyped
+class FirstLoss(Recorded, tf.train.experimental.PythonState):  # type: ignore[misc]  # TensorFlow is untyped
     """Records the loss of the first training batch, exactly as training computed it.
 
     ::
@@ -109,21 +109,6 @@ class FirstLoss(tf.train.experimental.PythonState):  # type: ignore[misc]  # Ten
         self._restored: FirstBatch | None = None
         self._declines = False
         self._warned_inside_function = False
-
-    @property
-    def logdir(self) -> str:
-        """Directory under which the run directory is, absolute."""
-        return self._recorder.logdir
-
-    @property
-    def run_dir(self) -> str | None:
-        """Directory of this recording; None until there is one."""
-        return self._recorder.run_dir
-
-    @property
-    def tag(self) -> str:
-        """First component of every summary tag."""
-        return self._recorder.tag
 
     @property
     def first_batch(self) -> FirstBatch | None:

@@ -250,6 +250,32 @@ class Recorder:
             )
 
 
+class Recorded:
+    """What a loop's recorder and fit's callback show of the `Recorder` that they share."""
+
+    _recorder: Recorder
+
+    @property
+    def logdir(self) -> str:
+        """Directory under which the run directory is, absolute."""
+        return self._recorder.logdir
+
+    @property
+    def run_dir(self) -> str | None:
+        """Directory of this recording; None until there is one."""
+        return self._recorder.run_dir
+
+    @property
+    def tag(self) -> str:
+        """First component of every summary tag."""
+        return self._recorder.tag
+
+    @property
+    def first_batch(self) -> FirstBatch | None:
+        """What was captured, or in a resumed run what was found; None before that."""
+        return self._recorder.first_batch
+
+
 def _describe(error: Exception) -> str:
     first_line = (str(error).splitlines() or [""])[0].rstrip(".")
     return (
