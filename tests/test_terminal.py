@@ -53,6 +53,15 @@ def test_the_histogram_line_shows_the_shape_of_the_finite_values():
     assert terminal.histogram_line(values[-2:]) == ""
 
 
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [([3e38] * 4, " █ "), ([5e-324, 1e-323], " █ "), ([1.7e308, -1.7e308], "█ █")],
+    ids=["equal-and-huge", "too-close", "too-far"],
+)
+def test_the_histogram_line_of_losses_without_room_for_bins(values, line):
+    assert terminal.histogram_line(np.array(values), bins=3) == line
+
+
 def test_progress_is_drawn_after_a_second_and_leaves_nothing():
     code, shown = python_on_terminal(SLOW_JOB.format(quiet=False, seconds=0.4))
     assert code == 0

@@ -89,7 +89,11 @@ def histogram_line(values: Array, bins: int = 12) -> str:
     finite = finite_values(values)
     if not finite.size:
         return ""
-    counts, _ = np.histogram(finite, bins=bins)
+    # Not np.histogram, which refuses a range without room for the bins, as of equal huge losses.
+    quarters = finite / 4  # the difference of two float64 may be infinite
+    spread = np.ptp(quarters)
+    shares = (quarters - quarters.min()) / spread if spread else np.full(finite.shape, 0.5)
+    counts = np.bincount(np.minimum((shares * bins).astype(int), bins - 1), minlength=bins)
     shades = _BLOCKS if can_print(_BLOCKS) else _ASCII
     top = len(shades) - 1
     return "".join(
