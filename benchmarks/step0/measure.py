@@ -119,7 +119,6 @@ def time_steps(configuration: Configuration, scratch: Path, seconds: float) -> d
     return {
         "calls_a_round": calls,
         "bare_seconds": statistics.median(bare for bare, _ in pairs),
-        "extra_seconds": statistics.median(wrapped - bare for bare, wrapped in pairs),
         "ratios": [wrapped / bare for bare, wrapped in pairs],
     }
 

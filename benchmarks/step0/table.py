@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -12,8 +13,8 @@ HEADERS = (
     "checks",
     "first loss",
     "step 0, recorded",
-    "its recording",
-    "another network's, extra",
+    "of which recording",
+    "extra, of a further network",
     "warm step",
     "wrapped / bare",
     "kernels, step 0 and warm",
@@ -37,7 +38,7 @@ def format_numbers(measured: dict[str, Any]) -> list[str]:
         return [""] * (len(HEADERS) - 2)
     cold, warm = measured["profile"], measured["warm_profile"]
     step, start = measured["step"], measured["first_step"]
-    ratio = step["extra_seconds"] / step["bare_seconds"]
+    ratio = statistics.median(step["ratios"])
     peak = measured["peak_memory_bytes"]
     return [
         f"{measured['loss']:.6f}",
@@ -45,7 +46,7 @@ def format_numbers(measured: dict[str, Any]) -> list[str]:
         f"{measured['first_call_seconds'] - cold['seconds']:.2f} s",
         f"{start['extra_seconds']:+.2f} s ({start['extra_share']:+.0%})",
         f"{1e3 * warm['seconds']:.2f} ms",
-        f"{1 + ratio:.4f} of {1e3 * step['bare_seconds']:.2f} ms",
+        f"{ratio:.4f} of {1e3 * step['bare_seconds']:.2f} ms",
         f"{cold['kernel_count']}, {warm['kernel_count']}",
         "" if peak is None else f"{peak / 2**20:,.0f} MiB",
     ]
