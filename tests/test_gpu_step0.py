@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -299,6 +300,19 @@ def add_gpu_plane(space, kernels):
             event = line.events.add(metadata_id=number, offset_ps=offset, duration_ps=2 * 10**6)
             event.stats.add(metadata_id=1, str_value="regs:32 grid:1,1,1 block:128,1,1 occ_pct:50")
             event.stats.add(metadata_id=2, str_value="conv:Conv2D")
+
+
+@pytest.mark.slow
+def test_the_page_names_every_check_and_option(step0, parts):
+    page = (BENCHMARKS.parent / "docs" / "gpu.md").read_text()
+    parts["measure"]["machine"]["device"] = "GPU:0"
+    checks = step0.script.judge_configurations({"demo/float32": parts}, require_gpu=True)
+    section = page.partition("## What is checked")[2].partition("**Tolerances.**")[0]
+    cells = re.findall(r"^\| ([^|]+) \| [^|]+ \|$", section, re.MULTILINE)
+    documented = {name for cell in cells[1:] for name in cell.split("; ")}
+    assert documented == {check.name for check in checks["demo/float32"]}
+    options = set(re.findall(r"--[a-z-]+", run_script("--help").stdout)) - {"--help"}
+    assert options == set(re.findall(r"`(--[a-z-]+)", page)), "docs/gpu.md: options"
 
 
 @pytest.mark.parametrize("count", [3, 11, 20, 101])
