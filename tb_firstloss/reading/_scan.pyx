@@ -5,6 +5,7 @@ Everything that is read lies between two pointers that are checked first. Whatev
 expected ends the scan in front of the record, and the reference reads it.
 """
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
@@ -199,6 +200,7 @@ def find_header(data, uint64_t largest, Py_ssize_t start):
     return found
 
 
+@cython.final
 cdef class Index:
     """Tags by their bytes, in open addressing; `scan.Names` fills it and owns the meaning."""
 
@@ -280,6 +282,7 @@ cdef class Index:
             slot = (slot + 1) & (self.capacity - 1)
 
 
+@cython.final
 cdef class Scanner:
     """State of one call of `scan_block`: the rows so far, and how to number a new name."""
 

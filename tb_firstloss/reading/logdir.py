@@ -136,9 +136,9 @@ def decode_rows(
     for i, row in enumerate(each):
         record_start, start, step, wall_time, _, record_size, size, tag, plugin, kind = row
         if kind in (wire.SIMPLE_VALUE, wire.FLOAT_SCALAR):
-            value = np.array(floats[i])
+            value = np.asarray(floats[i])
         elif kind == wire.DOUBLE_SCALAR:
-            value = np.array(doubles[i])
+            value = np.asarray(doubles[i])
         else:
             content = chunk.content(start, size)
             try:
