@@ -10,7 +10,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 import os
 
@@ -232,7 +232,7 @@ cdef class Index:
         entry.plugin_size = len(plugin_name)
         entry.number = number
         entry.plugin = plugin
-        entry.last.tail_size = 0
+        memset(&entry.last, 0, sizeof(Scalar))  # its plugin name may have changed
         entry.hash = self.hash_of(entry.tag, entry.tag_size)
         if 2 * (self.count + 1) > self.capacity:
             self.grow()

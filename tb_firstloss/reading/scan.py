@@ -189,9 +189,10 @@ def _scan_block(block: memoryview, position: int, names: Names) -> tuple[Rows, i
     memory = np.empty(capacity * _ROW_BYTES, np.uint8)
     scan = extension.scan.scan_block
     count, size, more = scan(block, position, names.index, names.number, memory)
-    columns, start = [], 0
+    columns: list[npt.NDArray[Any]] = []
+    start = 0
     for dtype in _DTYPES:
-        columns.append(np.frombuffer(memory, dtype, count, start))
+        columns.append(np.ndarray((count,), dtype, memory, start))
         start += capacity * dtype.itemsize
     return Rows(*columns), size, more
 

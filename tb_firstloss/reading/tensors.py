@@ -31,6 +31,7 @@ PLUGIN_NAMES = {
 """The plugin that shows a value without plugin data, by its kind."""
 
 _CONTENT, _STRINGS = 4, 8
+_SOLE_KEYS = _CONTENT << 3 | wire.BYTES, _STRINGS << 3 | wire.BYTES
 _STRING = 7
 _DTYPES = {
     1: ("float32", "float_val"),
@@ -182,18 +183,19 @@ def _survey(content: memoryview) -> _Survey:
 
 
 def _survey_usual(content: memoryview) -> _Survey | None:
-    """Does so for a proto as most are, dtype, shape and tensor_content in this order, or not."""
+    """Does so for dtype, shape and one tensor_content or string, in this order, or returns None."""
     size = len(content)
     if size < 6 or content[0] != 0x08 or content[2] != 0x12:
         return None
     dtype, shape_size = content[1], content[3]
     field = 4 + shape_size
-    if dtype > 0x7F or shape_size > 0x7F or field >= size or content[field] != 0x22:
+    if dtype > 0x7F or shape_size > 0x7F or field >= size or content[field] not in _SOLE_KEYS:
         return None
     length, start = wire.read_varint(content, field + 1, size)
     if start + length != size:
         return None
-    return dtype, _parse_shape(content[4:field].tobytes()), {_CONTENT: [(start, size)]}
+    number = content[field] >> 3
+    return dtype, _parse_shape(content[4:field].tobytes()), {number: [(start, size)]}
 
 
 def _survey_fields(content: memoryview) -> _Survey:
