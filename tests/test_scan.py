@@ -85,6 +85,15 @@ def test_a_plugin_name_is_remembered_for_the_values_that_leave_it_out(engine):
     assert found == ["first", "", "first", "first", "first"]
 
 
+@pytest.mark.parametrize("room", [1, 2, 3, 4])
+def test_both_walks_agree_when_a_record_does_not_fit_into_a_chunk(monkeypatch, room):
+    monkeypatch.setattr(scan, "ROWS_PER_CHUNK", room)
+    bare = scalar("t", 1.0, plugin_name="")
+    late = [bare, simple("u", 1.0), scalar("t", 2.0, plugin_name="named too late for the first")]
+    data = b"".join(frame(event(*values)) for values in ([simple("u", 0.0)], late, late[::-1]))
+    assert rows_of(data, compiled=True) == rows_of(data, compiled=False)
+
+
 def delimited(key, content):
     """A field of a protocol buffer, with a length below 2**14."""
     size = len(content)

@@ -292,7 +292,8 @@ cdef class Scanner:
     cdef object number
     cdef bint more
     cdef Span event  # the one that is being scanned
-    cdef bint checked  # it is regular from end to end
+    cdef Py_ssize_t first  # its first row
+    cdef bint checked  # it is regular from end to end, and there is room for it
 
     cdef Py_ssize_t walk(self, const uint8_t *data, Py_ssize_t size, int64_t base) except -1 nogil:
         """Returns the bytes of the records that were scanned."""
@@ -326,7 +327,7 @@ cdef class Scanner:
         cdef Row row
         cdef Field field
         cdef Span event, summary
-        cdef Py_ssize_t first = self.count, i
+        cdef Py_ssize_t i
         cdef int read
         row.record_start = base + position
         row.record_size = <int32_t>(16 + length)
@@ -337,6 +338,7 @@ cdef class Scanner:
         event.at = data + position + 12
         event.end = event.at + length
         self.event = event
+        self.first = self.count
         self.checked = False
         while event.at < event.end:
             if not next_field(&event, &field):
@@ -354,7 +356,7 @@ cdef class Scanner:
                         read = self.scan_value(field.content, &row, data, base)
                         if read <= 0:
                             return read
-        for i in range(first, self.count):  # step and wall time may follow the summary
+        for i in range(self.first, self.count):  # step and wall time may follow the summary
             self.rows.step[i] = row.step
             self.rows.wall_time[i] = row.wall_time
         return 1
@@ -434,13 +436,16 @@ cdef class Scanner:
         return self.add(row)
 
     cdef int learn(self, Span tag, Span plugin_name, Row *row) except -1 nogil:
-        """Numbers a tag or plugin name that is new; returns 0 when its event is irregular.
+        """Numbers a tag or plugin name that is new; returns 0 when its event cannot be finished.
 
-        Nothing is learned from an event that is broken further on: the reference, which then reads
-        it again from its start, would know names too early.
+        Nothing is learned from an event that is broken further on, or has more values than there
+        is room for: whoever then reads it again from its start would know names too early.
         """
-        if not self.checked and not is_regular(self.event):
-            return 0
+        cdef Py_ssize_t values
+        if not self.checked:
+            values = count_values(self.event)
+            if values < 0 or values > self.capacity - self.first:
+                return 0
         self.checked = True
         with gil:
             row.tag, row.plugin_name = self.number(
@@ -605,21 +610,24 @@ cdef inline bint next_field(Span *span, Field *field) noexcept nogil:
     return True
 
 
-cdef bint is_regular(Span event) noexcept nogil:
-    """Tells whether the reference would find nothing wrong with an event and its values."""
+cdef Py_ssize_t count_values(Span event) noexcept nogil:
+    """Returns an event's values, or -1 if the reference would find anything wrong with them."""
     cdef Field field
     cdef Span summary
+    cdef Py_ssize_t count = 0
     while event.at < event.end:
         if not next_field(&event, &field):
-            return False
+            return -1
         if field.number == 5 and field.kind == BYTES:
             summary = field.content
             while summary.at < summary.end:
                 if not next_field(&summary, &field):
-                    return False
-                if field.number == 1 and field.kind == BYTES and not is_regular_value(field.content):
-                    return False
-    return True
+                    return -1
+                if field.number == 1 and field.kind == BYTES:
+                    if not is_regular_value(field.content):
+                        return -1
+                    count += 1
+    return count
 
 
 cdef bint is_regular_value(Span value) noexcept nogil:
