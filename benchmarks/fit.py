@@ -17,6 +17,7 @@ for; CPU time, of all threads, says the same on a machine that does other work m
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import statistics
 import tempfile
@@ -45,6 +46,7 @@ VARIANTS: dict[str, Callbacks] = {
 def make_convolutional(**compile_options: object) -> keras.Model:
     """Returns a new network of twelve convolutions: images [batch, 32, 32, 3] → logits [10]."""
     keras.backend.clear_session()
+    gc.collect()  # of the model before, which is not this one's cost
     layers: list[object] = [keras.Input((32, 32, 3))]
     for block in range(4):
         for _ in range(3):

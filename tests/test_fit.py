@@ -203,6 +203,24 @@ def test_the_first_of_two_fits_is_the_one_that_is_kept(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize("loss", ["mae", "huber", "log_cosh"])
+def test_under_jit_at_most_the_last_bits_of_the_reported_loss_differ(loss, tmp_path):
+    def train(callbacks):
+        keras.utils.set_random_seed(3)
+        hidden = keras.layers.Dense(64, "relu")
+        model = keras.Sequential([keras.layers.Input((20,)), hidden, keras.layers.Dense(3)])
+        model.compile("adam", loss, jit_compile=True)
+        rng = np.random.default_rng(1)
+        x, y = (rng.normal(size=(256, size)).astype(np.float32) for size in (20, 3))
+        history = model.fit(x, y, epochs=2, shuffle=False, verbose=0, callbacks=callbacks).history
+        state = [*model.get_weights(), *(v.numpy() for v in model.optimizer.variables)]
+        return history["loss"], [array.tobytes() for array in state]
+
+    (plain, plain_state), (captured, state) = train([]), train([callback(tmp_path)])
+    assert state == plain_state
+    np.testing.assert_array_max_ulp(np.float32(captured), np.float32(plain), maxulp=4)
+
+
 def test_a_second_callback_on_a_trained_model_captures_its_own_first_batch(tmp_path):
     job, second = fit_cases.regression(keras), callback(tmp_path / "second")
     fit(job, [callback(tmp_path / "first")])

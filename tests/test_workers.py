@@ -18,6 +18,11 @@ from tb_firstloss.errors import CaptureError
 ROWS = np.arange(20, dtype=np.float32).reshape(10, 2).sum(1)
 """Loss per example at the initial weight 1; a global batch is four of them."""
 
+FITTED = 2 - 0.001 * 2 * sum(
+    batch.sum(1).mean() for batch in np.split(np.arange(20.0).reshape(10, 2), [4, 8])
+)
+"""Sum of the two weights after two epochs of gradient descent on the mean of ROWS' absolutes."""
+
 
 def free_ports(count):
     with contextlib.ExitStack() as stack:
@@ -62,6 +67,7 @@ def trained(tmp_path_factory):
         ("off", [*ROWS[:2], *ROWS[:2]], [2, 2]),
         ("empty", ROWS[:2], [2, 0]),
         ("bfloat16", ROWS[:4], [2, 2]),
+        ("fit", ROWS[:4], [2, 2]),
     ],
 )
 def test_the_chief_writes_every_example_in_global_order(trained, case, expected, counts):
@@ -94,7 +100,8 @@ def test_different_trailing_shapes_become_one_ragged_tensor(trained):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("case", "loss"), [("scalar", ROWS[:4].sum() / 4), ("reduced", ROWS[:4].sum())]
+    ("case", "loss"),
+    [("scalar", ROWS[:4].sum() / 4), ("reduced", ROWS[:4].sum()), ("fit", ROWS[:4].mean())],
 )
 def test_a_scalar_is_combined_once(trained, case, loss):
     """Summed if each worker has its share, taken as it is if training has reduced it."""
@@ -108,6 +115,7 @@ def test_a_scalar_is_combined_once(trained, case, loss):
         ("ranks", "do not fit together: float32[2], float32[2, 1]"),
         ("one-fails", "worker 0 records, worker 1 failed"),
         ("one-declines", "worker 0 records, worker 1 does not record"),
+        ("fit-declines", "worker 0 records, worker 1 does not record"),
     ],
 )
 def test_what_does_not_fit_is_said_and_training_goes_on(trained, case, message):
@@ -122,6 +130,9 @@ def test_what_does_not_fit_is_said_and_training_goes_on(trained, case, message):
 @pytest.mark.slow
 def test_training_ends_in_the_same_weights_on_both(trained):
     for case, workers in trained[1].items():
+        if case.startswith("fit"):
+            assert workers[0]["weight"] == workers[1]["weight"] == pytest.approx(FITTED), case
+            continue
         steps = 5 if case == "off" else 3  # unsharded, each worker takes two of ten rows a step
         assert [worker["weight"] for worker in workers] == [1 + 0.5 * steps] * 2, case
 

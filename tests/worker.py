@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+import tf_keras
 
-from tb_firstloss import FirstBatch, FirstLoss
+from tb_firstloss import FirstBatch, FirstLoss, FirstLossCallback
 from tb_firstloss.capture import checkpoint
 
 SHAPES = {
@@ -22,6 +23,7 @@ SHAPES = {
     "scalar": lambda values, _: tf.reduce_sum(values) / 4,
 }
 CASES = ("data", "off", *SHAPES, "reduced", "one-fails", "one-declines")
+FITS = ("fit", "fit-declines")
 
 
 def train(case, logdir, strategy):
@@ -63,7 +65,34 @@ def train(case, logdir, strategy):
     }
 
 
+def train_with_fit(case, logdir, strategy):
+    """Fits a linear model on four rows a batch, and returns what this worker knows afterwards.
+
+    In tf_keras: Keras 3 cannot take the batches of several workers (3.15).
+    """
+    rows = np.arange(20, dtype=np.float32).reshape(10, 2)
+    with strategy.scope():
+        ones = tf_keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+        model = tf_keras.Sequential([tf_keras.layers.Input((2,)), ones])
+        model.compile(tf_keras.optimizers.SGD(0.001), "mae")
+    first = FirstLossCallback(logdir / case, profile=False)
+    declines = case == "fit-declines" and strategy.cluster_resolver.task_id
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        dataset = tf.data.Dataset.from_tensor_slices((rows, np.zeros(10, np.float32))).batch(4)
+        start = 1 if declines else 0  # as in a resumed run, which is not recorded
+        model.fit(dataset, epochs=start + 2, initial_epoch=start, verbose=0, callbacks=[first])
+    return {
+        "weight": float(model.get_weights()[0].sum()),
+        "run_dir": first.run_dir,
+        "digest": first.first_batch and first.first_batch.digest,
+        "warnings": [str(w.message) for w in caught if "first loss" in str(w.message)],
+    }
+
+
 if __name__ == "__main__":
     logdir, out = map(Path, sys.argv[1:])
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    out.write_text(json.dumps({case: train(case, logdir, strategy) for case in CASES}))
+    said = {case: train(case, logdir, strategy) for case in CASES}
+    said |= {case: train_with_fit(case, logdir, strategy) for case in FITS}
+    out.write_text(json.dumps(said))

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tb_firstloss.capture import keras_graph, keras_model, step_loss, values
+from tb_firstloss.capture import keras_graph, keras_model, step_loss, values, workers
 from tb_firstloss.capture.fingerprint import fingerprint_weights
 from tb_firstloss.capture.later_executions import LaterExecutions
 from tb_firstloss.capture.recorder import Recorder
@@ -51,6 +51,7 @@ class FirstExecution:
         self._recorder = recorder
         self._source = source
         self._before = before
+        recorder.strategy = recorder.strategy or model.distribute_strategy
         self._own = model.train_function
         self._is_new = is_new and not keras_model.has_been_traced(self._own)
         self._capturing: CapturingFunction | None = None
@@ -173,7 +174,18 @@ class FirstExecution:
         self.leave()
         logs = self._own(iterator)
         self.over = True
+        with self._recorder.guard(self._doing()):
+            self._agree(_nothing, declines=True)
         return logs
+
+    def _agree(
+        self, select: Callable[[], values.Captured], *, declines: bool = False
+    ) -> values.Captured | None:
+        """Returns what all workers captured; each of several has to come here once."""
+        strategy = self._recorder.current_strategy
+        if workers.worker_count(strategy) == 1:
+            return None if declines else select()
+        return workers.agree(select, strategy, declines=declines, may_be_reduced=False)
 
     def _run_uncaptured(self, capturing: CapturingFunction, iterator: Any, error: Exception) -> Any:
         """Runs the model's own function on the batch that ours has not touched."""
@@ -200,17 +212,19 @@ class FirstExecution:
     ) -> list[str]:
         """Writes the first batch and returns what it lacks, and why."""
         facts = capturing.facts or step_loss.StepFacts([], [])
-        captured = values.Captured(loss=None, outputs={})
         missing = list(facts.missing)
         if tensors is None:
             missing.append("the loss: the train function had been traced before")
-        else:
-            captured = step_loss.to_arrays(facts, tensors)
+        captured = self._agree(
+            lambda: _nothing() if tensors is None else step_loss.to_arrays(facts, tensors)
+        )
+        if captured is None:
+            return []
         found = captured.loss is not None or captured.outputs
         self._recorder.commit(
             loss=captured.loss,
             outputs=captured.outputs,
-            metadata=self._metadata(None if found else logs),
+            metadata=self._metadata(None if found else logs) | values.describe_batch(captured),
             inferred=facts.expectation if found else None,
             step_trace=trace,
             graph=lambda: graph,
@@ -235,6 +249,10 @@ class FirstExecution:
 
     def _doing(self) -> str:
         return f"{self._recorder.logdir}: the first loss of {self._source} was not captured"
+
+
+def _nothing() -> values.Captured:
+    return values.Captured(loss=None, outputs={})
 
 
 def _plain_numbers(logs: Any) -> dict[str, float]:

@@ -14,12 +14,15 @@ import functools
 import inspect
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
-from tb_firstloss.capture.keras_model import library_of, own_attribute
+from tb_firstloss.capture.keras_model import library_of
+from tb_firstloss.capture.replicas import local_values
+from tb_firstloss.errors import CaptureError
 
 _REDUCTIONS: dict[str, list[tuple[str, str, dict[str, str]]]] = {
     # Module, function that a Loss calls with its unreduced values, argument → field of LossCall.
@@ -49,6 +52,10 @@ _REDUCTIONS: dict[str, list[tuple[str, str, dict[str, str]]]] = {
     ],
 }
 _LOSS_MODULES = {"keras": "keras.src.losses.loss", "tf_keras": "tf_keras.src.losses"}
+_TRAINER_MODULES = {
+    "keras": "keras.src.backend.tensorflow.trainer",
+    "tf_keras": "tf_keras.src.engine.training",
+}
 _SCALING_METHODS = ("scale_loss", "get_scaled_loss")  # of a Keras 3 and of a tf_keras optimizer
 
 
@@ -133,22 +140,23 @@ class Observation:
 
 @contextlib.contextmanager
 def observe(model: Any) -> Iterator[Observation]:
-    """Watches the losses that a model's training step computes in this thread."""
+    """Watches the losses that a model's training step computes in this thread.
+
+    The threads of several replicas trace one step each, by turns, on the same model.
+    """
     seen = Observation()
     library = library_of(model) or ""
     with contextlib.ExitStack() as stack:
         for module, function, fields in _REDUCTIONS.get(library, ()):
             watch = functools.partial(_watch_arguments, fields=fields)
-            stack.enter_context(_shared_hook(sys.modules.get(module), function, watch, seen))
+            seen.missing += stack.enter_context(_hook(sys.modules.get(module), function, watch))
         loss_class = getattr(sys.modules.get(_LOSS_MODULES.get(library, "")), "Loss", None)
-        stack.enter_context(_shared_hook(loss_class, "__call__", _watch_loss, seen))
-        stack.enter_context(_shared_hook(tf.GradientTape, "gradient", _watch_gradient, seen))
-        stack.enter_context(_own_hook(model, "compute_loss", seen.compute))
+        seen.missing += stack.enter_context(_hook(loss_class, "__call__", _watch_loss))
+        seen.missing += stack.enter_context(_hook(tf.GradientTape, "gradient", _watch_gradient))
+        stack.enter_context(_hook(model, "compute_loss", _watch_total))
         for method in _SCALING_METHODS:
             if hasattr(model.optimizer, method):
-                stack.enter_context(
-                    _own_hook(model.optimizer, method, functools.partial(_scale, seen))
-                )
+                stack.enter_context(_hook(model.optimizer, method, _watch_scaling))
         outer, _watching.seen = _watching.seen, seen
         try:
             yield seen
@@ -156,64 +164,121 @@ def observe(model: Any) -> Iterator[Observation]:
             _watching.seen = outer
 
 
+@contextlib.contextmanager
+def keep_per_replica(model: Any, prefix: str) -> Iterator[None]:
+    """Keeps Keras from averaging what a step returns under names of ours over the replicas.
+
+    The train function returns a tuple of each replica's value in their place: AutoGraph's loops
+    can carry that, and no per-replica values.
+
+    Args:
+        model: The model whose train function is called or traced inside.
+        prefix: What the names begin with.
+
+    Raises:
+        CaptureError: This version of Keras reduces it somewhere else.
+    """
+
+    def watch(reduce: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(reduce)
+        def reduce_per_replica(values: Any, *args: Any, **kwargs: Any) -> Any:
+            if type(values) is not dict:
+                return reduce(values, *args, **kwargs)
+            ours = {name: value for name, value in values.items() if name.startswith(prefix)}
+            others = {name: value for name, value in values.items() if name not in ours}
+            kept = {name: local_values(value) for name, value in ours.items()}
+            return {**reduce(others, *args, **kwargs), **kept}
+
+        return reduce_per_replica
+
+    module = sys.modules.get(_TRAINER_MODULES.get(library_of(model) or "", ""))
+    with _hook(module, "reduce_per_replica", watch) as missing:
+        if missing:
+            raise CaptureError(f"several replicas cannot be captured: {missing[0]}")
+        yield
+
+
 class _Watching(threading.local):
-    """The observation of this thread's training step; the shared hooks serve all threads."""
+    """The observation of this thread's training step; the hooks serve all threads."""
 
     seen: Observation | None = None
 
 
 _watching = _Watching()
 _hook_lock = threading.Lock()
-_hooks: dict[tuple[int, str], tuple[int, Any, Any]] = {}  # number of users, original, hook
+
+
+@dataclasses.dataclass
+class _Installed:
+    """A hook, by how many it is used, and what it stands in front of; None: of the class."""
+
+    hook: Any
+    before: Any
+    users: int = 0
+
+
+_hooks: dict[tuple[int, str], _Installed] = {}
 
 
 @contextlib.contextmanager
-def _shared_hook(
-    owner: Any, name: str, watch: Callable[[Any], Any], seen: Observation
-) -> Iterator[None]:
-    """Puts a hook on a module's function or a class's method while any thread watches."""
-    original = getattr(owner, "__dict__", {}).get(name)
+def _hook(owner: Any, name: str, watch: Callable[[Any], Any]) -> Iterator[list[str]]:
+    """Puts a hook on a function of a module, class or object while any thread watches.
+
+    Yields:
+        Why there is no hook, if the owner has no such function.
+    """
+    original = getattr(owner, name, None)
     if original is None:
-        seen.missing.append(f"this version of Keras has no {name} where it is looked for")
-        yield
+        yield [f"this version of Keras has no {name} where it is looked for"]
         return
     key = (id(owner), name)
     with _hook_lock:
-        users, original, hook = _hooks.get(key) or (0, original, watch(original))
-        _hooks[key] = (users + 1, original, hook)
-        if not users:
-            setattr(owner, name, hook)
+        if key not in _hooks:
+            _hooks[key] = _Installed(watch(original), vars(owner).get(name))
+            _put(owner, name, _hooks[key].hook)
+        installed = _hooks[key]
+        installed.users += 1
     try:
-        yield
+        yield []
     finally:
         with _hook_lock:
-            users = _hooks[key][0] - 1
-            _hooks[key] = (users, original, hook)
-            if not users:
+            installed.users -= 1
+            if not installed.users:
                 del _hooks[key]
                 # Somebody may have put a hook of his own on top of ours; ours then lets all pass.
-                if vars(owner)[name] is hook:
-                    setattr(owner, name, original)
+                if vars(owner).get(name) is installed.hook:
+                    _put(owner, name, installed.before)
 
 
-def _own_hook(
-    owner: Any, name: str, around: Callable[[Any, Any, Any], Any]
-) -> contextlib.AbstractContextManager[None]:
-    original = getattr(owner, name)
+def _put(owner: Any, name: str, function: Any) -> None:
+    """Sets a function past Keras's tracking of attributes; None takes it away."""
+    if isinstance(owner, (type, types.ModuleType)):
+        setattr(owner, name, function) if function is not None else delattr(owner, name)
+    elif function is None:
+        vars(owner).pop(name, None)
+    else:
+        vars(owner)[name] = function
 
+
+def _watch_total(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    def hook(*args: Any, **kwargs: Any) -> Any:
-        return around(original, args, kwargs)
+    def compute_loss(*args: Any, **kwargs: Any) -> Any:
+        seen = _watching.seen
+        return original(*args, **kwargs) if seen is None else seen.compute(original, args, kwargs)
 
-    return own_attribute(owner, name, hook)
+    return compute_loss
 
 
-def _scale(seen: Observation, scale_loss: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    scaled = scale_loss(*args, **kwargs)
-    loss = args[0] if args else kwargs.get("loss")
-    if not callable(loss):
-        seen.scale(loss, scaled)
-    return scaled
+def _watch_scaling(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def scale(*args: Any, **kwargs: Any) -> Any:
+        scaled = original(*args, **kwargs)
+        loss = args[0] if args else kwargs.get("loss")
+        if _watching.seen is not None and not callable(loss):
+            _watching.seen.scale(loss, scaled)
+        return scaled
+
+    return scale
 
 
 def _watch_loss(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 LIBRARIES = ("keras", "tf_keras")
@@ -67,15 +66,20 @@ def why_not_capturable(model: Any) -> str | None:
             "the model has a make_train_function of its own, whose steps only it knows; wrap the "
             "step in it with FirstLoss.wrap, or override train_step instead"
         )
-    replicas = model.distribute_strategy.num_replicas_in_sync
-    if replicas > 1 or getattr(model, "_cluster_coordinator", None) is not None:
+    if getattr(model, "_cluster_coordinator", None) is not None:
         return (
-            f"{type(model.distribute_strategy).__name__} with {replicas} replicas is not "
-            "supported in model.fit; write the loop by hand and use FirstLoss.wrap"
+            f"{type(model.distribute_strategy).__name__} runs its steps elsewhere and later; write "
+            "the loop by hand and use FirstLoss.wrap"
         )
     if getattr(model, "autotune_steps_per_execution", False):
         return "autotune_steps_per_execution changes the steps of an execution while it runs"
     return None
+
+
+def is_distributed(model: Any) -> bool:
+    """Tells whether a model is trained under a strategy, be it on a single replica."""
+    with model.distribute_strategy.scope():
+        return bool(tf.distribute.has_strategy())
 
 
 def compiled_losses(model: Any) -> list[CompiledLoss]:
@@ -108,7 +112,7 @@ def iterations_of(model: Any) -> int:
     # The public property divides under gradient accumulation, and in tf_keras's legacy optimizers
     # it creates the counter when it is first asked for, which training is to do.
     counter = getattr(optimizer, "_iterations", None)
-    return 0 if counter is None else int(np.asarray(counter))
+    return 0 if counter is None else int(counter.numpy())
 
 
 def steps_per_execution(model: Any) -> int:

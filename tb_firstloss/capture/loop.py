@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import tensorflow as tf
 
-from tb_firstloss.capture import checkpoint, graphs, replicas, resume, values, workers
+from tb_firstloss.capture import checkpoint, graphs, resume, values, workers
 from tb_firstloss.capture.fingerprint import fingerprint
 from tb_firstloss.capture.fit import capture_train_on_batch, is_train_on_batch
 from tb_firstloss.capture.notices import warn
@@ -350,14 +350,7 @@ class FirstLoss(tf.train.experimental.PythonState):  # type: ignore[misc]  # Ten
             )
 
     def _metadata(self, captured: values.Captured) -> dict[str, Any]:
-        facts: dict[str, Any] = {"captured_from": "custom loop"}
-        output = next(iter(captured.outputs.values()), None)
-        if output is not None and output.per_example is not None:
-            rows = replicas.row_count((output.per_example, output.row_splits))
-            facts["global_batch_size"] = rows
-        if captured.replica_counts:
-            facts["replica_counts"] = list(captured.replica_counts)
-            facts["replicas"] = len(captured.replica_counts)
+        facts = {"captured_from": "custom loop", **values.describe_batch(captured)}
         if self._fingerprint:
             facts["fingerprint"] = self._fingerprint
         return facts

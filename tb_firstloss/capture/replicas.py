@@ -16,7 +16,12 @@ Values = tuple[Array, tuple[Array, ...]]
 
 
 def local_values(value: Any) -> tuple[Any, ...]:
-    """Returns the value of each replica of this process, in replica order; a lone value for one."""
+    """Returns the value of each replica of this process, in replica order; a lone value for one.
+
+    A tuple is what this has returned before.
+    """
+    if isinstance(value, tuple):
+        return value
     if not is_per_replica(value):
         return (value,)
     # strategy.experimental_local_results gives the same, but only for the strategy's own values,

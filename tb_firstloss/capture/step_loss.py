@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tb_firstloss.capture import values
+from tb_firstloss.capture import replicas, values
 from tb_firstloss.capture.expectation import NOT_SEEN, Expectation, infer_sole_expectation
 from tb_firstloss.capture.keras_hooks import LossCall, Observation
 from tb_firstloss.capture.keras_model import compiled_losses, is_librarys_own
-from tb_firstloss.errors import LossNotFoundError
 from tb_firstloss.first_batch import Array, OutputLoss
 
 Tensors = dict[str, Any]
@@ -77,7 +76,10 @@ def gather(model: Any, seen: Observation) -> tuple[StepFacts, Tensors]:
 
 
 def to_arrays(facts: StepFacts, tensors: Tensors) -> values.Captured:
-    """Turns the tensors of one executed step into arrays, in the dtypes of training."""
+    """Turns the tensors of one executed step into arrays, in the dtypes of training.
+
+    With several replicas every tensor is per replica: each one's loss is its share of the whole.
+    """
     outputs: dict[str, OutputLoss] = {}
     taken: set[str] = set()
     for number, output in enumerate(facts.outputs):
@@ -91,7 +93,11 @@ def to_arrays(facts: StepFacts, tensors: Tensors) -> values.Captured:
             loss_weight=output.loss_weight,
         )
     loss = tensors.get("loss")
-    return values.Captured(loss=None if loss is None else values.to_array(loss)[0], outputs=outputs)
+    return values.Captured(
+        loss=None if loss is None else values.to_array(loss)[0],
+        outputs=outputs,
+        replica_counts=values.count_rows(tensors["0/values"]) if outputs else (),
+    )
 
 
 def has_seeded_random_ops(graph: tf.Graph) -> bool:
@@ -185,9 +191,11 @@ def _loss_weight(weight: Any) -> float | None:
 def _side_array(value: Any) -> Array | None:
     if value is None:
         return None
-    if isinstance(value, tf.RaggedTensor):
-        value = value.flat_values
-    try:
-        return values.to_array(value)[0]
-    except LossNotFoundError:
-        return np.asarray(value)  # masks are boolean
+    parts = [_flat_array(part) for part in replicas.local_values(value)]
+    if parts[0].ndim == 0:
+        return parts[0]  # one weight for all examples
+    return replicas.combine([(part, ()) for part in parts])[0]
+
+
+def _flat_array(value: Any) -> Array:
+    return np.asarray(value.flat_values if isinstance(value, tf.RaggedTensor) else value)

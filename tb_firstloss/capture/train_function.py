@@ -9,10 +9,11 @@ from typing import Any
 import tensorflow as tf
 
 from tb_firstloss.capture import step_loss
-from tb_firstloss.capture.keras_hooks import Observation, observe
+from tb_firstloss.capture.keras_hooks import Observation, keep_per_replica, observe
 from tb_firstloss.capture.keras_model import (
     ONE_STEP,
     binds_train_step,
+    is_distributed,
     own_attribute,
     tf_function_of,
 )
@@ -20,6 +21,8 @@ from tb_firstloss.errors import CaptureError
 
 _LOGS, _TENSOR = "tb_firstloss/logs", "tb_firstloss/tensor/"
 _MADE = ("train_function", "train_tf_function")  # what make_train_function sets
+
+_MANY_VARIABLES = 32  # of a model whose step takes milliseconds: about ten layers
 
 
 class CapturingFunction:
@@ -30,8 +33,10 @@ class CapturingFunction:
 
     - Since Keras 3.7, into a tf.function of its own. `make_successor` gives the train function
       that goes on; it calls the traced step, returns the logs alone and costs nothing more.
-    - Otherwise, and where random operations keep a state that only this function holds, the
-      function itself goes on (`stay`) and drops the tensors, some microseconds a step.
+    - Otherwise the function itself goes on (`stay`) and drops the tensors, some microseconds a
+      step. So it is, too, where random operations keep a state that only this function holds,
+      under a distribution strategy, and for a large model: microseconds are nothing to its step,
+      but TensorFlow optimizes a step in a function of its own once more for the successor.
 
     Args:
         model: Compiled model of Keras 3 or tf_keras.
@@ -43,7 +48,7 @@ class CapturingFunction:
         facts: What the tensors are, known once the step has been traced; None before.
         graph: The traced graph of one step, until it is dropped; None when run eagerly.
         failed_in_trace: Whether tracing the step failed, so that nothing of it has been run.
-        has_random_state: Whether its random operations keep a state; known once it has run.
+        has_random_state: Whether it has refused to run for its random state.
     """
 
     def __init__(
@@ -59,7 +64,11 @@ class CapturingFunction:
         self._forbid_random_state = forbid_random_state
         self._capturing = True
         self._step: Callable[[Any], Any] = self._observed_step
-        self._shares_step = binds_train_step(model) and not model.run_eagerly
+        self._is_distributed = is_distributed(model)
+        large = len(model.trainable_variables) > _MANY_VARIABLES and not single_step
+        # Replicas, be it a single one, meet in the optimizer, outside of any function of theirs.
+        stays = model.run_eagerly or self._is_distributed or large
+        self._shares_step = binds_train_step(model) and not stays
         if self._shares_step:
             # Keras traces its steps without AutoGraph, too.
             self._step = tf.function(
@@ -84,13 +93,13 @@ class CapturingFunction:
             if self._forbid_random_state and self.facts is None:
                 self._refuse_random_state(iterator)
             result = self._function(iterator)
-        if self._capturing and self.graph is not None:
-            self.has_random_state = step_loss.has_seeded_random_ops(self.graph)
         return _split(result)
 
     def make_successor(self) -> Any | None:
-        """Returns a train function that goes on with the traced step, or None if none can."""
-        if not self._shares_step or self.has_random_state:
+        """Returns a train function that goes on with the traced step, or None if none should."""
+        if not self._shares_step or self.graph is None:
+            return None
+        if step_loss.has_seeded_random_ops(self.graph):
             return None
         return self._make(lambda data: _split(self._step(data))[0], single_step=False)[0]
 
@@ -136,6 +145,8 @@ class CapturingFunction:
             if self._shares_step:
                 # The step is compiled by itself, so that its successor finds it compiled.
                 stack.enter_context(own_attribute(self._model, "_jit_compile", False))
+            if self._is_distributed:
+                stack.enter_context(keep_per_replica(self._model, _TENSOR))
             yield
 
     def _refuse_random_state(self, iterator: Any) -> None:
@@ -152,13 +163,15 @@ class CapturingFunction:
         if not self._capturing:
             return self._train_step(data)
         eager = tf.executing_eagerly()
-        self.failed_in_trace = not eager
-        with observe(self._model) as seen:
-            logs = self._train_step(data)
+        try:
+            with observe(self._model) as seen:
+                logs = self._train_step(data)
+        except BaseException:
+            self.failed_in_trace = not eager
+            raise
         self.facts, tensors = _gather(self._model, seen)
         if not eager:
             self.graph = tf.compat.v1.get_default_graph()
-        self.failed_in_trace = False
         return _join(logs, tensors)
 
 

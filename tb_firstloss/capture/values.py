@@ -66,6 +66,19 @@ def select(result: Any, *, loss: Selector | None = None, total: Selector | None 
     return Captured(chosen_total, dict(_outputs(value)), count_rows(leaf))
 
 
+def describe_batch(captured: Captured) -> dict[str, Any]:
+    """Returns what metadata says of the batch: its size, and each replica's share of it."""
+    facts: dict[str, Any] = {}
+    output = next(iter(captured.outputs.values()), None)
+    if output is not None and output.per_example is not None:
+        rows = replicas.row_count((output.per_example, output.row_splits))
+        facts["global_batch_size"] = rows
+    if captured.replica_counts:
+        facts["replica_counts"] = list(captured.replica_counts)
+        facts["replicas"] = len(captured.replica_counts)
+    return facts
+
+
 def count_rows(value: Any) -> tuple[int, ...]:
     """Returns the number of examples that each replica has in a per-replica value, or nothing."""
     parts = replicas.local_values(value)

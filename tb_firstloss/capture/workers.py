@@ -48,7 +48,11 @@ def check_strategy_is_known(strategy: tf.distribute.Strategy) -> None:
 
 
 def agree(
-    select: Callable[[], Captured], strategy: tf.distribute.Strategy, *, declines: bool = False
+    select: Callable[[], Captured],
+    strategy: tf.distribute.Strategy,
+    *,
+    declines: bool = False,
+    may_be_reduced: bool = True,
 ) -> Captured | None:
     """Returns the values of all workers, the same on each of them; None if all decline.
 
@@ -56,6 +60,8 @@ def agree(
         select: Gives this worker's own values.
         strategy: A MultiWorkerMirroredStrategy.
         declines: Whether this worker records nothing.
+        may_be_reduced: Whether training may have combined the workers' losses already; otherwise
+            each is a share, even if all are equal.
 
     Raises:
         CaptureError: Some worker cannot record, or they disagree; on every worker alike.
@@ -73,7 +79,7 @@ def agree(
         raise
     if found is None:
         return None
-    loss, outputs = merge(found)
+    loss, outputs = merge(found, may_be_reduced=may_be_reduced)
     counts = [count for worker in found for count in worker.metadata["replica_counts"]]
     return Captured(loss, outputs, tuple(counts))
 
@@ -143,11 +149,13 @@ def _gather(strategy: tf.distribute.Strategy, vector: Array) -> list[Array]:
     return list(rows[:: len(rows) // worker_count(strategy)])
 
 
-def merge(workers: Sequence[FirstBatch]) -> tuple[Array | None, dict[str, OutputLoss]]:
+def merge(
+    workers: Sequence[FirstBatch], *, may_be_reduced: bool = True
+) -> tuple[Array | None, dict[str, OutputLoss]]:
     """Merges the first batches of all workers, examples in worker order.
 
-    Scalars that are equal bit for bit on all workers were combined by training already; others are
-    each worker's share and are summed.
+    Scalars are each worker's share and are summed; but if training may have combined them already,
+    those that are equal bit for bit on all workers are taken as they are.
 
     Raises:
         LossNotFoundError: Their outputs or shapes do not fit together.
@@ -158,15 +166,15 @@ def merge(workers: Sequence[FirstBatch]) -> tuple[Array | None, dict[str, Output
     losses = [worker.loss for worker in workers if worker.loss is not None]
     if losses and len(losses) != len(workers):
         raise LossNotFoundError("only some of the workers have a total loss")
-    return _merge_losses(losses), {
+    return _merge_losses(losses, may_be_reduced=may_be_reduced), {
         name: _merge_outputs([worker.outputs[name] for worker in workers]) for name in names[0]
     }
 
 
-def _merge_losses(losses: Sequence[Array]) -> Array | None:
+def _merge_losses(losses: Sequence[Array], *, may_be_reduced: bool) -> Array | None:
     if not losses:
         return None
-    if len({(describe(loss), loss.tobytes()) for loss in losses}) == 1:
+    if may_be_reduced and len({(describe(loss), loss.tobytes()) for loss in losses}) == 1:
         return losses[0]
     return replicas.combine([(loss, ()) for loss in losses])[0]
 

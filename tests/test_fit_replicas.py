@@ -1,0 +1,118 @@
+"""model.fit on several replicas: every example once, and training bit for bit as without."""
+
+import importlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tb_firstloss import FirstLossCallback, read_first_loss
+
+COUNT = 29
+RNG = np.random.default_rng(1)
+X = RNG.normal(size=(COUNT, 4)).astype(np.float32)
+Y = RNG.normal(size=(COUNT, 3)).astype(np.float32)
+WEIGHTS = RNG.random(COUNT).astype(np.float32)
+
+
+def make_model(library, devices=("CPU:0", "CPU:1"), **compile_options):
+    k = importlib.import_module(library)
+    k.backend.clear_session()
+    k.utils.set_random_seed(3)
+    # Collectives of several strategies in one process get in each other's way.
+    reduction = tf.distribute.ReductionToOneDevice()
+    strategy = tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction)
+    with strategy.scope():
+        hidden = k.layers.Dense(5, "tanh", kernel_regularizer=k.regularizers.L2(0.01))
+        model = k.Sequential([k.layers.Input((4,)), hidden, k.layers.Dense(3)])
+        model.compile(k.optimizers.Adam(0.01), "mse", **compile_options)
+    return model
+
+
+def fit(model, callbacks, batch_size=8):
+    dataset = tf.data.Dataset.from_tensor_slices((X, Y, WEIGHTS)).batch(batch_size)
+    return model.fit(dataset, epochs=2, verbose=0, callbacks=callbacks).history
+
+
+def state(model):
+    variables = model.optimizer.variables
+    variables = variables() if callable(variables) else variables
+    return [w.tobytes() for w in model.get_weights()] + [v.numpy().tobytes() for v in variables]
+
+
+def expected_losses(weights, batch_size):
+    """Loss per example before weights, and the whole loss, by the formula."""
+    kernel, bias, kernel_2, bias_2 = (w.astype(np.float64) for w in weights)
+    rows = slice(0, batch_size)
+    predicted = np.tanh(X[rows] @ kernel + bias) @ kernel_2 + bias_2
+    per_example = ((predicted - Y[rows]) ** 2).mean(1)
+    return per_example, kernel
+
+
+@pytest.mark.parametrize(
+    ("library", "options"),
+    [
+        ("keras", {}),
+        ("keras", {"run_eagerly": True}),
+        ("keras", {"steps_per_execution": 2}),
+        ("tf_keras", {}),
+        ("tf_keras", {"run_eagerly": True}),
+        ("tf_keras", {"steps_per_execution": 2}),
+    ],
+    ids=[
+        "keras",
+        "keras-eager",
+        "keras-several-steps",
+        "tf_keras",
+        "tf_keras-eager",
+        "tf_keras-several-steps",
+    ],
+)
+def test_training_is_the_same_and_every_example_is_there(library, options, tmp_path):
+    plain = make_model(library, **options)
+    plain_history = fit(plain, [])
+    model = make_model(library, **options)
+    initial = model.get_weights()
+    attributes = set(vars(model)), set(vars(model.optimizer))
+    history = fit(model, [FirstLossCallback(tmp_path, on_error="raise")])
+    assert repr(history) == repr(plain_history)
+    assert state(model) == state(plain)
+    hooks = {"compute_loss", "scale_loss", "get_scaled_loss", "train_step"}
+    assert not hooks & (
+        vars(model).keys() - attributes[0] | vars(model.optimizer).keys() - attributes[1]
+    )
+
+    first = read_first_loss(tmp_path)
+    per_example, kernel = expected_losses(initial, 8)
+    np.testing.assert_allclose(first.per_example, per_example, rtol=1e-5)
+    (output,) = first.outputs.values()
+    assert output.sample_weight.ravel().tolist() == WEIGHTS[:8].tolist()
+    whole = (per_example * WEIGHTS[:8]).mean() + 0.01 * (kernel**2).sum()
+    np.testing.assert_allclose(first.loss, whole, rtol=1e-5)
+    assert first.metadata["replica_counts"] == [4, 4]
+    assert first.metadata["global_batch_size"] == 8
+    assert first.metadata["strategy"] == "MirroredStrategy"
+
+
+def test_replicas_with_unequal_shares_keep_the_order(tmp_path):
+    """In tf_keras: Keras 3 averages the first batch over the replicas, which have to be equal."""
+    model = make_model("tf_keras")
+    initial = model.get_weights()
+    fit(model, [FirstLossCallback(tmp_path, on_error="raise")], batch_size=7)
+    first = read_first_loss(tmp_path)
+    np.testing.assert_allclose(first.per_example, expected_losses(initial, 7)[0], rtol=1e-5)
+    assert first.metadata["replica_counts"] == [4, 3]
+
+
+@pytest.mark.parametrize("library", ["keras", "tf_keras"])
+def test_one_replica_is_captured_as_well(library, tmp_path):
+    """As on a machine with one GPU; the last batch is smaller, so the step is traced again."""
+    plain = make_model(library, ["CPU:0"])
+    fit(plain, [])
+    model = make_model(library, ["CPU:0"])
+    initial = model.get_weights()
+    fit(model, [FirstLossCallback(tmp_path, on_error="raise")])
+    assert state(model) == state(plain)
+    first = read_first_loss(tmp_path)
+    np.testing.assert_allclose(first.per_example, expected_losses(initial, 8)[0], rtol=1e-5)
+    assert first.metadata["replicas"] == 1
