@@ -3,9 +3,11 @@
     python benchmarks/reading.py [--quick] [--repeats 5] [--peer-repeats 1]
 
 Every measurement is the first pass of a process of its own, timed from after the imports to the
-last value in an array; the file is in the page cache. The tables give medians and ratios; the slow
-peers take over a minute a pass, so their repeats are set apart. Beside the bare C pass, in turns
-with it, our first pass and the best of five are given. `--quick` uses a tenth of the data.
+last value in an array; the file is in the page cache. The tables give medians. A ratio is the
+median over pairs: ours runs before and after each measurement of a peer, so that a machine that
+slows down meanwhile slows down both. The slow peers take over a minute a pass, so their repeats are
+set apart. Of the bare C pass and ours, both the first pass and the best of five are given.
+`--quick` uses a tenth of the data.
 """
 
 import argparse
@@ -230,6 +232,25 @@ def measure(name, path, expected, repeats):
     return statistics.median(run["seconds"] for run in runs)
 
 
+def measure_peer(name, path, expected, ours, repeats):
+    """Returns a peer's median seconds, and the median of its ratios to ours around it.
+
+    Args:
+        name: The peer's piece of work.
+        path: What it reads.
+        expected: Its count of values.
+        ours: Our piece of work, path and count; the ratio is that of the seconds per count.
+        repeats: How often to run the peer.
+    """
+    seconds, ratios = [], []
+    for _ in range(repeats):
+        before = run_fresh(*ours)["seconds"]
+        seconds.append(run_fresh(name, path, expected)["seconds"])
+        mean = (before + run_fresh(*ours)["seconds"]) / 2
+        ratios.append((seconds[-1] / expected) / (mean / ours[2]))
+    return statistics.median(seconds), statistics.median(ratios)
+
+
 def beside_bare_c(path, folder, count, repeats):
     """Returns what five passes of ours and of the bare C program took in each of some processes."""
     program = folder / "bare_scan"
@@ -275,11 +296,13 @@ def scalars_table(folder, scale, repeats, peer_repeats):
     for key, which in (("best", "best of five passes"), ("seconds", "first pass")):
         ours, bare = (statistics.median(run[key] for run in made) for made in (runs, bare_runs))
         line(f"tb_firstloss, {which} of a process", f"{ours:.3f}", "")
-        line(f"bare C, {which} of a process", f"{bare:.3f}", f"{bare / ours:.2f}")
+        ratio = statistics.median(b[key] / a[key] for a, b in zip(runs, bare_runs, strict=True))
+        line(f"bare C, {which} of a process", f"{bare:.3f}", f"{ratio:.2f}")
     for name in ("RustBoard", "EventAccumulator", "tbparse"):
         times = repeats if name == "RustBoard" else peer_repeats
-        seconds = measure(f"scalars {name}", path, count, times)
-        line(f"{name} (median of {times})", f"{seconds:.2f}", f"{seconds / ours:.0f}")
+        ours = ("scalars", path, count)
+        seconds, ratio = measure_peer(f"scalars {name}", path, count, ours, times)
+        line(f"{name} (median of {times})", f"{seconds:.2f}", f"{ratio:.0f}")
     print(f"\npeak memory over the imports: {grown:.0f} MiB, of which columns {columns:.0f} MiB\n")
 
 
@@ -287,12 +310,13 @@ def tensors_table(folder, scale, repeats, peer_repeats):
     scalars, histograms = 100_000 // scale, 20_000 // scale
     path = folder / f"tensors_{scalars + histograms}" / NAME
     make_histograms(path, scalars, histograms)
-    ours = measure("tensors", path, scalars + histograms, repeats)
-    peer = measure("tensors EventAccumulator", path, scalars + histograms, peer_repeats)
+    ours = ("tensors", path, scalars + histograms)
+    seconds = measure(*ours, repeats)
+    peer, ratio = measure_peer("tensors EventAccumulator", *ours[1:], ours, peer_repeats)
     line(f"{scalars:,} scalars and {histograms:,} histograms → arrays", "seconds", "ratio to ours")
     line("---", "---", "---")
-    line("tb_firstloss", f"{ours:.3f}", "")
-    line(f"EventAccumulator (median of {peer_repeats})", f"{peer:.2f}", f"{peer / ours:.0f}")
+    line("tb_firstloss", f"{seconds:.3f}", "")
+    line(f"EventAccumulator (median of {peer_repeats})", f"{peer:.2f}", f"{ratio:.1f}")
     print()
 
 
@@ -304,15 +328,16 @@ def fleet_table(folder, scale, repeats, peer_repeats):
     for n, length in ((runs, events), (runs, 10 * events), (few, events)):
         logdirs[n, length] = folder / f"fleet_{n}_{length}"
         make_fleet(logdirs[n, length], n, length)
-    ours = measure("fleet", logdirs[runs, events], runs, repeats)
-    longer = measure("fleet", logdirs[runs, 10 * events], runs, repeats)
-    line("tb_firstloss", runs, f"{ours / runs * 1e6:.0f}", "")
+    ours = ("fleet", logdirs[runs, events], runs)
+    line("tb_firstloss", runs, f"{measure(*ours, repeats) / runs * 1e6:.0f}", "")
+    longer, ratio = measure_peer("fleet", logdirs[runs, 10 * events], runs, ours, repeats)
     micros = f"{longer / runs * 1e6:.0f}"
-    line("… with ten times the events in train", runs, micros, f"{longer / ours:.2f}")
-    rust = measure("fleet RustBoard", logdirs[runs, events], runs, peer_repeats)
-    line("RustBoard", runs, f"{rust / runs * 1e6:.0f}", f"{rust / ours:.0f}")
-    slow = measure("fleet EventAccumulator", logdirs[few, events], few, peer_repeats)
-    ratio = slow / few / (ours / runs)
+    line("… with ten times the events in train", runs, micros, f"{ratio:.2f}")
+    rust, ratio = measure_peer("fleet RustBoard", *ours[1:], ours, peer_repeats)
+    line("RustBoard", runs, f"{rust / runs * 1e6:.0f}", f"{ratio:.0f}")
+    slow, ratio = measure_peer(
+        "fleet EventAccumulator", logdirs[few, events], few, ours, peer_repeats
+    )
     line("EventAccumulator", few, f"{slow / few * 1e6:.0f}", f"{ratio:.0f}")
     print()
     one = logdirs[few, events] / "run_0000" / "first_batch"
