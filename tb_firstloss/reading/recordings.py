@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import resource
 import time
 import warnings
 from collections.abc import Iterable
@@ -163,13 +164,19 @@ def _is_recording(name: str) -> bool:
 
 def _read_here(files: list[paths.EventFile]) -> list[_Result]:
     first, rest = files[:_FIRST_FILES], files[_FIRST_FILES:]
-    started, used = time.perf_counter(), time.thread_time()
+    started, blocked = time.perf_counter() - time.thread_time(), _count_blocks()
     results = _read_all(first)
-    waited = time.perf_counter() - started - (time.thread_time() - used)
-    if waited < _WAIT_PER_FILE * len(first):
+    waited = time.perf_counter() - time.thread_time() - started
+    # On a busy machine a thread waits for its turn too, but then nothing blocks it.
+    if waited < _WAIT_PER_FILE * len(first) or _count_blocks() - blocked < len(first):
         return results + _read_all(rest)
     with ThreadPoolExecutor() as threads:
         return results + _read_with(threads, rest)
+
+
+def _count_blocks() -> int:
+    """Returns how often this thread, where the system tells it apart, gave up the processor."""
+    return resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)).ru_nvcsw
 
 
 def _read_with(executor: Executor, files: list[paths.EventFile]) -> list[_Result]:
