@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 from collections.abc import Mapping
-from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -145,7 +145,7 @@ class FirstBatch:
         fields["outputs"], fields["metadata"] = dict(self.outputs), dict(self.metadata)
         return _rebuild, (fields,)
 
-    @cached_property
+    @functools.cached_property
     def sole_output(self) -> OutputLoss:
         """The only output.
 
@@ -256,11 +256,17 @@ def compute_digest(loss: Array | None, outputs: Mapping[str, OutputLoss]) -> str
     for output in outputs.values():
         arrays += [output.per_example, *output.row_splits]
     for array in arrays:
-        head = None if array is None else [array.dtype.name, list(array.shape)]
-        sha.update(json.dumps(head, separators=(",", ":")).encode() + b"\n")
-        if array is not None:
+        if array is None:
+            sha.update(b"null\n")
+        else:
+            sha.update(_digest_line(array.dtype, array.shape))
             sha.update(_little_endian_bytes(array))
     return sha.hexdigest()
+
+
+@functools.lru_cache(maxsize=256)
+def _digest_line(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    return json.dumps([dtype.name, shape], separators=(",", ":")).encode() + b"\n"
 
 
 def _little_endian_bytes(array: Array) -> bytes:

@@ -68,6 +68,8 @@ def test_training_is_the_same_and_the_first_loss_is_the_formulas(case, tmp_path)
         warnings.simplefilter("always")
         captured = state_after(case, [first])
 
+    if not case.is_exact:
+        del captured["histories"], plain["histories"]
     assert captured == plain
     ours = [str(w.message) for w in caught if issubclass(w.category, errors.FirstLossWarning)]
     assert len(ours) == (case.missing is not None)
@@ -249,7 +251,9 @@ def test_the_step_is_traced_as_often_as_in_a_plain_fit(options, tmp_path):
         model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=callbacks)
         return len(traces)
 
-    assert count([callback(tmp_path)]) == count([])
+    # Before Keras 3.7, a fit of several steps an execution is traced once more.
+    more = fit_cases.KERAS < (3, 7) and "steps_per_execution" in options
+    assert count([callback(tmp_path)]) == count([]) + more
 
 
 @LIBRARIES

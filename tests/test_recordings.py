@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import shutil
+import threading
+import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
@@ -197,11 +199,25 @@ def test_any_executor_reads_them(tmp_path, kind):
     assert [found[f"run_{i}"].digest for i in range(5)] == [first_batch(i).digest for i in range(5)]
 
 
-def test_many_recordings_are_shared_out_in_tasks(tmp_path, monkeypatch):
+@pytest.mark.parametrize("delay_secs", [0, 0.1], ids=["fast storage", "slow storage"])
+def test_threads_share_the_recordings_where_storage_is_slow(tmp_path, monkeypatch, delay_secs):
+    monkeypatch.setattr(recordings, "_FIRST_FILES", 2)
     monkeypatch.setattr(recordings, "_FILES_PER_TASK", 2)
-    for i in range(5):
+    monkeypatch.setattr(recordings, "_WAIT_PER_FILE", 0.05)
+    read, threads = recordings.read_recording, []
+
+    def wait_and_read(*args, **options):
+        time.sleep(delay_secs)
+        threads.append(threading.get_ident())
+        return read(*args, **options)
+
+    monkeypatch.setattr(recordings, "read_recording", wait_and_read)
+    for i in range(7):
         record(tmp_path / f"run_{i}", first_batch(i))
-    assert len(tb_firstloss.read_first_losses(tmp_path)) == 5
+    found = tb_firstloss.read_first_losses(tmp_path)
+    assert [f.digest for f in found.values()] == [first_batch(i).digest for i in range(7)]
+    assert threads[:2] == [threading.get_ident()] * 2
+    assert (threading.get_ident() in threads[2:]) == (delay_secs == 0)
 
 
 def test_first_batches_and_their_errors_survive_pickling(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 
 import tb_firstloss
 from tb_firstloss import errors
+from tb_firstloss.reading import scalars, scan
 from tests.damaged_files import CASES, FILE_NAME
 from tests.event_files import content, event, floats, scalar, shaped, simple, tensor, write
 
@@ -46,6 +47,23 @@ def test_columns_hold_every_scalar_in_file_order(engine, logdir):
     assert found.wall_time.tolist() == [10.5, 10.5, 11.5, 12.5, 0.0]
     assert [c.dtype for c in (found.step, found.wall_time, found.value)] == ["i8", "f8", "f8"]
     assert repr(found) == "Scalars(5 rows, 2 runs, 2 tags)"
+
+
+def test_columns_grow_over_chunks_files_and_stretches_without_scalars(
+    engine, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(scan, "ROWS_PER_CHUNK", 3)
+    monkeypatch.setattr(scalars, "_FEW_ROWS", 0)
+    large = tensor("large", floats([9000], [0.5] * 9000))
+    for i in range(3):
+        events = [event(simple("a", j), simple("b", -j), step=100 * i + j) for j in range(40)]
+        write(tmp_path / f"{FILE_NAME}.{i}", *events[:2], *[event(large)] * 4, *events[2:])
+    found = tb_firstloss.read_scalars(tmp_path)
+    steps = [100 * i + j for i in range(3) for j in range(40) for _ in "ab"]
+    assert found.step.tolist() == steps
+    assert found.value.tolist() == [sign * (step % 100) for step in steps[::2] for sign in (1, -1)]
+    assert found.tag.tolist() == ["a", "b"] * 120
+    assert all(c.base is None for c in (found.step, found.value)), "room for more is kept"
 
 
 def test_columns_agree_with_iter_tensors_on_every_file_of_the_corpus(engine, tmp_path):

@@ -28,9 +28,10 @@ def rows_of(data, *, compiled):
     finally:
         extension.scan = COMPILED
     for chunk in chunks:
-        for row in chunk.rows:
-            assert len(chunk.content(int(row["start"]), int(row["size"]))) == row["size"]
-    rows = [row.tobytes() for chunk in chunks for row in chunk.rows]
+        for start, size in zip(chunk.rows.start.tolist(), chunk.rows.size.tolist(), strict=True):
+            assert len(chunk.content(start, size)) == size
+    # As bytes, a NaN equals itself; chunks may end elsewhere.
+    rows = b"".join(np.rec.fromarrays(chunk.rows.columns).tobytes() for chunk in chunks)
     return rows, names.tags, names.plugin_names, [str(d) for d in damage]
 
 
@@ -59,12 +60,15 @@ def test_a_row_says_where_its_value_lies(engine):
     window = Window("file", lambda offset, count: data[offset : offset + count], len(data))
     names = scan.Names()
     (chunk,) = scan.iter_chunks(window, names, report=pytest.fail)
-    (row,) = chunk.rows
+    ((record_start, start, step, wall_time, bits, record_size, size, *_),) = zip(
+        *chunk.rows.columns, strict=True
+    )
     assert names.tags == ["loss"]
-    assert (row["step"], row["wall_time"], row["record_start"]) == (7, 3.25, 16)
-    assert row["record_size"] == len(payload) + 16
-    assert data[row["start"] : row["start"] + row["size"]] == np.float32(0.5).tobytes()
-    assert row["start"] == 16 + 12 + payload.index(np.float32(0.5).tobytes())
+    assert (step, wall_time, record_start) == (7, 3.25, 16)
+    assert record_size == len(payload) + 16
+    assert data[start : start + size] == np.float32(0.5).tobytes()
+    assert start == 16 + 12 + payload.index(np.float32(0.5).tobytes())
+    assert bits == np.float32(0.5).view(np.uint32)
 
 
 def test_a_plugin_name_is_remembered_for_the_values_that_leave_it_out(engine):
@@ -76,9 +80,63 @@ def test_a_plugin_name_is_remembered_for_the_values_that_leave_it_out(engine):
     data = b"".join(frame(event(v, step=i)) for i, v in enumerate(values))
     window = Window("file", lambda offset, count: data[offset : offset + count], len(data))
     names = scan.Names()
-    rows = np.concatenate([c.rows for c in scan.iter_chunks(window, names, report=pytest.fail)])
-    found = [names.plugin_names[n] for n in rows["plugin_name"]]
+    chunks = scan.iter_chunks(window, names, report=pytest.fail)
+    found = [names.plugin_names[n] for chunk in chunks for n in chunk.rows.plugin_name]
     assert found == ["first", "", "first", "first", "first"]
+
+
+@pytest.mark.parametrize("room", [1, 2, 3, 4])
+def test_both_walks_agree_when_a_record_does_not_fit_into_a_chunk(monkeypatch, room):
+    monkeypatch.setattr(scan, "ROWS_PER_CHUNK", room)
+    bare = scalar("t", 1.0, plugin_name="")
+    late = [bare, simple("u", 1.0), scalar("t", 2.0, plugin_name="named too late for the first")]
+    data = b"".join(frame(event(*values)) for values in ([simple("u", 0.0)], late, late[::-1]))
+    assert rows_of(data, compiled=True) == rows_of(data, compiled=False)
+
+
+def delimited(key, content):
+    """A field of a protocol buffer, with a length below 2**14."""
+    size = len(content)
+    return key + bytes([size] if size < 128 else [size & 127 | 128, size >> 7]) + content
+
+
+HEAD = b"\x0a\x01t"  # the tag
+METADATA = b"\x4a\x0b\x0a\x09\x0a\x07scalars"
+NUMBER = np.float32(0.25).tobytes()
+TENSOR = b"\x42\x0a\x08\x01\x12\x00\x2a\x04" + NUMBER
+REPEATED = HEAD + TENSOR + METADATA
+LAYOUTS = {
+    "another number": REPEATED.replace(NUMBER, np.float32(-3.5).tobytes()),
+    "double under the float's length": REPEATED.replace(b"\x08\x01", b"\x08\x02"),
+    "unpacked": HEAD + b"\x42\x09\x08\x01\x12\x00\x2d" + NUMBER + METADATA,
+    "rank 1": HEAD + b"\x42\x0e\x08\x01\x12\x04\x12\x02\x08\x01\x2a\x04" + NUMBER + METADATA,
+    "another plugin": REPEATED.replace(b"scalars", b"scalarz"),
+    "no plugin": HEAD + TENSOR,
+    "metadata first": HEAD + METADATA + TENSOR,
+    "tag last": TENSOR + METADATA + HEAD,
+    "another tag at the end": REPEATED + b"\x0a\x01u",
+    "the same tag at the end": REPEATED + HEAD,
+    "simple value": HEAD + b"\x15" + NUMBER,
+    "simple value and a tensor": REPEATED + b"\x15" + NUMBER,
+    "one byte missing": REPEATED[:-1],
+    "one byte more": REPEATED + b"\x00",
+    "longer than what is remembered": REPEATED + b"\x7a\x7f" + bytes(127),
+    "nothing but the tag": HEAD,
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize("usual", ["another number", "no plugin", "simple value"])
+def test_both_walks_agree_when_a_repeated_layout_changes(layout, usual):
+    usual = LAYOUTS[usual]
+    values = [usual] * 4 + [layout, layout, usual, layout, usual]
+    events = [
+        b"\x10" + bytes([step]) + delimited(b"\x2a", delimited(b"\x0a", value))
+        for step, value in enumerate(values)
+    ]
+    data = b"".join(map(frame, events))
+    assert rows_of(data, compiled=True) == rows_of(data, compiled=False)
 
 
 def test_many_tags_and_blocks_smaller_than_a_record(engine):
@@ -87,8 +145,9 @@ def test_many_tags_and_blocks_smaller_than_a_record(engine):
     data += frame(event(simple("long " * 60_000, 1.0)))
     window = Window("file", lambda offset, count: data[offset : offset + count], len(data))
     names = scan.Names()
-    rows = np.concatenate([c.rows for c in scan.iter_chunks(window, names, report=pytest.fail)])
-    assert [names.tags[n] for n in rows["tag"]] == [*tags, "long " * 60_000]
+    chunks = scan.iter_chunks(window, names, report=pytest.fail)
+    found = [names.tags[n] for chunk in chunks for n in chunk.rows.tag]
+    assert found == [*tags, "long " * 60_000]
     assert len(names.tags) == len(set(tags)) + 1
 
 

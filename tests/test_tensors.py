@@ -243,6 +243,59 @@ def test_older_values_decode_as_tensorboard_shows_them(kind, field, message, exp
     assert decoded.tolist() == expected == shown.tolist()
 
 
+USUAL = {
+    "content": content([2, 3], np.arange(6, dtype=np.float32), 1),
+    "no elements": content([0], np.zeros(0), 2),
+    "string": shaped(7, [], string_val=[b"text" * 40]),
+    "one string for all": shaped(7, [3], string_val=[b"x"]),
+    "bool": content([2], np.array([True, False]), 10),
+    "values": floats([2], [1, 2]),
+}
+
+
+ODD = {
+    "dtype of two bytes": b"\x08\x92\x12\x12" + bytes(18) + b"\x22\x00",
+    "shape of two length bytes": b"\x08\x04\x12\x80\x01"
+    + b"\x12\x02\x08\x01" * 31
+    + b"\x12\x02\x08\x22"
+    + b"\x22\x21"
+    + bytes(33),
+    "version in place of values": b"\x08\x01\x12\x00\x18\x00",
+    "content, then more": USUAL["content"].SerializeToString() + b"\x22\x00",
+    "content cut short": USUAL["content"].SerializeToString()[:-1],
+    "no length": b"\x08\x01\x12\x00\x22\x80",
+}
+
+
+@pytest.mark.parametrize("serialized", ODD.values(), ids=ODD.keys())
+def test_the_short_way_is_not_taken_where_it_leads_elsewhere(serialized, monkeypatch):
+    assert_both_ways_agree(serialized, monkeypatch)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_the_short_way_through_a_tensor_ends_where_the_long_one_does(data):
+    altered = bytearray(data.draw(st.sampled_from(list(USUAL.values()))).SerializeToString())
+    for _ in range(data.draw(st.integers(0, 3))):
+        at = data.draw(st.integers(0, min(len(altered) - 1, 16)))
+        altered[at] = data.draw(st.sampled_from([0, 1, 4, 7, 8, 0x12, 0x22, 0x42, 0x7F, 0x80, 255]))
+    with pytest.MonkeyPatch.context() as patched:
+        assert_both_ways_agree(bytes(altered), patched)
+
+
+def assert_both_ways_agree(serialized, monkeypatch):
+    def outcome():
+        try:
+            array = decode_tensor(serialized)
+        except ValueError as error:
+            return str(error)
+        return repr((array.dtype, array.shape, array.tolist()))
+
+    short = outcome()
+    monkeypatch.setattr(tensors, "_survey_usual", lambda content: None)
+    assert short == outcome()
+
+
 @pytest.mark.parametrize(
     "message",
     [summary_pb2.HistogramProto(bucket_limit=[1, 2], bucket=[1])],

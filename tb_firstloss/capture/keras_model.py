@@ -110,8 +110,11 @@ def iterations_of(model: Any) -> int:
     optimizer = getattr(model, "optimizer", None)
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     # The public property divides under gradient accumulation, and in tf_keras's legacy optimizers
-    # it creates the counter when it is first asked for, which training is to do.
+    # it creates the counter when it is first asked for, which training is to do. In Keras 3.0 it
+    # is no property.
     counter = getattr(optimizer, "_iterations", None)
+    if counter is None:
+        counter = getattr(optimizer, "__dict__", {}).get("iterations")
     return 0 if counter is None else int(counter.numpy())
 
 

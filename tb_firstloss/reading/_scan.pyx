@@ -5,11 +5,12 @@ Everything that is read lies between two pointers that are checked first. Whatev
 expected ends the scan in front of the record, and the reference reads it.
 """
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcmp, memcpy
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy, memset
 
 import os
 
@@ -58,7 +59,9 @@ cdef extern from *:
         uint64_t wide = c;
         for (; n >= 8; p += 8, n -= 8) wide = __builtin_ia32_crc32di(wide, load64(p));
         c = (uint32_t)wide;
-        for (; n; p++, n--) c = __builtin_ia32_crc32qi(c, *p);
+        if (n & 4) { c = __builtin_ia32_crc32si(c, load32(p)); p += 4; }
+        if (n & 2) { c = __builtin_ia32_crc32hi(c, (uint16_t)(p[0] | p[1] << 8)); p += 2; }
+        if (n & 1) c = __builtin_ia32_crc32qi(c, *p);
         return c;
     }
     static int has_sse42(void) { __builtin_cpu_init(); return __builtin_cpu_supports("sse4.2"); }
@@ -88,7 +91,19 @@ cdef struct Row:
     int32_t size
     int32_t tag
     int32_t plugin_name
-    int64_t kind
+    int32_t kind
+
+cdef struct Columns:
+    int64_t *record_start
+    int64_t *start
+    int64_t *step
+    double *wall_time
+    uint64_t *bits
+    int32_t *record_size
+    int32_t *size
+    int32_t *tag
+    int32_t *plugin_name
+    int32_t *kind
 
 cdef struct Span:
     const uint8_t *at
@@ -100,6 +115,19 @@ cdef struct Field:
     uint64_t value  # of a varint
     Span content    # of everything else
 
+cdef enum:
+    TAIL_BYTES = 72
+
+cdef struct Scalar:
+    # What followed a tag when it last named a scalar. Writers repeat all of it but the number.
+    uint8_t tail[TAIL_BYTES]
+    int32_t tail_size  # 0: nothing is known
+    int32_t number_at  # positions from the start of the tail
+    int32_t number_size
+    int32_t content_at
+    int32_t content_size
+    int32_t kind
+
 cdef struct Entry:
     const uint8_t *tag
     Py_ssize_t tag_size
@@ -108,6 +136,7 @@ cdef struct Entry:
     uint64_t hash
     int32_t number
     int32_t plugin
+    Scalar last
 
 cdef enum:
     VARINT = 0
@@ -121,7 +150,7 @@ cdef enum:
     HISTO = 5
     IMAGE = 6
     AUDIO = 7
-    ROWS_PER_CHUNK = 1 << 14
+    ROW_BYTES = 60
 
 # As in wire.py and scan.py; a protocol buffer's length is below 2 GiB.
 cdef uint64_t LARGEST_PAYLOAD = 0x7FFFFFFF
@@ -171,6 +200,7 @@ def find_header(data, uint64_t largest, Py_ssize_t start):
     return found
 
 
+@cython.final
 cdef class Index:
     """Tags by their bytes, in open addressing; `scan.Names` fills it and owns the meaning."""
 
@@ -202,6 +232,7 @@ cdef class Index:
         entry.plugin_size = len(plugin_name)
         entry.number = number
         entry.plugin = plugin
+        memset(&entry.last, 0, sizeof(Scalar))  # its plugin name may have changed
         entry.hash = self.hash_of(entry.tag, entry.tag_size)
         if 2 * (self.count + 1) > self.capacity:
             self.grow()
@@ -225,18 +256,18 @@ cdef class Index:
     cdef uint64_t hash_of(self, const uint8_t *at, Py_ssize_t size) noexcept nogil:
         cdef uint64_t h = self.seed ^ <uint64_t>size, word
         cdef Py_ssize_t i
-        while size > 0:
-            if size >= 8:
-                word = load64(at)
-            else:
-                word = 0
-                for i in range(size):
-                    word |= <uint64_t>at[i] << (8 * i)
-            h = (h ^ word) * 0x9E3779B97F4A7C15u
-            h ^= h >> 29
+        while size > 8:
+            h = mix(h, load64(at))
             at += 8
             size -= 8
-        return h ^ (h >> 32)
+        word = 0
+        for i in range(size):
+            word |= <uint64_t>at[i] << (8 * i)
+        return mix(h, word)
+
+    cdef inline Entry *look_up(self, Span tag) noexcept nogil:
+        cdef Py_ssize_t size = tag.end - tag.at
+        return self.find(tag.at, size, self.hash_of(tag.at, size))
 
     cdef Entry *find(self, const uint8_t *at, Py_ssize_t size, uint64_t h) noexcept nogil:
         """Returns the tag's entry, or the free one where it belongs."""
@@ -251,25 +282,24 @@ cdef class Index:
             slot = (slot + 1) & (self.capacity - 1)
 
 
+@cython.final
 cdef class Scanner:
     """State of one call of `scan_block`: the rows so far, and how to number a new name."""
 
-    cdef Row *rows
+    cdef Columns rows
     cdef Py_ssize_t count, capacity
     cdef Index index
     cdef object number
     cdef bint more
     cdef Span event  # the one that is being scanned
-    cdef bint checked  # it is regular from end to end
-
-    def __dealloc__(self):
-        free(self.rows)
+    cdef Py_ssize_t first  # its first row
+    cdef bint checked  # it is regular from end to end, and there is room for it
 
     cdef Py_ssize_t walk(self, const uint8_t *data, Py_ssize_t size, int64_t base) except -1 nogil:
         """Returns the bytes of the records that were scanned."""
         cdef Py_ssize_t position = 0, before
         cdef uint64_t length
-        while position < size and self.count < ROWS_PER_CHUNK:
+        while position < size and self.count < self.capacity:
             if size - position < 16:
                 self.more = True
                 break
@@ -296,8 +326,8 @@ cdef class Scanner:
         """Adds the rows of a record; returns 0 when the reference has to read it."""
         cdef Row row
         cdef Field field
-        cdef Span event, summary, rest
-        cdef Py_ssize_t first = self.count, i
+        cdef Span event, summary
+        cdef Py_ssize_t i
         cdef int read
         row.record_start = base + position
         row.record_size = <int32_t>(16 + length)
@@ -308,6 +338,7 @@ cdef class Scanner:
         event.at = data + position + 12
         event.end = event.at + length
         self.event = event
+        self.first = self.count
         self.checked = False
         while event.at < event.end:
             if not next_field(&event, &field):
@@ -322,28 +353,50 @@ cdef class Scanner:
                     if not next_field(&summary, &field):
                         return 0
                     if field.number == 1 and field.kind == BYTES:
-                        rest = field.content
-                        read = self.scan_value(&rest, &row, data, base)
+                        read = self.scan_value(field.content, &row, data, base)
                         if read <= 0:
                             return read
-        for i in range(first, self.count):  # step and wall time may follow the summary
-            self.rows[i].step = row.step
-            self.rows[i].wall_time = row.wall_time
+        for i in range(self.first, self.count):  # step and wall time may follow the summary
+            self.rows.step[i] = row.step
+            self.rows.wall_time[i] = row.wall_time
         return 1
 
     cdef int scan_value(
-        self, Span *value, Row *row, const uint8_t *data, int64_t base
+        self, Span value, Row *row, const uint8_t *data, int64_t base
     ) except -1 nogil:
         """Adds the row of a value; returns 0 when the reference has to read its record."""
         cdef Field field
-        cdef Span tag, plugin_name, content
         cdef Entry *entry
+        cdef Span tail = value
+        if not next_field(&tail, &field) or field.number != 1 or field.kind != BYTES:
+            return self.parse_value(value, row, data, base)
+        entry = self.index.look_up(field.content)
+        if not is_repeated(&entry.last, tail):
+            return self.parse_value(value, row, data, base)
+        row.tag, row.plugin_name, row.kind = entry.number, entry.plugin, entry.last.kind
+        row.bits = load_number(tail.at + entry.last.number_at, entry.last.number_size)
+        row.start = base + (tail.at - data) + entry.last.content_at
+        row.size = entry.last.content_size
+        return self.add(row)
+
+    cdef int parse_value(
+        self, Span value, Row *row, const uint8_t *data, int64_t base
+    ) except -1 nogil:
+        """Does the same for a value of any layout, and remembers that of a scalar."""
+        cdef Field field
+        cdef Span tag, plugin_name, content, number
+        cdef const uint8_t *tail = NULL
+        cdef const uint8_t *end = value.end
+        cdef Entry *entry
+        cdef bint known
         tag.at = tag.end = plugin_name.at = plugin_name.end = value.at
         content = tag
         row.kind = 0
         while value.at < value.end:
-            if not next_field(value, &field):
+            if not next_field(&value, &field):
                 return 0
+            if tail == NULL:
+                tail = value.at
             if field.number == 2 and field.kind == FIXED32:
                 row.kind, content = SIMPLE_VALUE, field.content
             elif field.kind != BYTES:
@@ -362,35 +415,37 @@ cdef class Scanner:
                 row.kind, content = AUDIO, field.content
             elif field.number == 8:
                 row.kind, content = TENSOR, field.content
-        row.bits = 0
-        if row.kind == SIMPLE_VALUE:
-            row.bits = load32(content.at)
-        elif row.kind == TENSOR:
-            row.kind = classify_tensor(content, &row.bits)
-        entry = self.index.find(
-            tag.at,
-            tag.end - tag.at,
-            self.index.hash_of(tag.at, tag.end - tag.at),
-        )
-        if entry.tag == NULL or not is_plugin(entry, plugin_name):
-            if self.learn(tag, plugin_name, row) == 0:
-                return 0
-        else:
+        number = content
+        if row.kind == TENSOR:
+            row.kind = classify_tensor(content, &number)
+        entry = self.index.look_up(tag)
+        known = entry.tag != NULL and is_plugin(entry, plugin_name)
+        if known:
             row.tag, row.plugin_name = entry.number, entry.plugin
+        elif self.learn(tag, plugin_name, row) == 0:
+            return 0
         if row.kind == 0:
             return 1
+        row.bits = 0
+        if row.kind <= DOUBLE_SCALAR:
+            row.bits = load_number(number.at, <int32_t>(number.end - number.at))
+            if known and tag.end == tail and end - tail <= TAIL_BYTES:
+                remember(&entry.last, row.kind, tail, end, content, number)
         row.start = base + (content.at - data)
         row.size = <int32_t>(content.end - content.at)
         return self.add(row)
 
     cdef int learn(self, Span tag, Span plugin_name, Row *row) except -1 nogil:
-        """Numbers a tag or plugin name that is new; returns 0 when its event is irregular.
+        """Numbers a tag or plugin name that is new; returns 0 when its event cannot be finished.
 
-        Nothing is learned from an event that is broken further on: the reference, which then reads
-        it again from its start, would know names too early.
+        Nothing is learned from an event that is broken further on, or has more values than there
+        is room for: whoever then reads it again from its start would know names too early.
         """
-        if not self.checked and not is_regular(self.event):
-            return 0
+        cdef Py_ssize_t values
+        if not self.checked:
+            values = count_values(self.event)
+            if values < 0 or values > self.capacity - self.first:
+                return 0
         self.checked = True
         with gil:
             row.tag, row.plugin_name = self.number(
@@ -401,23 +456,23 @@ cdef class Scanner:
             )
         return 1
 
-    cdef int add(self, Row *row) except -1 nogil:
-        cdef Row *larger
-        if self.count == self.capacity:
-            if self.count >= 4 * ROWS_PER_CHUNK:  # one record full of values
-                return 0
-            self.capacity = 4 * self.capacity + 1024
-            larger = <Row *>realloc(self.rows, self.capacity * sizeof(Row))
-            if larger == NULL:
-                with gil:
-                    raise MemoryError
-            self.rows = larger
-        self.rows[self.count] = row[0]
-        self.count += 1
+    cdef int add(self, Row *row) noexcept nogil:
+        cdef Py_ssize_t i = self.count
+        if i == self.capacity:
+            return 0
+        self.rows.record_start[i] = row.record_start
+        self.rows.start[i] = row.start
+        self.rows.bits[i] = row.bits
+        self.rows.record_size[i] = row.record_size
+        self.rows.size[i] = row.size
+        self.rows.tag[i] = row.tag
+        self.rows.plugin_name[i] = row.plugin_name
+        self.rows.kind[i] = row.kind
+        self.count = i + 1
         return 1
 
 
-def scan_block(data, int64_t base, Index index, number):
+def scan_block(data, int64_t base, Index index, number, columns):
     """Scans the intact and regular records at the start of a block.
 
     Args:
@@ -425,23 +480,77 @@ def scan_block(data, int64_t base, Index index, number):
         base: Position of the first of them in the file.
         index: Of the run's names.
         number: `Names.number`, called with what the index does not know.
+        columns: Writable memory for the columns of `scan.COLUMNS`, one behind the other. As many
+            rows as fit are scanned, but no record in part.
 
     Returns:
-        The rows as bytes, the bytes that their records take, and whether the scan stopped because
+        The number of rows, the bytes that their records take, and whether the scan stopped because
         the next record is not wholly inside the block.
     """
-    cdef Py_buffer view
+    cdef Py_buffer view, memory
     cdef Py_ssize_t size
     cdef Scanner scanner = Scanner()
     scanner.index, scanner.number = index, number
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     try:
-        with nogil:
-            size = scanner.walk(<const uint8_t *>view.buf, view.len, base)
+        PyObject_GetBuffer(columns, &memory, PyBUF_WRITABLE)
+        try:
+            scanner.capacity = memory.len // ROW_BYTES
+            scanner.rows = lay_out(<char *>memory.buf, scanner.capacity)
+            with nogil:
+                size = scanner.walk(<const uint8_t *>view.buf, view.len, base)
+        finally:
+            PyBuffer_Release(&memory)
     finally:
         PyBuffer_Release(&view)
-    rows = PyBytes_FromStringAndSize(<const char *>scanner.rows, scanner.count * sizeof(Row))
-    return rows, size, scanner.more
+    return scanner.count, size, scanner.more
+
+
+cdef Columns lay_out(char *memory, Py_ssize_t rows) noexcept:
+    cdef Columns columns
+    columns.record_start = <int64_t *>memory
+    columns.start = columns.record_start + rows
+    columns.step = columns.start + rows
+    columns.wall_time = <double *>(columns.step + rows)
+    columns.bits = <uint64_t *>(columns.wall_time + rows)
+    columns.record_size = <int32_t *>(columns.bits + rows)
+    columns.size = columns.record_size + rows
+    columns.tag = columns.size + rows
+    columns.plugin_name = columns.tag + rows
+    columns.kind = columns.plugin_name + rows
+    return columns
+
+
+cdef inline uint64_t mix(uint64_t h, uint64_t word) noexcept nogil:
+    h = (h ^ word) * 0x9E3779B97F4A7C15u
+    return h ^ (h >> 29)
+
+
+cdef inline uint64_t load_number(const uint8_t *at, int32_t size) noexcept nogil:
+    return load32(at) if size == 4 else load64(at)
+
+
+cdef inline bint is_repeated(const Scalar *last, Span tail) noexcept nogil:
+    """Tells whether a tag is followed by what followed it last, apart from the number."""
+    cdef int32_t behind = last.number_at + last.number_size
+    if last.tail_size == 0 or tail.end - tail.at != last.tail_size:
+        return False
+    return memcmp(tail.at, last.tail, last.number_at) == 0 and memcmp(
+        tail.at + behind, last.tail + behind, last.tail_size - behind
+    ) == 0
+
+
+cdef void remember(
+    Scalar *last, int32_t kind, const uint8_t *tail, const uint8_t *end, Span content, Span number
+) noexcept nogil:
+    """Keeps the layout of a scalar whose bytes from tail to end follow its tag."""
+    memcpy(last.tail, tail, end - tail)
+    last.tail_size = <int32_t>(end - tail)
+    last.number_at = <int32_t>(number.at - tail)
+    last.number_size = <int32_t>(number.end - number.at)
+    last.content_at = <int32_t>(content.at - tail)
+    last.content_size = <int32_t>(content.end - content.at)
+    last.kind = kind
 
 
 cdef inline uint32_t masked_crc(const uint8_t *at, size_t size) noexcept nogil:
@@ -501,21 +610,24 @@ cdef inline bint next_field(Span *span, Field *field) noexcept nogil:
     return True
 
 
-cdef bint is_regular(Span event) noexcept nogil:
-    """Tells whether the reference would find nothing wrong with an event and its values."""
+cdef Py_ssize_t count_values(Span event) noexcept nogil:
+    """Returns an event's values, or -1 if the reference would find anything wrong with them."""
     cdef Field field
     cdef Span summary
+    cdef Py_ssize_t count = 0
     while event.at < event.end:
         if not next_field(&event, &field):
-            return False
+            return -1
         if field.number == 5 and field.kind == BYTES:
             summary = field.content
             while summary.at < summary.end:
                 if not next_field(&summary, &field):
-                    return False
-                if field.number == 1 and field.kind == BYTES and not is_regular_value(field.content):
-                    return False
-    return True
+                    return -1
+                if field.number == 1 and field.kind == BYTES:
+                    if not is_regular_value(field.content):
+                        return -1
+                    count += 1
+    return count
 
 
 cdef bint is_regular_value(Span value) noexcept nogil:
@@ -591,8 +703,8 @@ cdef inline bint is_plugin(Entry *entry, Span name) noexcept nogil:
     return size == entry.plugin_size and memcmp(entry.plugin_name, name.at, size) == 0
 
 
-cdef int classify_tensor(Span tensor, uint64_t *bits) noexcept nogil:
-    """Returns the kind of a TensorProto, and the bits of a plain float or double scalar."""
+cdef int classify_tensor(Span tensor, Span *number) noexcept nogil:
+    """Returns the kind of a TensorProto, and where a plain float or double scalar's number is."""
     cdef Field field
     cdef Span values
     cdef uint64_t dtype = 0, found = 0
@@ -615,10 +727,9 @@ cdef int classify_tensor(Span tensor, uint64_t *bits) noexcept nogil:
         ):
             return TENSOR
     size = values.end - values.at
+    number[0] = values
     if dtype == 1 and (found == 4 or found == 5) and size == 4:
-        bits[0] = load32(values.at)
         return FLOAT_SCALAR
     if dtype == 2 and (found == 4 or found == 6) and size == 8:
-        bits[0] = load64(values.at)
         return DOUBLE_SCALAR
     return TENSOR

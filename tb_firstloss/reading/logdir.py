@@ -130,14 +130,15 @@ def decode_rows(
     chunk: Chunk, rows: Rows, names: Names, *, path: str, run: str, report: Report, cap: int
 ) -> Iterator[TensorDatum]:
     """Yields the values of some of a chunk's rows; one that cannot be decoded is reported."""
-    floats = rows["bits"].astype(np.uint32).view(np.float32)
-    doubles = rows["bits"].view(np.float64)
-    for i, row in enumerate(rows.tolist()):
+    floats = rows.bits.astype(np.uint32).view(np.float32)
+    doubles = rows.bits.view(np.float64)
+    each = zip(*(column.tolist() for column in rows.columns), strict=True)
+    for i, row in enumerate(each):
         record_start, start, step, wall_time, _, record_size, size, tag, plugin, kind = row
         if kind in (wire.SIMPLE_VALUE, wire.FLOAT_SCALAR):
-            value = np.array(floats[i])
+            value = np.asarray(floats[i])
         elif kind == wire.DOUBLE_SCALAR:
-            value = np.array(doubles[i])
+            value = np.asarray(doubles[i])
         else:
             content = chunk.content(start, size)
             try:

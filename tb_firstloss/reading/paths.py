@@ -65,45 +65,49 @@ def _find_local(root: str, wanted: _Wanted, report: Report) -> _Found:
         for match in matches:
             run = os.path.relpath(match, prefix).replace(os.sep, "/")
             if os.path.isdir(match):  # noqa: PTH112
-                yield from _walk(match, run, wanted, report, frozenset())
+                yield from _walk(match, run, wanted, report)
             elif wanted(posixpath.basename(run)) and _is_regular(match, report):
                 yield EventFile(posixpath.dirname(run) or ".", match)
         return
     if stat.S_ISDIR(status.st_mode):
-        yield from _walk(root, ".", wanted, report, frozenset())
+        yield from _walk(root, ".", wanted, report)
     else:
         yield EventFile(".", root)
 
 
-def _walk(
-    directory: str,
-    run: str,
-    wanted: _Wanted,
-    report: Report,
-    above: frozenset[tuple[int, int]],
-) -> _Found:
+def _walk(root: str, root_run: str, wanted: _Wanted, report: Report) -> _Found:
     """Finds files below a directory, through links, but not round in a circle."""
-    below = []
+    pending: list[tuple[str, str, tuple[str, ...]]] = [(root, root_run, (root,))]
+    while pending:
+        directory, run, path = pending.pop()
+        try:
+            with os.scandir(directory) as listing:
+                entries = list(listing)
+        except OSError as error:
+            message = f"{directory}: a directory that cannot be listed ({error.strerror})"
+            report(Damage(directory, 0, 0, "unreadable", message))
+            continue
+        for entry in entries:
+            if _is_directory(entry):
+                if entry.name.startswith("events.out.tfevents."):
+                    message = f"{entry.path}: named like an event file, but a directory"
+                    report(Damage(entry.path, 0, 0, "unreadable", message))
+                if not (entry.is_symlink() and _leads_back(entry.path, path)):
+                    name = entry.name if run == "." else f"{run}/{entry.name}"
+                    pending.append((entry.path, name, (*path, entry.path)))
+            # What the listing itself tells of a file costs no system call.
+            elif wanted(entry.name) and (
+                entry.is_file(follow_symlinks=False) or _is_regular(entry.path, report)
+            ):
+                yield EventFile(run, entry.path)
+
+
+def _leads_back(link: str, path: tuple[str, ...]) -> bool:
+    """Tells whether a link leads to one of the directories that it was reached through."""
     try:
-        status = os.stat(directory)  # noqa: PTH116
-        identity = status.st_dev, status.st_ino
-        if identity in above:
-            return
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                if _is_directory(entry):
-                    below.append(entry)
-                elif wanted(entry.name) and _is_regular(entry.path, report):
-                    yield EventFile(run, entry.path)
-    except OSError as error:
-        message = f"{directory}: a directory that cannot be listed ({error.strerror})"
-        report(Damage(directory, 0, 0, "unreadable", message))
-    for entry in below:
-        if entry.name.startswith("events.out.tfevents."):
-            message = f"{entry.path}: named like an event file, but a directory"
-            report(Damage(entry.path, 0, 0, "unreadable", message))
-        name = entry.name if run == "." else f"{run}/{entry.name}"
-        yield from _walk(entry.path, name, wanted, report, above | {identity})
+        return any(os.path.samefile(link, directory) for directory in path)  # noqa: PTH121
+    except OSError:  # gone since it was listed
+        return True
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import resource
+import time
 import warnings
 from collections.abc import Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -18,6 +21,9 @@ from tb_firstloss.reading.selection import Selection
 from tb_firstloss.reading.tensors import MAX_TENSOR_BYTES, TensorDatum
 
 _FILES_PER_TASK = 64
+_FIRST_FILES = 16
+_WAIT_PER_FILE = 1e-3
+"""Seconds without work above which storage is slow; a local file takes a tenth of that."""
 
 _Result = tuple[str, FirstBatch | errors.ReadError, list[Damage]]
 
@@ -66,7 +72,9 @@ def read_first_losses(
 
     Args:
         logdir: Any directory, or one recording's file.
-        executor: Where to read; None for threads of this process. It needs to see the same files.
+        executor: Where to read; it needs to see the same files. None for this process: in threads
+            when the storage keeps it waiting, and otherwise in this one, because threads that
+            decode take turns.
 
     Returns:
         The first batches by run name relative to the logdir ("." for the logdir itself), sorted.
@@ -75,16 +83,9 @@ def read_first_losses(
         FileNotFoundError: Nothing is at the path.
     """
     files = _find(os.fspath(logdir))
-    tasks = [files[i : i + _FILES_PER_TASK] for i in range(0, len(files), _FILES_PER_TASK)]
-    if executor is not None:
-        batches = list(executor.map(_read_all, tasks))
-    elif len(tasks) < 2:
-        batches = [_read_all(task) for task in tasks]
-    else:
-        with ThreadPoolExecutor() as threads:
-            batches = list(threads.map(_read_all, tasks))
+    results = _read_with(executor, files) if executor is not None else _read_here(files)
     found: dict[str, FirstBatch] = {}
-    for run, result, damage in (item for batch in batches for item in batch):
+    for run, result, damage in results:
         if isinstance(result, FirstBatch):
             found.setdefault(run, result)
             _warn(damage)
@@ -159,6 +160,28 @@ def _find(root: str) -> list[paths.EventFile]:
 
 def _is_recording(name: str) -> bool:
     return name.endswith(contract.FILE_SUFFIX) and paths.is_event_file_name(name)
+
+
+def _read_here(files: list[paths.EventFile]) -> list[_Result]:
+    first, rest = files[:_FIRST_FILES], files[_FIRST_FILES:]
+    started, blocked = time.perf_counter() - time.thread_time(), _count_blocks()
+    results = _read_all(first)
+    waited = time.perf_counter() - time.thread_time() - started
+    # On a busy machine a thread waits for its turn too, but then nothing blocks it.
+    if waited < _WAIT_PER_FILE * len(first) or _count_blocks() - blocked < len(first):
+        return results + _read_all(rest)
+    with ThreadPoolExecutor() as threads:
+        return results + _read_with(threads, rest)
+
+
+def _count_blocks() -> int:
+    """Returns how often this thread, where the system tells it apart, gave up the processor."""
+    return resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)).ru_nvcsw
+
+
+def _read_with(executor: Executor, files: list[paths.EventFile]) -> list[_Result]:
+    tasks = [files[i : i + _FILES_PER_TASK] for i in range(0, len(files), _FILES_PER_TASK)]
+    return list(itertools.chain.from_iterable(executor.map(_read_all, tasks)))
 
 
 def _read_all(files: Iterable[paths.EventFile]) -> list[_Result]:

@@ -35,6 +35,8 @@ from tb_firstloss.reading.tensors import MAX_TENSOR_BYTES
 _SMALL_TENSOR = 256
 """Bytes of a serialized tensor above which it is no scalar: rank 0 takes about 20."""
 
+_FEW_ROWS = 1 << 16
+
 _COLUMNS = ("run", "tag", "step", "wall_time", "value")
 
 
@@ -199,69 +201,109 @@ class _Part:
     value: npt.NDArray[np.float64]
 
 
+_Columns = tuple[
+    npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]
+]
+"""Tag code, step, wall_time and value."""
+
+
+class _Table:
+    """Columns that grow at their end."""
+
+    def __init__(self) -> None:
+        self._size = self._capacity = 0
+        self._columns = _empty_columns(0)
+
+    def append(self, columns: _Columns, *, read: float) -> None:
+        """Adds rows.
+
+        Args:
+            columns: Of equal length.
+            read: Share of the file that has been read with them, from which the room for the rest
+                is estimated.
+        """
+        start, self._size = self._size, self._size + len(columns[0])
+        if self._size > self._capacity:
+            # No estimate from the first few records may claim memory out of all proportion.
+            estimate = min(int(1.05 * self._size / read), 4 * self._size + _FEW_ROWS)
+            self._capacity = max(self._size, estimate)
+            filled = tuple(column[:start] for column in self._columns)
+            self._columns = _empty_columns(self._capacity)
+            _copy(filled, self._columns, 0)
+        _copy(columns, self._columns, start)
+
+    def columns(self) -> _Columns:
+        """Returns the columns, and gives back the room that is left; nothing is added later."""
+        for column in self._columns:
+            column.resize(self._size, refcheck=False)
+        return self._columns
+
+
+def _empty_columns(count: int) -> _Columns:
+    codes, step = np.empty(count, np.int32), np.empty(count, np.int64)
+    return codes, step, np.empty(count), np.empty(count)
+
+
+def _copy(parts: Iterable[Any], columns: Iterable[Any], start: int) -> None:
+    for column, part in zip(columns, parts, strict=True):
+        column[start : start + len(part)] = part
+
+
 def _read_run(
     files: list[str], selection: Selection, keep: Keep, cap: int
 ) -> tuple[_Part, list[Damage]]:
     names, damage = Names(), list[Damage]()
     chosen = RowFilter(selection, names)
-    pieces: list[tuple[Any, ...]] = [_columns(np.zeros(0, scan.ROW), np.zeros(0))]
+    table = _Table()
     for path in files:
         with unreadable_reported(path, damage.append), open_window(path) as window:
             for chunk in scan.iter_chunks(window, names, report=damage.append):
                 rows = chosen.apply(chunk.rows)
-                pieces.append(_scalars_of(chunk, rows, names, path, damage.append, cap))
-    codes, step, wall_time, value = (
-        np.concatenate([piece[i] for piece in pieces]) for i in range(4)
-    )
-    part = _Part(names.tags, codes, step, wall_time, value)
+                columns = _scalars_of(chunk, rows, names, path, damage.append, cap)
+                table.append(columns, read=(chunk.base + len(chunk.data)) / window.size)
+    part = _Part(names.tags, *table.columns())
     return (part if keep == "all" else _keep_one(part, keep)), damage
 
 
 def _scalars_of(
     chunk: Chunk, rows: Rows, names: Names, path: str, report: Report, cap: int
-) -> tuple[Any, ...]:
-    """Returns the columns tag code, step, wall_time and value of the scalars among some rows."""
-    kinds = rows["kind"].copy()
-    chosen = (kinds <= wire.DOUBLE_SCALAR) | (
-        (kinds == wire.TENSOR) & (rows["size"] <= _SMALL_TENSOR)
+) -> _Columns:
+    """Returns the columns of the scalars among some rows."""
+    chosen = (rows.kind <= wire.DOUBLE_SCALAR) | (
+        (rows.kind == wire.TENSOR) & (rows.size <= _SMALL_TENSOR)
     )
     allowed = np.array([name in ("", "scalars") for name in names.plugin_names])
     if not allowed.all():
-        chosen &= allowed[rows["plugin_name"]] | (kinds == wire.SIMPLE_VALUE)
+        chosen &= allowed[rows.plugin_name] | (rows.kind == wire.SIMPLE_VALUE)
     if not chosen.all():
-        rows, kinds = rows[chosen], kinds[chosen]
-    bits = rows["bits"].copy()
+        rows = rows.take(chosen)
     with np.errstate(invalid="ignore"):  # a signalling NaN
-        values = bits.astype(np.uint32).view(np.float32).astype(np.float64)
-    doubles = kinds == wire.DOUBLE_SCALAR
+        values = rows.bits.astype(np.uint32).view(np.float32).astype(np.float64)
+    doubles = rows.kind == wire.DOUBLE_SCALAR
     if doubles.any():
-        values[doubles] = bits[doubles].view(np.float64)
-    others = np.flatnonzero(kinds == wire.TENSOR)
-    if len(others):
+        values[doubles] = rows.bits[doubles].view(np.float64)
+    others = np.flatnonzero(rows.kind == wire.TENSOR).tolist()
+    if others:
         kept = np.ones(len(rows), bool)
         for i in others:
-            scalar = _decode_scalar(chunk, rows[i], path, names, report, cap)
+            scalar = _decode_scalar(chunk, rows, i, path, names, report, cap)
             kept[i] = scalar is not None
             values[i] = scalar or 0.0
-        rows, values = rows[kept], values[kept]
-    return _columns(rows, values)
-
-
-def _columns(rows: Rows, values: npt.NDArray[np.float64]) -> tuple[Any, ...]:
-    return rows["tag"].copy(), rows["step"].copy(), rows["wall_time"].copy(), values
+        rows, values = rows.take(kept), values[kept]
+    return rows.tag, rows.step, rows.wall_time, values
 
 
 def _decode_scalar(
-    chunk: Chunk, row: Any, path: str, names: Names, report: Report, cap: int
+    chunk: Chunk, rows: Rows, i: int, path: str, names: Names, report: Report, cap: int
 ) -> float | None:
     """Returns a small tensor's value, or None if it is no real scalar."""
-    content = chunk.content(int(row["start"]), int(row["size"]))
+    content = chunk.content(int(rows.start[i]), int(rows.size[i]))
     try:
         value = tensors.decode_tensor(content, max_tensor_bytes=cap)
     except ValueError as error:
-        start = int(row["record_start"])
-        reason = f"{names.tags[row['tag']]}: {error}"
-        report(scan.undecodable(path, start, start + int(row["record_size"]), reason))
+        start = int(rows.record_start[i])
+        reason = f"{names.tags[rows.tag[i]]}: {error}"
+        report(scan.undecodable(path, start, start + int(rows.record_size[i]), reason))
         return None
     if value.ndim or value.dtype.kind in "cOSU" or value.dtype.names is not None:
         return None
@@ -285,15 +327,19 @@ def _join(runs: list[str], parts: list[_Part]) -> Scalars:
     codes = []
     for part in parts:
         table = [numbers.setdefault(tag, len(numbers)) for tag in part.tags]
-        codes.append(np.array([*table, 0], np.int32)[part.codes])
+        same = table == list(range(len(table)))
+        codes.append(part.codes if same else np.array([*table, 0], np.int32)[part.codes])
     columns = {
         name: _concatenate([getattr(part, name) for part in parts], dtype)
         for name, dtype in (("step", np.int64), ("wall_time", np.float64), ("value", np.float64))
     }
+    run_codes = np.zeros(len(columns["step"]), np.int32)
+    if len(parts) > 1:
+        run_codes = np.repeat(np.arange(len(parts), dtype=np.int32), [len(p.step) for p in parts])
     return Scalars(
         run_names=runs,
         tag_names=list(numbers),
-        run_codes=np.repeat(np.arange(len(parts), dtype=np.int32), [len(p.step) for p in parts]),
+        run_codes=run_codes,
         tag_codes=_concatenate(codes, np.int32),
         **columns,
     )

@@ -7,6 +7,7 @@ rows, and what is reported, are the same with and without it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -18,27 +19,72 @@ from tb_firstloss.reading import extension, records, wire
 from tb_firstloss.reading.records import Damage, Record, Report
 from tb_firstloss.reading.source import Window
 
-ROW = np.dtype(
-    [
-        ("record_start", "i8"),
-        ("start", "i8"),
-        ("step", "i8"),
-        ("wall_time", "f8"),
-        ("bits", "u8"),
-        ("record_size", "i4"),
-        ("size", "i4"),
-        ("tag", "i4"),
-        ("plugin_name", "i4"),
-        ("kind", "i8"),
-    ]
-)
-"""One summary value: where its record and its content start in the file and how long they are,
-step, wall time, the bits of a scalar and the kind of content (`wire.RawValue`), and the numbers of
-tag and plugin name in the run's `Names`. `_scan.pyx` declares the same."""
+COLUMNS = {
+    "record_start": "i8",
+    "start": "i8",
+    "step": "i8",
+    "wall_time": "f8",
+    "bits": "u8",
+    "record_size": "i4",
+    "size": "i4",
+    "tag": "i4",
+    "plugin_name": "i4",
+    "kind": "i4",
+}
+"""Columns of `Rows` and their dtypes. `_scan.pyx` declares the same."""
 
-Rows = npt.NDArray[np.void]
+_DTYPES = [np.dtype(name) for name in COLUMNS.values()]
+_ROW_BYTES = sum(dtype.itemsize for dtype in _DTYPES)
+_SMALLEST_VALUE = 4
+"""Bytes that a summary value takes at least when it has any content."""
 
 ROWS_PER_CHUNK = 1 << 14
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class Rows:
+    """Summary values, one a row, as columns of equal length n.
+
+    Attributes:
+        record_start: int64 [n], where each one's record starts in the file.
+        start: int64 [n], where its content starts in the file.
+        step: int64 [n].
+        wall_time: float64 [n], seconds since the Unix epoch.
+        bits: uint64 [n], of a scalar; else 0.
+        record_size: int32 [n], bytes of the record.
+        size: int32 [n], bytes of the content.
+        tag: int32 [n], number of the tag in the run's `Names`.
+        plugin_name: int32 [n], number of the plugin name there.
+        kind: int32 [n], of the content (`wire.RawValue`).
+    """
+
+    record_start: npt.NDArray[np.int64]
+    start: npt.NDArray[np.int64]
+    step: npt.NDArray[np.int64]
+    wall_time: npt.NDArray[np.float64]
+    bits: npt.NDArray[np.uint64]
+    record_size: npt.NDArray[np.int32]
+    size: npt.NDArray[np.int32]
+    tag: npt.NDArray[np.int32]
+    plugin_name: npt.NDArray[np.int32]
+    kind: npt.NDArray[np.int32]
+
+    @classmethod
+    def of(cls, rows: list[tuple[Any, ...]]) -> Rows:
+        """Returns the columns of rows given as tuples."""
+        return cls(*map(np.array, zip(*rows, strict=True), _DTYPES))
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    @property
+    def columns(self) -> list[npt.NDArray[Any]]:
+        """All columns, in the order of `COLUMNS`."""
+        return [getattr(self, name) for name in COLUMNS]
+
+    def take(self, chosen: npt.NDArray[Any]) -> Rows:
+        """Returns the rows of a mask or of indices."""
+        return Rows(*(column[chosen] for column in self.columns))
 
 
 class Names:
@@ -119,9 +165,9 @@ def iter_chunks(window: Window, names: Names, *, report: Report, start: int = 0)
     while position < window.size:
         if names.index is not None:
             block = window.block(position, refill=refilled)
-            raw, size, more = extension.scan.scan_block(block, position, names.index, names.number)
-            if raw:
-                yield Chunk(np.frombuffer(raw, ROW), position, block)
+            rows, size, more = _scan_block(block, position, names)
+            if len(rows):
+                yield Chunk(rows, position, block)
             position += size
             if size or (more and not refilled):
                 refilled = more
@@ -135,6 +181,20 @@ def iter_chunks(window: Window, names: Names, *, report: Report, start: int = 0)
             damage = records.assess(window, position)
             report(damage)
             position = damage.end
+
+
+def _scan_block(block: memoryview, position: int, names: Names) -> tuple[Rows, int, bool]:
+    """Returns the rows at the start of a block, their records' bytes and if a record is cut off."""
+    capacity = min(ROWS_PER_CHUNK, len(block) // _SMALLEST_VALUE + 1)
+    memory = np.empty(capacity * _ROW_BYTES, np.uint8)
+    scan = extension.scan.scan_block
+    count, size, more = scan(block, position, names.index, names.number, memory)
+    columns: list[npt.NDArray[Any]] = []
+    start = 0
+    for dtype in _DTYPES:
+        columns.append(np.ndarray((count,), dtype, memory, start))
+        start += capacity * dtype.itemsize
+    return Rows(*columns), size, more
 
 
 def scan_record(record: Record, path: str, names: Names, *, report: Report) -> Iterator[Chunk]:
@@ -158,12 +218,12 @@ def scan_record(record: Record, path: str, names: Names, *, report: Report) -> I
             head = record.start, base + value.start, event.step, event.wall_time, value.bits
             rows.append((*head, *sizes, *numbers))
             if len(rows) == ROWS_PER_CHUNK:
-                yield Chunk(np.array(rows, ROW), base, record.payload)
+                yield Chunk(Rows.of(rows), base, record.payload)
                 rows.clear()
     except ValueError as error:
         failures.append(error)
     if rows:
-        yield Chunk(np.array(rows, ROW), base, record.payload)
+        yield Chunk(Rows.of(rows), base, record.payload)
     if failures:
         more = f" (and {len(failures) - 1} more values)" if len(failures) > 1 else ""
         report(undecodable(path, record.start, record.end, f"{failures[0]}{more}"))

@@ -51,14 +51,13 @@ class RowFilter:
     def apply(self, rows: Rows) -> Rows:
         """Returns the rows that were asked for."""
         if self._selection.tags is not None:
-            rows = rows[self._chosen_tags()[rows["tag"]]]
+            rows = rows.take(self._chosen_tags()[rows.tag])
         steps = self._selection.steps
         if isinstance(steps, range) and steps.step > 0:
-            column = rows["step"]
-            inside = (column >= steps.start) & (column < steps.stop)
-            rows = rows[inside & ((column - steps.start) % steps.step == 0)]
+            inside = (rows.step >= steps.start) & (rows.step < steps.stop)
+            rows = rows.take(inside & ((rows.step - steps.start) % steps.step == 0))
         elif steps is not None:
-            rows = rows[np.fromiter((step in steps for step in rows["step"].tolist()), bool)]
+            rows = rows.take(np.fromiter((step in steps for step in rows.step.tolist()), bool))
         return rows
 
     def _chosen_tags(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

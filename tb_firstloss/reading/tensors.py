@@ -31,6 +31,7 @@ PLUGIN_NAMES = {
 """The plugin that shows a value without plugin data, by its kind."""
 
 _CONTENT, _STRINGS = 4, 8
+_SOLE_KEYS = _CONTENT << 3 | wire.BYTES, _STRINGS << 3 | wire.BYTES
 _STRING = 7
 _DTYPES = {
     1: ("float32", "float_val"),
@@ -173,8 +174,31 @@ def decode_tensor(
     return values.reshape(shape)
 
 
-def _survey(content: memoryview) -> tuple[int, tuple[int, ...], dict[int, list[tuple[int, int]]]]:
+_Survey = tuple[int, tuple[int, ...], dict[int, list[tuple[int, int]]]]
+
+
+def _survey(content: memoryview) -> _Survey:
     """Returns dtype, shape, and where the values are, by field number."""
+    return _survey_usual(content) or _survey_fields(content)
+
+
+def _survey_usual(content: memoryview) -> _Survey | None:
+    """Does so for dtype, shape and one tensor_content or string, in this order, or returns None."""
+    size = len(content)
+    if size < 6 or content[0] != 0x08 or content[2] != 0x12:
+        return None
+    dtype, shape_size = content[1], content[3]
+    field = 4 + shape_size
+    if dtype > 0x7F or shape_size > 0x7F or field >= size or content[field] not in _SOLE_KEYS:
+        return None
+    length, start = wire.read_varint(content, field + 1, size)
+    if start + length != size:
+        return None
+    number = content[field] >> 3
+    return dtype, _parse_shape(content[4:field].tobytes()), {number: [(start, size)]}
+
+
+def _survey_fields(content: memoryview) -> _Survey:
     dtype, shape = 0, []
     ranges: dict[int, list[tuple[int, int]]] = {}
     for number, kind, start, end in wire.iter_fields(content, 0, len(content)):
@@ -207,12 +231,14 @@ def _decode_content(
             f"{end - start} bytes of tensor_content for {count} elements of {dtype}, which take "
             f"{count * dtype.itemsize}"
         )
-    octets: Any = np.frombuffer(content[start:end], np.uint8)
-    if dtype.names is None and dtype.kind in "iufc":
-        values: Array = octets.view(dtype.newbyteorder("<")).astype(dtype)
-    else:
-        values = octets.copy().view(dtype)
+    values: Array = np.frombuffer(content[start:end], _little_endian(dtype)).astype(dtype)
     return values
+
+
+@functools.cache
+def _little_endian(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    plain = dtype.names is None and dtype.kind in "iufc"
+    return dtype.newbyteorder("<") if plain else dtype
 
 
 def _decode_field(content: memoryview, field: str, dtype: np.dtype[Any]) -> Array:

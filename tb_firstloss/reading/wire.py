@@ -150,17 +150,17 @@ def iter_fields(payload: memoryview, position: int, end: int) -> Iterator[Field]
         ValueError: The bytes are no protocol buffer.
     """
     while position < end:
-        key, position = _read_varint(payload, position, end)
+        key, position = read_varint(payload, position, end)
         number, kind = key >> 3, key & 7
         if not 0 < number < 1 << 29:
             raise ValueError(f"field number {number} at byte {position} of the record")
         if kind == VARINT:
-            value, position = _read_varint(payload, position, end)
+            value, position = read_varint(payload, position, end)
             yield number, kind, value, position
             continue
         start = position
         if kind == BYTES:
-            length, start = _read_varint(payload, position, end)
+            length, start = read_varint(payload, position, end)
             position = start + length
         elif kind in (FIXED32, FIXED64):
             position += 4 if kind == FIXED32 else 8
@@ -174,7 +174,12 @@ def iter_fields(payload: memoryview, position: int, end: int) -> Iterator[Field]
         yield number, kind, start, position
 
 
-def _read_varint(payload: memoryview, position: int, end: int) -> tuple[int, int]:
+def read_varint(payload: memoryview, position: int, end: int) -> tuple[int, int]:
+    """Returns the varint at a position, and the position behind it.
+
+    Raises:
+        ValueError: It does not end.
+    """
     value = shift = 0
     while position < end and shift < 70:
         octet = payload[position]
