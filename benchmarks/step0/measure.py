@@ -47,7 +47,7 @@ def record(configuration: Configuration, logdir: Path) -> dict[str, Any]:
     """Trains until the warm step is over, and returns what was recorded of it."""
     network = networks.make_network(configuration)
     step = compile_step(network, jit=configuration.jit)
-    first = FirstLoss(logdir, warm_step=WARM_STEP)
+    first = FirstLoss(logdir, warm_step=WARM_STEP, on_error="raise")
     wrapped = first.wrap(step, loss="per_example", total="loss")
     batches = list(networks.to_tensors(networks.load_batches(configuration)))
     start = time.perf_counter()
