@@ -300,6 +300,13 @@ def test_a_restored_fit_takes_up_the_recording_that_exists(ours_first, tmp_path,
     assert "no recording of its first batch" in caplog.text
 
 
+def test_a_restored_fit_may_have_a_new_logdir(tmp_path, caplog):
+    first = FirstLossCallback(tmp_path / "new", on_error="raise")
+    fit(fit_cases.regression(keras), [_Restores(), first])
+    assert first.first_batch is None
+    assert "no recording of its first batch" in caplog.text
+
+
 def test_backup_and_restore_is_noticed_wherever_it_stands(tmp_path):
     class Crash(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):

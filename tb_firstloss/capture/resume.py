@@ -68,7 +68,7 @@ def newest_recording(logdir: str, tag: str) -> FirstBatch | None:
     own_run = re.compile(re.escape(tag) + r"(-\d+)?")
     try:
         found = read_first_losses(logdir)
-    except ReadError:
+    except (FileNotFoundError, ReadError):
         return None
     own = [first for run, first in found.items() if own_run.fullmatch(run)]
     return max(own, key=lambda first: first.wall_time, default=None)
