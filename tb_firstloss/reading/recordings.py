@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import resource
 import time
 import warnings
 from collections.abc import Iterable
@@ -19,6 +18,11 @@ from tb_firstloss.reading.records import Damage, Report
 from tb_firstloss.reading.scan import Names
 from tb_firstloss.reading.selection import Selection
 from tb_firstloss.reading.tensors import MAX_TENSOR_BYTES, TensorDatum
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 _FILES_PER_TASK = 64
 _FIRST_FILES = 16
@@ -176,6 +180,8 @@ def _read_here(files: list[paths.EventFile]) -> list[_Result]:
 
 def _count_blocks() -> int:
     """Returns how often this thread, where the system tells it apart, gave up the processor."""
+    if resource is None:
+        return 0
     return resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)).ru_nvcsw
 
 
