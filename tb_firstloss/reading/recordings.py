@@ -7,8 +7,8 @@ import os
 import time
 import warnings
 from collections.abc import Iterable
-from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tb_firstloss import contract, errors
 from tb_firstloss.first_batch import Array, FirstBatch, describe
@@ -18,6 +18,9 @@ from tb_firstloss.reading.records import Damage, Report
 from tb_firstloss.reading.scan import Names
 from tb_firstloss.reading.selection import Selection
 from tb_firstloss.reading.tensors import MAX_TENSOR_BYTES, TensorDatum
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 try:
     import resource
@@ -174,6 +177,8 @@ def _read_here(files: list[paths.EventFile]) -> list[_Result]:
     # On a busy machine a thread waits for its turn too, but then nothing blocks it.
     if waited < _WAIT_PER_FILE * len(first) or _count_blocks() - blocked < len(first):
         return results + _read_all(rest)
+    from concurrent.futures import ThreadPoolExecutor  # not on the way of a single recording
+
     with ThreadPoolExecutor() as threads:
         return results + _read_with(threads, rest)
 
