@@ -1,5 +1,7 @@
 """TensorBoard's own dashboards on our recordings, as a person sees them."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -94,15 +96,10 @@ def test_the_profile_has_the_marked_step(visits, one_server):
 
 def test_hyperparameters_and_metrics_are_one_row_per_run(visits, one_server, good, logdir):
     page = visits(one_server).go("#hparams")
-    rows = page.locator("vaadin-grid-cell-content").filter(has_text="first_batch ")
-    rows.first.wait_for()
     # Six runs were given hyperparameters; one of the recordings is damaged, its hparams are not.
-    named = {text.strip().rsplit(" ", 1)[0] for text in rows.all_inner_texts()}
-    expected = {
-        f"{name}/first_batch"
-        for name in ("baseline", "baseline-repeated", "weights-too-large", "images-with-nan")
-    }
-    assert expected <= named
+    for name in ("baseline", "baseline-repeated", "weights-too-large", "images-with-nan"):
+        cells = page.locator("vaadin-grid-cell-content")
+        cells.filter(has_text=re.compile(rf"^\s*{name}/first_batch\s")).first.wait_for()
     loss = float(good[RUN].loss)
     texts = page.locator("vaadin-grid-cell-content").all_inner_texts()
     assert np.isclose([float(t) for t in map(str.strip, texts) if is_number(t)], loss, 1e-4).any()
