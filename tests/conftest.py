@@ -1,6 +1,7 @@
 """What all tests share: a quiet, CPU-only TensorFlow with two logical devices."""
 
 import os
+import signal
 import sys
 
 import pytest
@@ -10,6 +11,9 @@ from tb_firstloss.reading import extension
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+# A shell's background job ignores Ctrl-C, and so would every process that a test starts and ends.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
