@@ -22,7 +22,7 @@ from tb_firstloss.errors import CaptureError
 _LOGS, _TENSOR = "tb_firstloss/logs", "tb_firstloss/tensor/"
 _MADE = ("train_function", "train_tf_function")  # what make_train_function sets
 
-_MANY_VARIABLES = 32  # of a model whose step takes milliseconds: about ten layers
+_MANY_VARIABLES = 24  # of a model whose step takes milliseconds: a dozen layers
 
 
 class CapturingFunction:
