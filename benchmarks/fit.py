@@ -7,7 +7,8 @@
 Start: from the call of fit until the second execution has finished, for a new convolutional
 network each time; graph=False and profile=False, so that it is the capture that is measured and
 not the tracing that one may ask for. Steps: per step of a fit that goes on after its first batch,
-for a small dense network, where every microsecond shows, on one thread.
+for dense networks so small that every microsecond shows, on one thread. With one step an execution
+two layers go on with a function that returns the logs alone, thirteen with the one that captured.
 
 Each repetition runs all variants one after the other, in an order that turns; a ratio is the
 median over the repetitions of variant / plain in the same repetition. Wall time is what one waits
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import os
 import statistics
 import tempfile
@@ -61,10 +63,10 @@ def make_convolutional(**compile_options: object) -> keras.Model:
     return model
 
 
-def make_dense(**compile_options: object) -> keras.Model:
-    """Returns a new small network: [batch, 32] → logits [batch, 10]."""
-    layers = [keras.Input((32,)), keras.layers.Dense(64, "relu"), keras.layers.Dense(10)]
-    model = keras.Sequential(layers)
+def make_dense(layers: int, **compile_options: object) -> keras.Model:
+    """Returns a new network of small dense layers: [batch, 32] → logits [batch, 10]."""
+    hidden = [keras.layers.Dense(64, "relu") for _ in range(layers - 1)]
+    model = keras.Sequential([keras.Input((32,)), *hidden, keras.layers.Dense(10)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("adam", loss, **compile_options)
     return model
@@ -114,10 +116,10 @@ def compare_steps(repetitions: int, scratch: str) -> None:
     print("\n| after the first batch | plain µs a step | wall ratio | CPU ratio |")
     print("|---|---|---|---|")
     batches = make_batches((32,), 32)
-    for steps in (1, 50):
+    for layers, steps in itertools.product((2, 13), (1, 50)):
         fits = {}
         for name, make_callbacks in VARIANTS.items():
-            model = make_dense(steps_per_execution=steps)
+            model = make_dense(layers, steps_per_execution=steps)
             callbacks = make_callbacks(tempfile.mkdtemp(dir=scratch))
             # The function that goes on in this fit goes on in later ones.
             model.fit(batches, steps_per_epoch=2 * steps, verbose=0, callbacks=callbacks)
@@ -127,7 +129,7 @@ def compare_steps(repetitions: int, scratch: str) -> None:
             for name in turned(list(fits), repetition):
                 model, callbacks = fits[name]
                 times[name].append(time_fit(model, batches, 100, callbacks))
-        print_ratios(f"dense network, steps_per_execution={steps}", times, unit=100e-6)
+        print_ratios(f"{layers} dense layers, steps_per_execution={steps}", times, unit=100e-6)
 
 
 def turned(names: list[str], by: int) -> list[str]:
