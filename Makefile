@@ -59,7 +59,7 @@ compat:
 		set -- $$(echo $$versions | tr : ' '); env=.compat/tf$$1-keras$$2; \
 		test -e $$env/.installed || { $(COMPAT_PYTHON) -m venv $$env && \
 			$$env/bin/python -m pip install --quiet "tensorflow==$$1" "keras==$$2" "tf_keras==$$3" \
-			pytest pytest-xdist scikit-learn --editable . && touch $$env/.installed; } || exit 1; \
+			pytest pytest-timeout pytest-xdist scikit-learn --editable . && touch $$env/.installed; } || exit 1; \
 		echo "== TensorFlow $$1, Keras $$2, tf_keras $$3"; \
 		$$env/bin/python -m pytest -n 2 --dist worksteal -q tests/test_fit.py || exit 1; \
 	done

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tb_firstloss.capture.train_function import _MANY_VARIABLES
+
 KERAS = tuple(int(part) for part in importlib.metadata.version("keras").split(".")[:2])
 
 BATCH_SIZE = 8
@@ -370,7 +372,7 @@ def gradient_accumulation(k):
     return job
 
 
-DEEP = [lambda k: k.layers.Dense(5, activation="tanh")] * 12
+DEEP = [lambda k: k.layers.Dense(5, activation="tanh")] * (_MANY_VARIABLES // 2)
 
 
 def case(name, library, make, *args, **options):

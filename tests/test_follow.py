@@ -3,7 +3,6 @@
 import os
 import random
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -203,11 +202,9 @@ def test_a_waiting_follower_stops_at_once(path):
     data = tb_firstloss.follow(path, poll_seconds=60, stop=stop)
     thread = threading.Thread(target=list, args=(data,))
     thread.start()
-    started = time.monotonic()
     stop.set()
     thread.join(30)
     assert not thread.is_alive()
-    assert time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_capture_imports_reading_only_to_verify():
 def loaded_after(code):
     script = f"{code}\nimport sys; print(*sorted({{n.split('.')[0] for n in sys.modules}}))"
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     return set(done.stdout.splitlines()[-1].split())
 

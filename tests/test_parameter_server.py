@@ -15,7 +15,6 @@ def test_the_first_scheduled_step_is_recorded_exactly(tmp_path):
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
-        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

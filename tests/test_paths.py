@@ -131,7 +131,6 @@ print(*tb_firstloss.verify(sys.argv[1]), sep="\\n")
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
         )
         Path(copy, "b").chmod(0o755)
     assert done.returncode == 0, done.stderr

@@ -264,7 +264,6 @@ def test_it_needs_neither_tensorflow_nor_words_on_stderr(logdir):
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
     )
     assert (done.stderr, done.stdout.splitlines()[-1]) == ("", "set()")
 
@@ -280,7 +279,6 @@ def test_without_xprof_it_says_what_to_install(logdir):
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert "pip install 'tb-firstloss[profile]'" in done.stderr

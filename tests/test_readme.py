@@ -84,7 +84,6 @@ def run(code, script, tf_config=""):
         env={**os.environ, "TF_CONFIG": tf_config} if tf_config else None,
         capture_output=True,
         text=True,
-        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

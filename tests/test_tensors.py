@@ -195,7 +195,7 @@ for proto in (floats([2**14, 2**14], [1, 2]), floats([2**31, 2**31], [1]), float
         print(error)
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 3)
 

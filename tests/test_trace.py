@@ -515,7 +515,6 @@ def test_the_terminal_shows_nothing_that_it_did_not_show_before(tmp_path):
             capture_output=True,
             text=True,
             check=True,
-            timeout=120,
         )
         assert done.stdout == ""
         # Times and process ids differ; what is said, and where in TensorFlow, does not.

@@ -99,7 +99,7 @@ def browser(browser_or_skip):
     """One browser process for all tests of a worker."""
     from playwright.sync_api import expect, sync_playwright
 
-    expect.set_options(timeout=serving.TIMEOUT_MILLIS)
+    expect.set_options(timeout=1000 * serving.TIMEOUT_SECONDS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=serving.find_chromium(), args=serving.CHROMIUM_FLAGS

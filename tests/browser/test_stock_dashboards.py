@@ -5,6 +5,8 @@ import re
 import numpy as np
 import pytest
 
+from tests.browser.serving import TIMEOUT_SECONDS
+
 pytestmark = pytest.mark.slow
 
 RUN = "baseline/first_batch"
@@ -72,9 +74,12 @@ def test_the_histogram_has_a_shape(visits, one_server):
     page = visits(one_server).go("#histograms&regexInput=%5Eother-seed")
     paths = page.locator("tf-histogram-loader path")
     paths.first.wait_for(state="attached")
-    page.wait_for_timeout(500)  # the drawing is animated
-    boxes = [path.bounding_box() or {"height": 0, "width": 0} for path in paths.all()]
-    assert max(min(box["height"], box["width"]) for box in boxes) > 20
+    for _ in range(10 * TIMEOUT_SECONDS):  # the drawing is animated
+        boxes = [path.bounding_box() or {"height": 0, "width": 0} for path in paths.all()]
+        if max(min(box["height"], box["width"]) for box in boxes) > 20:
+            return
+        page.wait_for_timeout(100)
+    pytest.fail(f"no histogram is drawn: {boxes}")
 
 
 def test_the_graph_shows_the_steps_operations(visits, one_server):
@@ -97,11 +102,11 @@ def test_the_profile_has_the_marked_step(visits, one_server):
 def test_hyperparameters_and_metrics_are_one_row_per_run(visits, one_server, good, logdir):
     page = visits(one_server).go("#hparams")
     # Six runs were given hyperparameters; one of the recordings is damaged, its hparams are not.
+    cells = page.locator("vaadin-grid-cell-content")
     for name in ("baseline", "baseline-repeated", "weights-too-large", "images-with-nan"):
-        cells = page.locator("vaadin-grid-cell-content")
         cells.filter(has_text=re.compile(rf"^\s*{name}/first_batch\s")).first.wait_for()
     loss = float(good[RUN].loss)
-    texts = page.locator("vaadin-grid-cell-content").all_inner_texts()
+    texts = cells.all_inner_texts()
     assert np.isclose([float(t) for t in map(str.strip, texts) if is_number(t)], loss, 1e-4).any()
 
 

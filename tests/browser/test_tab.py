@@ -274,9 +274,17 @@ def empty_logdir(tmp_path, browser_or_skip):
     return tmp_path / "runs"
 
 
+# A tab with recordings polls each ten seconds; without that, only a click brings what is new.
+WITHOUT_SLOW_TIMERS = """
+  const { setTimeout } = window;
+  window.setTimeout = (f, millis, ...rest) => millis >= 10000 || setTimeout(f, millis, ...rest);
+"""
+
+
 def test_a_recording_appears_without_reloading_the_page(visits, empty_logdir):
     with tensorboard(empty_logdir, "--reload_interval", "1") as server:
         visit = visits(server)
+        visit.page.add_init_script(WITHOUT_SLOW_TIMERS)
         visit.go("#tb_firstloss")
         tab = visit.page.frame_locator("iframe[src*='tb_firstloss']")
         tab.get_by_text("No first-batch loss recorded here yet").wait_for()
@@ -288,8 +296,19 @@ def test_a_recording_appears_without_reloading_the_page(visits, empty_logdir):
             "data/plugin/tb_firstloss/recordings", lambda found: len(found["recordings"]) == 2
         )
         visit.page.locator(".reload-button").click()
-        tab.locator("tbody tr", has_text="first_batch-2").wait_for(timeout=4000)
+        tab.locator("tbody tr", has_text="first_batch-2").wait_for()
         assert tab.locator("tr.chosen .run").inner_text() == "first_batch"
+
+
+# An observer is called at the end of each task; until then, the page is deaf.
+COUNT_ROWS_PER_TASK = """
+  window.mostRows = 0;
+  new MutationObserver((changes) => {
+    const added = changes.flatMap((change) => [...change.addedNodes]);
+    const rows = added.filter((node) => node.nodeName === "TR").length;
+    window.mostRows = Math.max(window.mostRows, rows);
+  }).observe(document, { childList: true, subtree: true });
+"""
 
 
 def test_a_thousand_runs_do_not_freeze_the_page(visits, empty_logdir):
@@ -304,15 +323,11 @@ def test_a_thousand_runs_do_not_freeze_the_page(visits, empty_logdir):
             "data/plugin/tb_firstloss/recordings", lambda found: len(found["recordings"]) == 1000
         )
         visit = visits(server)
-        visit.page.add_init_script(
-            "window.longest = 0; new PerformanceObserver(list => list.getEntries().forEach(task =>"
-            "window.longest = Math.max(window.longest, task.duration))).observe({type: 'longtask'})"
-        )
+        visit.page.add_init_script(COUNT_ROWS_PER_TASK)
         tab = visit.open_tab()
         tab.locator("tbody tr").nth(999).wait_for()
         tab.locator("[data-column=mean]").click()
         tab.get_by_label("Filter runs").fill("run-99")
         tab.locator("tbody tr").nth(10).wait_for(state="detached")
         assert tab.locator("tbody tr").count() == 10
-        # The longest that the page was deaf, in milliseconds.
-        assert tab.locator("body").evaluate("() => window.longest") < 1500
+        assert 10 < tab.locator("body").evaluate("() => window.mostRows") <= 100
