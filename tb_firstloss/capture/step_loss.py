@@ -13,6 +13,7 @@ from tb_firstloss.capture import replicas, values
 from tb_firstloss.capture.expectation import NOT_SEEN, Expectation, infer_sole_expectation
 from tb_firstloss.capture.keras_hooks import LossCall, Observation
 from tb_firstloss.capture.keras_model import compiled_losses, is_librarys_own
+from tb_firstloss.capture.recompute import recompute
 from tb_firstloss.first_batch import Array, OutputLoss
 
 Tensors = dict[str, Any]
@@ -43,12 +44,13 @@ class StepFacts:
     expectation: Expectation = NOT_SEEN
 
 
-def gather(model: Any, seen: Observation) -> tuple[StepFacts, Tensors]:
+def gather(model: Any, seen: Observation, *, by_xla: bool = False) -> tuple[StepFacts, Tensors]:
     """Picks from what was seen in a step the loss that is differentiated and its outputs.
 
     Args:
         model: The model, for its outputs' names and loss weights.
         seen: What the step did with losses.
+        by_xla: Whether the step is traced to be compiled by XLA.
     """
     missing = list(seen.missing)
     tensors: Tensors = {}
@@ -65,13 +67,16 @@ def gather(model: Any, seen: Observation) -> tuple[StepFacts, Tensors]:
         for field in ("values", "sample_weight", "mask"):
             if _is_usable(getattr(call, field)):
                 tensors[f"{len(outputs)}/{field}"] = getattr(call, field)
+        if by_xla and isinstance(call.values, tf.Tensor):
+            predictions = [tensor for tensor in call.predictions if _is_usable(tensor)]
+            tensors[f"{len(outputs)}/values"] = recompute(call.values, predictions)
         outputs.append(OutputFacts(name, _reduction(call), _loss_weight(weight)))
     if not calls and not (seen.totals and _has_added_losses_only(model)):
         missing.append(
             "the loss per example: the training step calls no Keras Loss, or calls it in a "
             "tf.function of its own; use self.compute_loss or a keras.losses.Loss in train_step"
         )
-    losses = [(call.loss, call.predicted_shape) for call in calls]
+    losses = [(call.loss, getattr(call.predicted, "shape", None)) for call in calls]
     return StepFacts(outputs, missing, infer_sole_expectation(losses)), tensors
 
 

@@ -60,6 +60,7 @@ class CapturingFunction:
         self.has_random_state = False
         self._model = model
         self._train_step = model.train_step
+        self._jit_compile = bool(model.jit_compile)
         self._single_step = single_step
         self._forbid_random_state = forbid_random_state
         self._capturing = True
@@ -75,7 +76,7 @@ class CapturingFunction:
                 self._observed_step,
                 autograph=False,
                 reduce_retracing=True,
-                jit_compile=model.jit_compile,
+                jit_compile=self._jit_compile,
             )
         self._function, self._inner = self._make(self._step, single_step=single_step)
 
@@ -169,15 +170,17 @@ class CapturingFunction:
         except BaseException:
             self.failed_in_trace = not eager
             raise
-        self.facts, tensors = _gather(self._model, seen)
+        self.facts, tensors = _gather(self._model, seen, by_xla=self._jit_compile and not eager)
         if not eager:
             self.graph = tf.compat.v1.get_default_graph()
         return _join(logs, tensors)
 
 
-def _gather(model: Any, seen: Observation) -> tuple[step_loss.StepFacts, step_loss.Tensors]:
+def _gather(
+    model: Any, seen: Observation, *, by_xla: bool
+) -> tuple[step_loss.StepFacts, step_loss.Tensors]:
     try:
-        return step_loss.gather(model, seen)
+        return step_loss.gather(model, seen, by_xla=by_xla)
     except Exception as error:  # noqa: BLE001 - the step is done; private parts may have changed
         reason = f"the loss: what the step computed could not be read ({error!r})"
         return step_loss.StepFacts([], [reason]), {}
