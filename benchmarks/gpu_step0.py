@@ -121,8 +121,7 @@ def run_configurations(
 def judge_configurations(facts: dict[str, Any], *, require_gpu: bool) -> dict[str, list[Check]]:
     checks = {}
     for name, parts in facts.items():
-        policy, jit = name.split("/")[1], name.endswith("/jit")
-        checks[name] = judge(parts, policy, jit=jit)
+        checks[name] = judge(parts, name.split("/")[1])
         if require_gpu:
             device = parts["measure"].get("machine", {}).get("device")
             checks[name].append(Check("a GPU is there", str(device).startswith("GPU"), str(device)))

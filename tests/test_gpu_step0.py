@@ -202,9 +202,9 @@ def failed(checks):
 @pytest.mark.parametrize(("change", "expected"), CHANGES.values(), ids=CHANGES)
 def test_a_check_fails_on_the_fact_that_it_is_about(step0, parts, change, expected):
     parts["measure"]["step"]["ratios"] = [1.0] * 20
-    assert failed(step0.verdicts.judge(parts, "float32", jit=False)) == set()
+    assert failed(step0.verdicts.judge(parts, "float32")) == set()
     change(parts)
-    assert failed(step0.verdicts.judge(parts, "float32", jit=False)) == expected
+    assert failed(step0.verdicts.judge(parts, "float32")) == expected
 
 
 @pytest.mark.slow
@@ -225,7 +225,7 @@ def test_a_gpu_without_planes_kernels_or_memory_fails(step0, parts):
 @pytest.mark.slow
 def test_what_cannot_run_deterministically_is_named_and_fails_nothing(step0, parts):
     parts["train"] = {"unsupported": "no deterministic MaxPoolGrad"}
-    checks = step0.verdicts.judge(parts, "float32", jit=True)
+    checks = step0.verdicts.judge(parts, "float32")
     left = [check.name for check in checks if "MaxPoolGrad" in check.found]
     assert left == ["same bits in another process", "loop unchanged", "fit unchanged"]
     lines = list(step0.table.format_rest({"demo/float32/jit": checks}))

@@ -1,6 +1,7 @@
 """A step's profile in the terminal; every number is checked against another reader's."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -118,30 +119,54 @@ def test_operations_are_sorted_by_self_time(logdir):
     assert assign.self_seconds == pytest.approx(end - start, rel=1e-6, abs=1e-9)
 
 
-def test_kernels_of_a_gpu_count_as_compute(edited, logdir):
-    def add_gpu(space):
-        # Kernels of 3 ms in all, in the middle of the tracing and right after the step's end.
-        (host,) = [plane for plane in space.planes if plane.name == "/host:CPU"]
-        (line, marker), = [
-            (line, event)
-            for line in host.lines
-            for event in line.events
-            if host.event_metadata[event.metadata_id].name == "train"
-        ]  # fmt: skip
-        marker.duration_ps += 10 * 10**9
-        gpu = space.planes.add(name="/device:GPU:0", id=9)
-        gpu.event_metadata[1].id, gpu.event_metadata[1].name = 1, "kernel"
-        stream = gpu.lines.add(id=1, name="Stream #7(Compute)", timestamp_ns=line.timestamp_ns)
-        end = marker.offset_ps + marker.duration_ps
-        for before_end, milliseconds in (8, 2), (4, 1), (-5, 1):
-            stream.events.add(
-                metadata_id=1,
-                offset_ps=end - before_end * 10**9,
-                duration_ps=milliseconds * 10**9,
-            )
+def add_gpu(space, *, line_name="Stream #7(Compute)"):
+    """Adds kernels of 3 ms in all, in the middle of the tracing and right after the step's end."""
+    (host,) = [plane for plane in space.planes if plane.name == "/host:CPU"]
+    (line, marker), = [
+        (line, event)
+        for line in host.lines
+        for event in line.events
+        if host.event_metadata[event.metadata_id].name == "train"
+    ]  # fmt: skip
+    marker.duration_ps += 10 * 10**9
+    gpu = space.planes.add(name="/device:GPU:0", id=9)
+    gpu.event_metadata[1].id, gpu.event_metadata[1].name = 1, "kernel"
+    gpu.stat_metadata[1].id, gpu.stat_metadata[1].name = 1, "tf_op"
+    stream = gpu.lines.add(id=1, name=line_name, timestamp_ns=line.timestamp_ns)
+    end = marker.offset_ps + marker.duration_ps
+    for before_end, milliseconds in (8, 2), (4, 1), (-5, 1):
+        kernel = stream.events.add(
+            metadata_id=1,
+            offset_ps=end - before_end * 10**9,
+            duration_ps=milliseconds * 10**9,
+        )
+        kernel.stats.add(metadata_id=1, str_value="MatVec/MatMul:MatMul")
 
+
+def test_kernels_of_a_gpu_count_as_compute(edited, logdir):
     before, after = read_profile(logdir / "first_batch"), read_profile(edited(add_gpu))
     assert after.shares["compute"] - before.shares["compute"] == pytest.approx(3e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "line", ["Steps", "XLA Modules", "TensorFlow Ops", "Framework Ops", "TensorFlow Name Scope"]
+)
+def test_what_is_derived_from_kernels_is_not_counted_once_more(edited, logdir, line):
+    before = read_profile(logdir / "first_batch").shares["compute"]
+    after = read_profile(edited(lambda space: add_gpu(space, line_name=line))).shares["compute"]
+    assert after == pytest.approx(before, rel=1e-3)
+
+
+def test_an_operations_time_on_a_gpu_is_told_from_its_time_on_the_host(edited, logdir, capsys):
+    run = edited(add_gpu)
+    assert main(["profile", str(logdir)]) == 0
+    assert not re.search(r"count +on +type", capsys.readouterr().out)
+    assert main(["profile", str(run), "--top", "100"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"count +on +type", printed)
+    (device,) = re.findall(r"MatVec/MatMul +([\d.]+) ms +(\d+) +device +MatMul", printed)
+    assert device == ("4.000", "3")
+    assert len(re.findall(r"MatVec/MatMul +[\d.]+ ms +1 +host +", printed)) == 1
 
 
 def add_allocation(space):

@@ -121,13 +121,19 @@ def print_operations(profiles: Sequence[StepProfile], top: int) -> None:
     from tb_firstloss.cli.terminal import print_table
 
     first, *others = profiles
+    # On a device an operation has two times: of starting it on the host, and of running it.
+    tells_place = any(operation.place != "Host" for operation in first.operations)
     rows = []
     for operation in first.operations[:top]:
         times = [_time_of(operation, other) for other in others]
         own = _milliseconds(operation.self_seconds)
-        rows.append([operation.name, own, *times, str(operation.count), operation.kind])
-    headers = [f"self time in {_title(profile)}" for profile in profiles]
-    print_table(["operation", *headers, "count", "type"], rows)
+        place = [operation.place.lower()] if tells_place else []
+        rows.append([operation.name, own, *times, str(operation.count), *place, operation.kind])
+    headers = [
+        "self time" if profile.step is None else f"self time in {_title(profile)}"
+        for profile in profiles
+    ]
+    print_table(["operation", *headers, "count", *["on"] * tells_place, "type"], rows)
 
 
 def _time_of(operation: Operation, profile: StepProfile) -> str:

@@ -22,7 +22,9 @@ _COMPUTE = re.compile(
 )
 
 # Lines that xprof derives from a device's streams: they also span the gaps between kernels.
-_DERIVED_LINE = re.compile(r"(Steps|XLA Modules|Framework Name Scope|Framework Ops|Source code)\b")
+_DERIVED_LINE = re.compile(
+    r"(Steps|XLA Modules|(Framework|TensorFlow) (Name Scope|Ops)|Source code)\b"
+)
 _DEVICE = re.compile(r"/device:")
 
 _Span = tuple[float, float]
