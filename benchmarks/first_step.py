@@ -7,6 +7,7 @@ Two first steps of the same convolutional network are compared, each with what r
     loop             the first call of a plain tf.function train step
     loop, ours       the same step wrapped by FirstLoss: loss, graph and profile
     loop, by hand    tf.summary.trace_on(profiler=True), the step, tf.summary.trace_export
+    loop, by hand, loss too     the same, and the loss by tf.summary.scalar and histogram
     fit              model.fit for one batch
     fit, ours        the same with FirstLossCallback
     fit, Keras       the same with keras.callbacks.TensorBoard(profile_batch=1)
@@ -30,7 +31,15 @@ import tempfile
 import time
 
 BATCH, SIDE, CHANNELS, CLASSES = 32, 32, 32, 10
-MEASUREMENTS = ("loop", "loop, ours", "loop, by hand", "fit", "fit, ours", "fit, Keras")
+MEASUREMENTS = (
+    "loop",
+    "loop, ours",
+    "loop, by hand",
+    "loop, by hand, loss too",
+    "fit",
+    "fit, ours",
+    "fit, Keras",
+)
 
 
 def make_model(layers):
@@ -86,11 +95,14 @@ def measure_loop(name, model, x, y, logdir):
     if name == "loop, ours":
         step = FirstLoss(logdir, on_error="raise").wrap(step)
     start = read_clocks()
-    if name == "loop, by hand":
+    if name.startswith("loop, by hand"):
         with tf.summary.create_file_writer(logdir).as_default():
             tf.summary.trace_on(graph=True, profiler=True, profiler_outdir=logdir)
-            step(x, y).numpy()
+            losses = step(x, y).numpy()
             tf.summary.trace_export("step", step=0, profiler_outdir=logdir)
+            if name.endswith("loss too"):
+                tf.summary.scalar("loss", losses.mean(), step=0)
+                tf.summary.histogram("losses", losses, step=0)
     else:
         step(x, y).numpy()
     return [now - then for now, then in zip(read_clocks(), start, strict=True)]

@@ -21,17 +21,17 @@ USER_TRACE = "graph trace: tf.summary.trace_on is already on, and was left alone
 
 
 @contextlib.contextmanager
-def collecting(missing: list[str]) -> Iterator[Callable[[], bytes | None]]:
+def collecting(missing: list[str]) -> Iterator[Callable[[], Any]]:
     """Collects the graphs of all functions that are built inside; afterwards nothing is collected.
 
     Args:
         missing: Gets a line if the user's own trace is on, which is then left alone.
 
     Yields:
-        A function that gives, afterwards, the serialized RunMetadata; None if nothing was collected
-        or the step raised.
+        A function that gives, afterwards, the RunMetadata proto; None if nothing was collected, or
+        the step raised.
     """
-    collected: list[bytes] = []
+    collected: list[Any] = []
     collector = tensorflow_internals.graph_collector()
     trace_is_on = tensorflow_internals.running_trace() is not None
     if collector is None or trace_is_on:
@@ -49,15 +49,15 @@ def collecting(missing: list[str]) -> Iterator[Callable[[], bytes | None]]:
     collected.append(_stop(collector))
 
 
-def _stop(collector: Any) -> bytes:
-    """Stops collecting and returns the RunMetadata.
+def _stop(collector: Any) -> Any:
+    """Stops collecting and returns the RunMetadata proto.
 
     ``tf.summary.trace_export`` is not used, because it needs a writer at this moment.
     """
     run_metadata = collector.export_run_metadata()
     tf.summary.trace_off()
     collector.disable_graph_collection()
-    return bytes(run_metadata.SerializeToString())
+    return run_metadata
 
 
 def step_graph(step_fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tf.Graph | None:
@@ -94,7 +94,7 @@ def ask_for_graph(
 
 def write_graphs(
     step_graph: tf.Graph | None,
-    run_metadata: bytes | None,
+    run_metadata: Any,
     *,
     tag: str,
     step: int,
@@ -104,7 +104,7 @@ def write_graphs(
 
     Args:
         step_graph: Graph of the step's concrete function; None where none is known.
-        run_metadata: What was collected in the window; None if nothing was to be.
+        run_metadata: RunMetadata proto collected in the window; None if nothing was to be.
         tag: Tag of the trace.
         step: Step of the trace.
         missing: Gets a line if there is no graph at all.
@@ -114,8 +114,7 @@ def write_graphs(
             tf.summary.graph(step_graph)
         if run_metadata is None:
             return
-        collected = tf.compat.v1.RunMetadata.FromString(run_metadata).function_graphs
-        chosen = choose_function_graphs(collected, step_graph)
+        chosen = choose_function_graphs(run_metadata.function_graphs, step_graph)
         if chosen:
             _write_trace(tf.compat.v1.RunMetadata(function_graphs=chosen), tag, step)
         elif step_graph is None:

@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 import tensorflow as tf
+from tensorboard.plugins.graph import keras_util
 
 
 def describe_layers(model: Any) -> str | None:
@@ -15,8 +16,6 @@ def describe_layers(model: Any) -> str | None:
     None for a model that is no graph of layers, such as a subclassed one: TensorBoard would list
     it, and fail when it is selected.
     """
-    from tensorboard.plugins.graph import keras_util
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of layers that cannot be saved, which nobody asked

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
 
@@ -22,7 +23,7 @@ class StepTrace:
     Attributes:
         step: Number of the step.
         seconds: Wall time of the step, until the devices had finished; None before that.
-        run_metadata: Serialized RunMetadata with the graphs of the functions built in the window.
+        run_metadata: RunMetadata proto with the graphs of the functions built in the window.
         profile_bytes: Size of the profile on disk; None if none was written.
         missing: One line for each thing that was asked for and could not be had, with the reason.
         warning: What is wrong with the profile and what to do about it, or None.
@@ -30,7 +31,7 @@ class StepTrace:
 
     step: int
     seconds: float | None = None
-    run_metadata: bytes | None = None
+    run_metadata: Any = None
     profile_bytes: int | None = None
     missing: list[str] = dataclasses.field(default_factory=list)
     warning: str | None = None
