@@ -61,7 +61,8 @@ compat:
 			$$env/bin/python -m pip install --quiet "tensorflow==$$1" "keras==$$2" "tf_keras==$$3" \
 			pytest pytest-timeout pytest-xdist scikit-learn --editable . && touch $$env/.installed; } || exit 1; \
 		echo "== TensorFlow $$1, Keras $$2, tf_keras $$3"; \
-		$$env/bin/python -m pytest -n 2 --dist worksteal -q tests/test_fit.py || exit 1; \
+		$$env/bin/python -m pytest -n 2 --dist worksteal -q tests/test_fit.py \
+			tests/test_recompute.py || exit 1; \
 	done
 
 screenshots: $(INSTALLED)

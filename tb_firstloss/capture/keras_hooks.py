@@ -68,15 +68,7 @@ class LossCall:
     sample_weight: Any = None
     mask: Any = None
     reduction: Any = None
-    predicted: Any = None
-
-    @property
-    def predictions(self) -> list[Any]:
-        """The tensors that the values are computed from."""
-        flat = tf.nest.flatten(self.predicted)
-        # Of a layer that ends in softmax or sigmoid, Keras's crossentropies take what is before it.
-        logits = [getattr(tensor, "_keras_logits", None) for tensor in flat]
-        return [tensor for tensor in (*flat, *logits) if isinstance(tensor, tf.Tensor)]
+    predicted_shape: Any = None
 
 
 class Observation:
@@ -105,7 +97,7 @@ class Observation:
     @contextlib.contextmanager
     def loss_call(self, loss: Any, predicted: Any) -> Iterator[None]:
         """Stands around a Loss call; one inside another belongs to the outer one."""
-        call = LossCall(loss, predicted=predicted)
+        call = LossCall(loss, predicted_shape=getattr(predicted, "shape", None))
         self._open_calls.append(call)
         try:
             yield

@@ -65,18 +65,19 @@ def gather(model: Any, seen: Observation, *, by_xla: bool = False) -> tuple[Step
             missing.append(f"the loss per example of {name!r}: {_why_no_values(call)}")
             continue
         for field in ("values", "sample_weight", "mask"):
-            if _is_usable(getattr(call, field)):
-                tensors[f"{len(outputs)}/{field}"] = getattr(call, field)
-        if by_xla and isinstance(call.values, tf.Tensor):
-            predictions = [tensor for tensor in call.predictions if _is_usable(tensor)]
-            tensors[f"{len(outputs)}/values"] = recompute(call.values, predictions)
+            tensor = getattr(call, field)
+            if _is_usable(tensor):
+                dense = isinstance(tensor, tf.Tensor)
+                tensors[f"{len(outputs)}/{field}"] = (
+                    recompute(tensor) if by_xla and dense else tensor
+                )
         outputs.append(OutputFacts(name, _reduction(call), _loss_weight(weight)))
     if not calls and not (seen.totals and _has_added_losses_only(model)):
         missing.append(
             "the loss per example: the training step calls no Keras Loss, or calls it in a "
             "tf.function of its own; use self.compute_loss or a keras.losses.Loss in train_step"
         )
-    losses = [(call.loss, getattr(call.predicted, "shape", None)) for call in calls]
+    losses = [(call.loss, call.predicted_shape) for call in calls]
     return StepFacts(outputs, missing, infer_sole_expectation(losses)), tensors
 
 

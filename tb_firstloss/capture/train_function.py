@@ -29,7 +29,8 @@ class CapturingFunction:
     """Train function, made by the model's own ``make_train_function``, that also returns tensors.
 
     It calls the user's ``train_step`` and hands out, beside the logs, tensors that the step has
-    computed anyway. The step is traced once for the whole fit, in one of two ways:
+    computed anyway, or under XLA copies of them. The step is traced once for the whole fit, in one
+    of two ways:
 
     - Since Keras 3.7, into a tf.function of its own. `make_successor` gives the train function
       that goes on; it calls the traced step, returns the logs alone and costs nothing more.

@@ -119,6 +119,6 @@ def visits(browser):
 
     yield visit
     for visit in opened:
-        visit.page.context.close()
+        visit.close()
         assert visit.strangers == []
         assert visit.errors == []

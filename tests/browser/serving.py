@@ -123,6 +123,10 @@ class Visit:
         frame.locator("tbody tr").first.wait_for()
         return frame
 
+    def close(self):
+        """Closes the page: it asks for what is new until then, also from a server that has gone."""
+        self.page.context.close()
+
     def _decide(self, route):
         url = route.request.url
         origin = urllib.parse.urljoin(self.server.address, "/")

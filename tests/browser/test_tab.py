@@ -1,5 +1,6 @@
 """The First loss tab, in a browser, on real recordings."""
 
+import contextlib
 import re
 import shutil
 
@@ -282,8 +283,10 @@ WITHOUT_SLOW_TIMERS = """
 
 
 def test_a_recording_appears_without_reloading_the_page(visits, empty_logdir):
-    with tensorboard(empty_logdir, "--reload_interval", "1") as server:
-        visit = visits(server)
+    with (
+        tensorboard(empty_logdir, "--reload_interval", "1") as server,
+        contextlib.closing(visits(server)) as visit,
+    ):
         visit.page.add_init_script(WITHOUT_SLOW_TIMERS)
         visit.go("#tb_firstloss")
         tab = visit.page.frame_locator("iframe[src*='tb_firstloss']")
@@ -317,12 +320,14 @@ def test_a_thousand_runs_do_not_freeze_the_page(visits, empty_logdir):
     )
     for number in range(999):
         shutil.copytree(empty_logdir / "first_batch", empty_logdir / f"run-{number}")
-    with tensorboard(empty_logdir) as server:
+    with (
+        tensorboard(empty_logdir) as server,
+        contextlib.closing(visits(server)) as visit,
+    ):
         server.await_json("data/runs", lambda runs: len(runs) == 1000)
         server.await_json(
             "data/plugin/tb_firstloss/recordings", lambda found: len(found["recordings"]) == 1000
         )
-        visit = visits(server)
         visit.page.add_init_script(COUNT_ROWS_PER_TASK)
         tab = visit.open_tab()
         tab.locator("tbody tr").nth(999).wait_for()
