@@ -34,7 +34,7 @@ class CapturingFunction:
 
     - Since Keras 3.7, into a tf.function of its own. `make_successor` gives the train function
       that goes on; it calls the traced step, returns the logs alone and costs nothing more.
-    - Otherwise the function itself goes on (`stay`) and drops the tensors, some microseconds a
+    - Otherwise the function itself goes on (`stay`) and drops the tensors, some 50 microseconds a
       step. So it is, too, where random operations keep a state that only this function holds,
       under a distribution strategy, and for a large model: microseconds are nothing to its step,
       but TensorFlow optimizes a step in a function of its own once more for the successor.
