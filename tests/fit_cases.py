@@ -83,6 +83,19 @@ def huber(target, predicted):
     return np.mean(np.where(error <= 1, error**2 / 2, error - 0.5), axis=-1)
 
 
+def squared_error_in_a_loop(target, predicted):
+    """Squared error of 1.01**3 times the prediction, in a shape that only XLA knows."""
+    count = tf.shape(predicted)[0]
+    _, scaled = tf.while_loop(
+        lambda i, _: i < 3,
+        lambda i, scaled: (i + 1, tf.reshape(scaled, [count, 3]) * 1.01),
+        (0, predicted),
+        shape_invariants=(tf.TensorShape([]), tf.TensorShape([None, 3])),
+        maximum_iterations=3,
+    )
+    return tf.reduce_mean(tf.square(scaled - target), -1)
+
+
 def cross_entropy(labels, logits):
     logits = np.asarray(logits, "float64")
     log_sum = np.log(np.sum(np.exp(logits - logits.max(-1, keepdims=True)), -1))
@@ -412,6 +425,13 @@ CASES = [
     *both("masked-sequence-jit", masked_sequence, jit_compile=True),
     *both("shared-loss-jit", two_outputs, loss="mse", outputs=2, jit_compile=True),
     *both("mixed-float16-jit", mixed, "mixed_float16", jit_compile=True),
+    *both(
+        "loop-in-loss-jit",
+        regression,
+        loss=squared_error_in_a_loop,
+        formula=lambda target, predicted: squared_error(target, 1.01**3 * predicted),
+        jit_compile=True,
+    ),
     # Plain fits of tf_keras differ there: XLA does not heed the seeds of tf.random.
     case("dropout-jit", "keras", dropout, jit_compile=True),
     case("several-steps-jit", "keras", regression, steps_per_execution=2, jit_compile=True),

@@ -27,12 +27,12 @@ def with_assertions(target, predicted):
 
 def with_loop(target, predicted):
     """A shape that is known when XLA compiles, and not when the step is traced."""
-    shape = tf.shape(predicted)
+    count = tf.shape(predicted)[0]
     _, scaled = tf.while_loop(
         lambda i, _: i < 3,
-        lambda i, scaled: (i + 1, tf.reshape(scaled, shape) * 1.01),
+        lambda i, scaled: (i + 1, tf.reshape(scaled, [count, 128]) * 1.01),
         (0, predicted),
-        shape_invariants=(tf.TensorShape([]), tf.TensorShape([None, None])),
+        shape_invariants=(tf.TensorShape([]), tf.TensorShape([None, 128])),
         maximum_iterations=3,
     )
     return absolute(target, scaled)
@@ -46,16 +46,19 @@ LOSSES = pytest.mark.parametrize(
 
 
 def compiled(loss, take):
-    """Returns the mean loss of five batches in a compiled step, and what it gives beside it."""
+    """Returns the bytes of five batches' mean losses and gradients, and what is taken beside."""
     batch = tf.TensorSpec([None, 128])
 
     @tf.function(jit_compile=True, input_signature=[batch, batch])
     def step(target, predicted):
-        values = loss(target, predicted * 0.5)
-        return tf.reduce_sum(values) / 32, take(values)
+        with tf.GradientTape() as tape:
+            tape.watch(predicted)
+            values = loss(target, predicted * 0.5)
+            total = tf.reduce_sum(values) / 32
+        return (total, tape.gradient(total, predicted)), take(values)
 
-    totals, taken = zip(*map(step, TARGET, PREDICTED), strict=True)
-    return np.array(totals).tobytes(), np.array(taken)
+    trained, taken = zip(*map(step, TARGET, PREDICTED), strict=True)
+    return [part.numpy().tobytes() for parts in trained for part in parts], np.array(taken)
 
 
 @LOSSES

@@ -139,7 +139,8 @@ def judge_trainings(first: Facts, again: Facts) -> Iterator[Check]:
     once, twice = first["loop recorded"], again["loop recorded"]
     yield compare(names[0], once, twice, list(once))
     yield compare(names[1], once, again["loop"], ["losses", "weights"])
-    yield compare(names[2], first["fit recorded"], again["fit"], list(again["fit"]))
+    keys = ["losses", "metrics", "weights", "optimizer"]
+    yield compare(names[2], first["fit recorded"], again["fit"], keys)
 
 
 def compare(name: str, one: Facts, other: Facts, keys: list[str]) -> Check:

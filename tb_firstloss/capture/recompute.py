@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
 
@@ -91,7 +92,7 @@ class _Bodies:
 
     def __init__(self, graph: tf.Graph) -> None:
         self._graph = graph
-        self._library: dict[str, tf.compat.v1.GraphDef] | None = None
+        self._library: dict[str, Any] | None = None  # FunctionDef protos by name
 
     def is_kept(self, operation: tf.Operation) -> bool:
         """Tells whether an operation is an end of what is copied."""

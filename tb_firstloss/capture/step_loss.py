@@ -67,10 +67,8 @@ def gather(model: Any, seen: Observation, *, by_xla: bool = False) -> tuple[Step
         for field in ("values", "sample_weight", "mask"):
             tensor = getattr(call, field)
             if _is_usable(tensor):
-                dense = isinstance(tensor, tf.Tensor)
-                tensors[f"{len(outputs)}/{field}"] = (
-                    recompute(tensor) if by_xla and dense else tensor
-                )
+                copies = by_xla and isinstance(tensor, tf.Tensor)
+                tensors[f"{len(outputs)}/{field}"] = recompute(tensor) if copies else tensor
         outputs.append(OutputFacts(name, _reduction(call), _loss_weight(weight)))
     if not calls and not (seen.totals and _has_added_losses_only(model)):
         missing.append(
