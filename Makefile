@@ -20,7 +20,7 @@ help:
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml tb_firstloss/reading/_scan.pyx
+$(INSTALLED): pyproject.toml tb_firstloss/reading/format/_scan.pyx
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.10 to 3.13 found; install one, or name it:" \
 		"make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "make: $(PYTHON) cannot create .venv (the message above" \
@@ -61,12 +61,12 @@ compat:
 			$$env/bin/python -m pip install --quiet "tensorflow==$$1" "keras==$$2" "tf_keras==$$3" \
 			pytest pytest-timeout pytest-xdist scikit-learn --editable . && touch $$env/.installed; } || exit 1; \
 		echo "== TensorFlow $$1, Keras $$2, tf_keras $$3"; \
-		$$env/bin/python -m pytest -n 2 --dist worksteal -q tests/test_fit.py \
-			tests/test_recompute.py || exit 1; \
+		$$env/bin/python -m pytest -n 2 --dist worksteal -q tests/capture/test_fit.py \
+			tests/capture/keras/test_recompute.py || exit 1; \
 	done
 
 screenshots: $(INSTALLED)
-	$(BIN)/python -m tests.browser.screenshots docs
+	$(BIN)/python -m tests.tensorboard_tab.browser.screenshots docs
 
 clean:
 	rm -rf .venv .compat build dist .pytest_cache .mypy_cache .ruff_cache

@@ -30,7 +30,7 @@ NAME = "events.out.tfevents.1700000000.host"
 
 
 def frame(payload):
-    from tb_firstloss.reading import crc32c
+    from tb_firstloss.reading.format import crc32c
 
     head = struct.pack("<Q", len(payload))
     parts = (head, crc32c.masked_crc32c(head), payload, crc32c.masked_crc32c(payload))
@@ -77,7 +77,7 @@ def make_histograms(path, scalars, histograms):
 def make_fleet(logdir, runs, events):
     """Makes runs that each hold a recording and a training log; the logs are links to one file."""
     from tb_firstloss.contract import FILE_SUFFIX
-    from tests.test_recordings import frames
+    from tests.reading.test_recordings import frames
 
     train = logdir.parent / f"train_{events}"
     make_scalars(train, events)

@@ -2,10 +2,10 @@
 
     python benchmarks/reliability.py [--quick]
 
-Every reader reads the corpus of tests/damaged_files.py in processes that may crash or hang without
-ending the benchmark. A value counts as recovered when tag, step and number are those of an intact
-record, and as wrong when no intact record holds it. `--quick` takes every tenth file. The second
-table plays what happens to the files of a running training.
+Every reader reads the corpus of tests/helpers/damaged_files.py in processes that may crash or hang
+without ending the benchmark. A value counts as recovered when tag, step and number are those of an
+intact record, and as wrong when no intact record holds it. `--quick` takes every tenth file. The
+second table plays what happens to the files of a running training.
 """
 
 import argparse
@@ -30,7 +30,7 @@ FILES_PER_SERVER = 40
 
 
 def corpus(quick):
-    from tests.damaged_files import CASES
+    from tests.helpers.damaged_files import CASES
 
     return CASES[:: 10 if quick else 1]
 
@@ -38,7 +38,7 @@ def corpus(quick):
 def work(reader, first, last, quick):
     """Reads some files of the corpus and prints a line of JSON for each."""
     from benchmarks import peers
-    from tests.damaged_files import FILE_NAME
+    from tests.helpers.damaged_files import FILE_NAME
 
     warnings.simplefilter("ignore")
     cases = corpus(quick)
@@ -163,7 +163,7 @@ def damage_table(quick):
 
 
 def record(step):
-    from tests.event_files import event, frame, simple
+    from tests.helpers.event_files import event, frame, simple
 
     return frame(event(simple("x", step), step=step))
 

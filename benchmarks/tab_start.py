@@ -16,7 +16,7 @@ import tempfile
 import time
 import urllib.request
 
-from tb_firstloss.cli.open import serve
+from tb_firstloss.cli.commands.open import serve
 
 START = """
 import sys

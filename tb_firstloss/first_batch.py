@@ -225,7 +225,7 @@ class FirstBatch:
     def _repr_html_(self) -> str:
         """Returns what a notebook shows: a small table with a histogram."""
         # Only notebooks call this; the drawing stays out of this module, and of every import of it.
-        from tb_firstloss.html import to_html
+        from tb_firstloss.notebook import to_html
 
         return to_html(self)
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tb_firstloss import reading
-from tb_firstloss.reading import extension
+from tb_firstloss.reading.format import extension
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

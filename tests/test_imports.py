@@ -15,8 +15,8 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 HEAVY = {"tensorflow", "keras", "tf_keras"}
-# html is how a notebook shows a FirstBatch, which loads it when it is shown.
-BASE = {f"tb_firstloss.{name}" for name in ("first_batch", "contract", "errors", "html")}
+# A FirstBatch loads notebook only when a notebook shows it.
+BASE = {f"tb_firstloss.{name}" for name in ("first_batch", "contract", "errors", "notebook")}
 
 
 def imports_of(path):
@@ -52,7 +52,7 @@ def test_reading_imports_nothing_of_capture():
 def test_reading_and_checks_never_import_tensorflow():
     # TensorDatum.to_tensor is asked for a tf.Tensor, and is the one exception.
     for name, path in in_rooms("reading", "checks", "comparison", "cli").items():
-        if name != "tb_firstloss.reading.tensors":
+        if name != "tb_firstloss.reading.format.tensor_proto":
             assert not {n.split(".")[0] for n in imports_of(path)} & HEAVY, name
 
 
@@ -63,9 +63,9 @@ def test_capture_imports_reading_only_to_verify():
         if any(".reading" in n for n in siblings_of(path))
     }
     assert importers <= {
-        "tb_firstloss.capture.durable",
+        "tb_firstloss.capture.writing.durable",
         "tb_firstloss.capture.resume",
-        "tb_firstloss.capture.profiler",
+        "tb_firstloss.capture.window.profiler",
     }
 
 
@@ -91,7 +91,7 @@ def test_reading_a_logdir_imports_no_tensorflow(tmp_path):
 
 
 def test_the_command_line_imports_neither_tensorflow_nor_tensorboard_for_help():
-    code = "from tb_firstloss.cli import _parser; _parser().format_help()"
+    code = "from tb_firstloss.cli.main import _parser; _parser().format_help()"
     assert not loaded_after(code) & {*HEAVY, "tensorboard"}
 
 

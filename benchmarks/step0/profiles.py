@@ -9,7 +9,7 @@ from typing import Any
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 from xprof.convert import raw_to_tool_data
 
-from tb_firstloss.reading.profile import find_profile, read_profile
+from tb_firstloss.profiles.step_profile import find_profile, read_profile
 
 
 def describe_profile(run_dir: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tb_firstloss.capture import tensorflow_internals
+from tb_firstloss.capture.window import tensorflow_private
 
 
 def describe_environment(strategy: tf.distribute.Strategy | None = None) -> dict[str, Any]:
@@ -44,5 +44,5 @@ def _dtype_policy() -> dict[str, str]:
 
 
 def _determinism() -> dict[str, bool]:
-    known = tensorflow_internals.op_determinism()
+    known = tensorflow_private.op_determinism()
     return {} if known is None else {"op_determinism": known}

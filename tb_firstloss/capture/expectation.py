@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tb_firstloss import checks
-from tb_firstloss.capture.keras_model import LIBRARIES
+from tb_firstloss.capture.keras.library import LIBRARIES
 from tb_firstloss.capture.notices import warn
 from tb_firstloss.errors import (
     CaptureError,

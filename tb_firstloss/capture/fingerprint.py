@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tb_firstloss.capture import replicas
+from tb_firstloss.capture.distribution import replicas
 from tb_firstloss.first_batch import describe
 
 

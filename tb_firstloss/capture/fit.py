@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import tensorflow as tf
 
-from tb_firstloss.capture import keras_model, resume
-from tb_firstloss.capture.first_execution import FirstExecution
+from tb_firstloss.capture import resume
+from tb_firstloss.capture.keras import library
+from tb_firstloss.capture.keras.first_execution import FirstExecution
 from tb_firstloss.capture.recorder import DEFAULT_MAX_TENSOR_BYTES, Recorded, Recorder
 
 
@@ -96,7 +97,7 @@ class FirstLossCallback(Recorded):
         on_resume: Literal["skip", "record", "error"] = "skip",
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
-        keras_model.check_backend()
+        library.check_backend()
         self._recorder = Recorder(
             logdir,
             tag=tag,
@@ -129,7 +130,7 @@ class FirstLossCallback(Recorded):
         self._finish()  # a fit that ended by an exception has not said so
         self.model = model
         self._train_function_before = getattr(model, "train_function", None)
-        self._iterations_before = keras_model.iterations_of(model)
+        self._iterations_before = library.iterations_of(model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras's
         """Takes the train function's place, as late as fit says anything before a batch."""
@@ -161,7 +162,7 @@ class FirstLossCallback(Recorded):
         A callback cannot see which others there are, and it need not: whichever restores a
         checkpoint, the optimizer has been given batches that this process has not.
         """
-        iterations = keras_model.iterations_of(self.model)
+        iterations = library.iterations_of(self.model)
         if epoch > 0:
             signs = f"fit begins with epoch {epoch}"
         elif iterations != self._iterations_before:
@@ -205,9 +206,7 @@ def capture_train_on_batch(
 
         # The model is built by then: whether it can be jit-compiled depends on its layers.
         hook = stack.enter_context(contextlib.ExitStack())
-        hook.enter_context(
-            keras_model.own_attribute(model, "make_train_function", make_train_function)
-        )
+        hook.enter_context(library.own_attribute(model, "make_train_function", make_train_function))
         return train_on_batch(*args, **kwargs)
 
 
@@ -217,5 +216,5 @@ def is_train_on_batch(step_fn: Any) -> bool:
     return (
         getattr(step_fn, "__name__", None) == "train_on_batch"
         and hasattr(owner, "make_train_function")
-        and keras_model.library_of(owner) is not None
+        and library.library_of(owner) is not None
     )

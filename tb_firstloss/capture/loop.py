@@ -10,13 +10,16 @@ from typing import Any, Literal
 
 import tensorflow as tf
 
-from tb_firstloss.capture import checkpoint, graphs, resume, values, workers
+from tb_firstloss.capture import resume, step_result
+from tb_firstloss.capture.distribution import workers
 from tb_firstloss.capture.fingerprint import fingerprint
 from tb_firstloss.capture.fit import capture_train_on_batch, is_train_on_batch
 from tb_firstloss.capture.notices import warn
 from tb_firstloss.capture.recorder import DEFAULT_MAX_TENSOR_BYTES, Recorded, Recorder
-from tb_firstloss.capture.trace import StepTrace
 from tb_firstloss.capture.turn import Turn
+from tb_firstloss.capture.window import graphs
+from tb_firstloss.capture.window.step_trace import StepTrace
+from tb_firstloss.capture.writing import packed
 from tb_firstloss.errors import CaptureWarning
 from tb_firstloss.first_batch import FirstBatch
 
@@ -104,7 +107,7 @@ class FirstLoss(Recorded, tf.train.experimental.PythonState):  # type: ignore[mi
         self._turn = Turn()
         self._trace: StepTrace | None = None
         self._recorded = False
-        self._pending: Callable[[], values.Captured] | None = None
+        self._pending: Callable[[], step_result.Captured] | None = None
         self._fingerprint: dict[str, str] = {}
         self._restored: FirstBatch | None = None
         self._declines = False
@@ -119,8 +122,8 @@ class FirstLoss(Recorded, tf.train.experimental.PythonState):  # type: ignore[mi
         self,
         step_fn: Callable[..., Any] | None = None,
         *,
-        loss: values.Selector | None = None,
-        total: values.Selector | None = None,
+        loss: step_result.Selector | None = None,
+        total: step_result.Selector | None = None,
     ) -> Callable[..., Any]:
         """Wraps a training step: the same call, the same result, and its first call is recorded.
 
@@ -194,7 +197,7 @@ class FirstLoss(Recorded, tf.train.experimental.PythonState):  # type: ignore[mi
             return
         self._recorded = True
         select = functools.partial(
-            values.select, (loss, total), loss=0, total=None if total is None else 1
+            step_result.select, (loss, total), loss=0, total=None if total is None else 1
         )
         if inside_trace:
             # Written when the window is closed, so that the profile shows none of it.
@@ -205,12 +208,12 @@ class FirstLoss(Recorded, tf.train.experimental.PythonState):  # type: ignore[mi
 
     def serialize(self) -> bytes:
         """Returns what a checkpoint keeps: every bit of the first batch, or nothing."""
-        return checkpoint.to_bytes(self.first_batch)
+        return packed.to_bytes(self.first_batch)
 
-    def deserialize(self, packed: bytes) -> None:
+    def deserialize(self, content: bytes) -> None:
         """Takes the first batch back from a checkpoint; one captured here already stays."""
         with self._recorder.guard(f"{self.logdir}: the first loss was not restored"):
-            self._restored = checkpoint.from_bytes(packed)
+            self._restored = packed.from_bytes(content)
 
     def _copy_trackable_to_cpu(self, object_map: dict[Any, Any]) -> None:
         # Asynchronous checkpoints ask for a copy (TensorFlow 2.16 to 2.21). What is captured never
@@ -246,8 +249,8 @@ class FirstLoss(Recorded, tf.train.experimental.PythonState):  # type: ignore[mi
         step_fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        loss: values.Selector | None,
-        total: values.Selector | None,
+        loss: step_result.Selector | None,
+        total: step_result.Selector | None,
     ) -> Any:
         if not self._take_turn("the wrapped step"):
             return step_fn(*args, **kwargs)
@@ -263,7 +266,7 @@ class FirstLoss(Recorded, tf.train.experimental.PythonState):  # type: ignore[mi
         self._trace = step_trace
         with self._last_act():
             self._write(
-                lambda: values.select(result, loss=loss, total=total),
+                lambda: step_result.select(result, loss=loss, total=total),
                 graph=lambda: graphs.step_graph(step_fn, args, kwargs),
             )
         return result
@@ -315,10 +318,10 @@ class FirstLoss(Recorded, tf.train.experimental.PythonState):  # type: ignore[mi
 
     def _write(
         self,
-        select: Callable[[], values.Captured],
+        select: Callable[[], step_result.Captured],
         graph: Callable[[], tf.Graph | None] | None = None,
     ) -> None:
-        captured: values.Captured | None
+        captured: step_result.Captured | None
         strategy = self._recorder.current_strategy
         workers.check_strategy_is_known(strategy)
         if workers.worker_count(strategy) == 1:
@@ -334,8 +337,8 @@ class FirstLoss(Recorded, tf.train.experimental.PythonState):  # type: ignore[mi
                 graph=graph,
             )
 
-    def _metadata(self, captured: values.Captured) -> dict[str, Any]:
-        facts = {"captured_from": "custom loop", **values.describe_batch(captured)}
+    def _metadata(self, captured: step_result.Captured) -> dict[str, Any]:
+        facts = {"captured_from": "custom loop", **step_result.describe_batch(captured)}
         if self._fingerprint:
             facts["fingerprint"] = self._fingerprint
         return facts
@@ -349,7 +352,7 @@ class FirstLoss(Recorded, tf.train.experimental.PythonState):  # type: ignore[mi
             warn(f"{what} {_INSIDE_FUNCTION}", CaptureWarning)
 
 
-def _call_now(select: Callable[[], values.Captured]) -> Callable[[], values.Captured]:
+def _call_now(select: Callable[[], step_result.Captured]) -> Callable[[], step_result.Captured]:
     """Calls a function now, and returns one that gives its result, or its error, later."""
     try:
         captured = select()
@@ -358,7 +361,7 @@ def _call_now(select: Callable[[], values.Captured]) -> Callable[[], values.Capt
     else:
         return lambda: captured
 
-    def fail() -> values.Captured:
+    def fail() -> step_result.Captured:
         raise failure
 
     return fail

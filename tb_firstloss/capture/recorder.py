@@ -16,11 +16,13 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from tb_firstloss import checks, contract
-from tb_firstloss.capture import options, run_dirs, summaries, trace
+from tb_firstloss.capture import options
 from tb_firstloss.capture.environment import describe_environment
 from tb_firstloss.capture.expectation import NOT_SEEN, Expectation
 from tb_firstloss.capture.notices import warn
-from tb_firstloss.capture.warm_step import WarmStep
+from tb_firstloss.capture.window.step_trace import StepTrace, step_window
+from tb_firstloss.capture.window.warm_step import WarmStep
+from tb_firstloss.capture.writing import recording, run_dirs
 from tb_firstloss.errors import CaptureError, CaptureWarning, FirstLossError, FirstLossWarning
 from tb_firstloss.first_batch import Array, FirstBatch, OutputLoss
 
@@ -103,7 +105,7 @@ class Recorder:
             warn(f"{doing}: {_describe(error)}. Training goes on", CaptureWarning)
 
     @contextlib.contextmanager
-    def window(self) -> Iterator[trace.StepTrace]:
+    def window(self) -> Iterator[StepTrace]:
         """Opens the window around the first step; a step that raises leaves nothing behind."""
         step = 0
         try:
@@ -114,7 +116,7 @@ class Recorder:
         ready = self.run_dir is not None
         finished = False
         try:
-            with trace.step_window(
+            with step_window(
                 self.run_dir,
                 step=step,
                 graph=ready and self.graph,
@@ -133,7 +135,7 @@ class Recorder:
         outputs: Mapping[str, OutputLoss],
         metadata: Mapping[str, Any] | None = None,
         inferred: Expectation | None = None,
-        step_trace: trace.StepTrace | None = None,
+        step_trace: StepTrace | None = None,
         graph: Callable[[], tf.Graph | None] | None = None,
         layers: Callable[[], str | None] | None = None,
     ) -> None:
@@ -169,7 +171,7 @@ class Recorder:
             raise self._blocked
         if self.run_dir is None:
             return  # the chief writes
-        left_out = summaries.write_recording(
+        left_out = recording.write_recording(
             first,
             self.run_dir,
             tag=self.tag,
@@ -214,12 +216,12 @@ class Recorder:
             with self.guard(f"{self.run_dir}: the warm step was not reported"):
                 warm.write(step_trace)
 
-    def no_window(self) -> trace.StepTrace:
+    def no_window(self) -> StepTrace:
         """Returns the trace of a step that no window was around: nothing, and why."""
         asked = {"graph": self.graph, "profile": self.profile, "warm profile": self.warm_step}
         wanted = ", ".join(name for name, value in asked.items() if value)
         line = f"{wanted}: record() was called without trace() around the step"
-        return trace.StepTrace(step=self._current_step(), missing=[line] if wanted else [])
+        return StepTrace(step=self._current_step(), missing=[line] if wanted else [])
 
     def _claim(self) -> None:
         if self.run_dir is None and self.writes:
@@ -234,7 +236,7 @@ class Recorder:
     def _current_step(self) -> int:
         return int(self.step() if callable(self.step) else self.step)
 
-    def _report_gaps(self, step_trace: trace.StepTrace | None, left_out: list[str]) -> None:
+    def _report_gaps(self, step_trace: StepTrace | None, left_out: list[str]) -> None:
         for line in step_trace.missing if step_trace is not None else ():
             logger.warning("%s: no %s", self.run_dir, line)
         if step_trace is not None and step_trace.profile_bytes is not None:

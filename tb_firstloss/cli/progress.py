@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tb_firstloss.cli.terminal import can_print, shows_escapes
+from tb_firstloss.cli.output import can_print, shows_escapes
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor

@@ -9,13 +9,16 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 
-from tb_firstloss.reading import logdir, paths, records, remote, scan
+from tb_firstloss.reading import logdir
+from tb_firstloss.reading.files import remote
+from tb_firstloss.reading.files.find import EventFile, find_event_files
+from tb_firstloss.reading.files.open import LocalFile, Window
+from tb_firstloss.reading.format import records
+from tb_firstloss.reading.format.records import Damage, Record, Report
+from tb_firstloss.reading.format.rows import Names, scan_record
+from tb_firstloss.reading.format.tensor_proto import MAX_TENSOR_BYTES, TensorDatum
 from tb_firstloss.reading.logdir import OnDamage
-from tb_firstloss.reading.records import Damage, Record, Report
-from tb_firstloss.reading.scan import Names
 from tb_firstloss.reading.selection import Patterns, RowFilter, Selection
-from tb_firstloss.reading.source import LocalFile, Window
-from tb_firstloss.reading.tensors import MAX_TENSOR_BYTES, TensorDatum
 
 
 def follow(
@@ -90,9 +93,9 @@ def _follow(
             stop.wait(poll_seconds)
 
 
-def _find(path: str, report: Report) -> list[paths.EventFile]:
+def _find(path: str, report: Report) -> list[EventFile]:
     try:
-        return paths.find_event_files(path, report=report)
+        return find_event_files(path, report=report)
     except FileNotFoundError:
         return []
 
@@ -162,7 +165,7 @@ class _Tail:
             for record in _iter_complete(window, position, report):
                 self.ends.append(record.end)
                 self.checksums.append(_checksum(window, record.end))
-                for chunk in scan.scan_record(record, self.path, self.names, report=report):
+                for chunk in scan_record(record, self.path, self.names, report=report):
                     rows = chosen.apply(chunk.rows)
                     yield from logdir.decode_rows(
                         chunk,

@@ -16,13 +16,13 @@ from google.protobuf.message import DecodeError
 from tensorboard.compat.proto import event_pb2
 
 from tb_firstloss import errors
-from tb_firstloss.reading import paths, records, scan, tensors, wire
-from tb_firstloss.reading.paths import EventFile
-from tb_firstloss.reading.records import Damage, Report
-from tb_firstloss.reading.scan import Chunk, Names, Rows
+from tb_firstloss.reading.files.find import EventFile, find_event_files
+from tb_firstloss.reading.files.open import open_window
+from tb_firstloss.reading.format import records, tensor_proto, wire
+from tb_firstloss.reading.format.records import Damage, Report
+from tb_firstloss.reading.format.rows import Chunk, Names, Rows, iter_chunks, undecodable
+from tb_firstloss.reading.format.tensor_proto import MAX_TENSOR_BYTES, TensorDatum
 from tb_firstloss.reading.selection import Patterns, RowFilter, Selection, Steps
-from tb_firstloss.reading.source import open_window
-from tb_firstloss.reading.tensors import MAX_TENSOR_BYTES, TensorDatum
 
 OnDamage = Literal["warn", "raise", "ignore"]
 Keep = Literal["all", "first", "last"]
@@ -51,7 +51,7 @@ def iter_events(
     """
     selection = Selection.of(runs, None, steps)
     report = reporter(on_damage)
-    return _iter_events(paths.find_event_files(path, report=report), selection, report)
+    return _iter_events(find_event_files(path, report=report), selection, report)
 
 
 def iter_tensors(
@@ -86,7 +86,7 @@ def iter_tensors(
     check_keep(keep)
     selection = Selection.of(runs, tags, steps)
     report = reporter(on_damage)
-    files = paths.find_event_files(path, report=report)
+    files = find_event_files(path, report=report)
     return _iter_tensors(files, selection, keep, report, max_tensor_bytes)
 
 
@@ -97,7 +97,7 @@ def verify(path: str | os.PathLike[str]) -> list[Damage]:
         FileNotFoundError: Nothing is at the path.
     """
     found: list[Damage] = []
-    files = paths.find_event_files(path, report=found.append)
+    files = find_event_files(path, report=found.append)
     for _ in _iter_tensors(files, Selection(), "all", found.append, MAX_TENSOR_BYTES):
         pass
     return sorted(found)
@@ -119,7 +119,7 @@ def iter_file(
     """
     chosen = RowFilter(selection, names)
     with open_window(path) as window:
-        for chunk in scan.iter_chunks(window, names, report=report):
+        for chunk in iter_chunks(window, names, report=report):
             rows = chosen.apply(chunk.rows)
             yield from decode_rows(
                 chunk, rows, names, path=path, run=run, report=report, cap=max_tensor_bytes
@@ -142,13 +142,13 @@ def decode_rows(
         else:
             content = chunk.content(start, size)
             try:
-                value = tensors.decode_content(content, kind, max_tensor_bytes=cap)
+                value = tensor_proto.decode_content(content, kind, max_tensor_bytes=cap)
             except ValueError as error:
                 reason = f"{names.tags[tag]}: {error}"
                 end = record_start + record_size
-                report(scan.undecodable(path, record_start, end, reason, _error_class(error)))
+                report(undecodable(path, record_start, end, reason, _error_class(error)))
                 continue
-        plugin_name = names.plugin_names[plugin] or tensors.PLUGIN_NAMES.get(kind, "")
+        plugin_name = names.plugin_names[plugin] or tensor_proto.PLUGIN_NAMES.get(kind, "")
         yield TensorDatum(run, names.tags[tag], step, wall_time, plugin_name, value)
 
 
@@ -255,12 +255,12 @@ def _iter_file_events(path: str, selection: Selection, report: Report) -> Iterat
             try:
                 event = event_pb2.Event.FromString(bytes(record.payload))
             except DecodeError as error:
-                report(scan.undecodable(path, record.start, record.end, str(error)))
+                report(undecodable(path, record.start, record.end, str(error)))
                 continue
             if selection.has_step(event.step):
                 yield event
 
 
 def _error_class(error: ValueError) -> type[errors.ReadError]:
-    too_large = isinstance(error, tensors.TooLargeError)
+    too_large = isinstance(error, tensor_proto.TooLargeError)
     return errors.TensorTooLargeError if too_large else errors.UndecodableError

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from tb_firstloss import contract, errors
 from tb_firstloss.first_batch import Array, FirstBatch, describe
-from tb_firstloss.reading import paths
+from tb_firstloss.reading.files.find import EventFile, find_event_files, is_event_file_name
+from tb_firstloss.reading.format.records import Damage, Report
+from tb_firstloss.reading.format.rows import Names
+from tb_firstloss.reading.format.tensor_proto import MAX_TENSOR_BYTES, TensorDatum
 from tb_firstloss.reading.logdir import iter_file
-from tb_firstloss.reading.records import Damage, Report
-from tb_firstloss.reading.scan import Names
 from tb_firstloss.reading.selection import Selection
-from tb_firstloss.reading.tensors import MAX_TENSOR_BYTES, TensorDatum
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -159,17 +159,17 @@ def _warn(damage: list[Damage]) -> None:
         warnings.warn(message, errors.DamageWarning, stacklevel=3)
 
 
-def _find(root: str) -> list[paths.EventFile]:
+def _find(root: str) -> list[EventFile]:
     def ignore(_: Damage) -> None: ...
 
-    return paths.find_event_files(root, report=ignore, wanted=_is_recording)
+    return find_event_files(root, report=ignore, wanted=_is_recording)
 
 
 def _is_recording(name: str) -> bool:
-    return name.endswith(contract.FILE_SUFFIX) and paths.is_event_file_name(name)
+    return name.endswith(contract.FILE_SUFFIX) and is_event_file_name(name)
 
 
-def _read_here(files: list[paths.EventFile]) -> list[_Result]:
+def _read_here(files: list[EventFile]) -> list[_Result]:
     first, rest = files[:_FIRST_FILES], files[_FIRST_FILES:]
     started, blocked = time.perf_counter() - time.thread_time(), _count_blocks()
     results = _read_all(first)
@@ -190,12 +190,12 @@ def _count_blocks() -> int:
     return resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)).ru_nvcsw
 
 
-def _read_with(executor: Executor, files: list[paths.EventFile]) -> list[_Result]:
+def _read_with(executor: Executor, files: list[EventFile]) -> list[_Result]:
     tasks = [files[i : i + _FILES_PER_TASK] for i in range(0, len(files), _FILES_PER_TASK)]
     return list(itertools.chain.from_iterable(executor.map(_read_all, tasks)))
 
 
-def _read_all(files: Iterable[paths.EventFile]) -> list[_Result]:
+def _read_all(files: Iterable[EventFile]) -> list[_Result]:
     """Reads some recordings; top-level and picklable, for executors of other processes."""
     return [_read_or_error(run, path) for run, path in files]
 

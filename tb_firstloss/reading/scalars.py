@@ -17,7 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tb_firstloss import errors
-from tb_firstloss.reading import paths, scan, tensors, wire
+from tb_firstloss.reading.files.find import find_event_files
+from tb_firstloss.reading.files.open import open_window
+from tb_firstloss.reading.format import tensor_proto, wire
+from tb_firstloss.reading.format.records import Damage, Report
+from tb_firstloss.reading.format.rows import Chunk, Names, Rows, iter_chunks, undecodable
+from tb_firstloss.reading.format.tensor_proto import MAX_TENSOR_BYTES
 from tb_firstloss.reading.logdir import (
     Keep,
     OnDamage,
@@ -26,11 +31,7 @@ from tb_firstloss.reading.logdir import (
     reporter,
     unreadable_reported,
 )
-from tb_firstloss.reading.records import Damage, Report
-from tb_firstloss.reading.scan import Chunk, Names, Rows
 from tb_firstloss.reading.selection import Patterns, RowFilter, Selection, Steps
-from tb_firstloss.reading.source import open_window
-from tb_firstloss.reading.tensors import MAX_TENSOR_BYTES
 
 _SMALL_TENSOR = 256
 """Bytes of a serialized tensor above which it is no scalar: rank 0 takes about 20."""
@@ -166,7 +167,7 @@ def read_scalars(
     check_keep(keep)
     selection = Selection.of(runs, tags, steps)
     report = reporter(on_damage)
-    grouped = list(group_runs(paths.find_event_files(path, report=report), selection))
+    grouped = list(group_runs(find_event_files(path, report=report), selection))
     tasks = [(files, selection, keep, max_tensor_bytes) for _, files in grouped]
     found = []
     for part, damage in map_tasks(_read_run, tasks, executor):
@@ -257,7 +258,7 @@ def _read_run(
     table = _Table()
     for path in files:
         with unreadable_reported(path, damage.append), open_window(path) as window:
-            for chunk in scan.iter_chunks(window, names, report=damage.append):
+            for chunk in iter_chunks(window, names, report=damage.append):
                 rows = chosen.apply(chunk.rows)
                 columns = _scalars_of(chunk, rows, names, path, damage.append, cap)
                 table.append(columns, read=(chunk.base + len(chunk.data)) / window.size)
@@ -299,11 +300,11 @@ def _decode_scalar(
     """Returns a small tensor's value, or None if it is no real scalar."""
     content = chunk.content(int(rows.start[i]), int(rows.size[i]))
     try:
-        value = tensors.decode_tensor(content, max_tensor_bytes=cap)
+        value = tensor_proto.decode_tensor(content, max_tensor_bytes=cap)
     except ValueError as error:
         start = int(rows.record_start[i])
         reason = f"{names.tags[rows.tag[i]]}: {error}"
-        report(scan.undecodable(path, start, start + int(rows.record_size[i]), reason))
+        report(undecodable(path, start, start + int(rows.record_size[i]), reason))
         return None
     if value.ndim or value.dtype.kind in "cOSU" or value.dtype.names is not None:
         return None

@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable
 
 import numpy as np
 
-from tb_firstloss.reading.scan import Names, Rows
+from tb_firstloss.reading.format.rows import Names, Rows
 
 Patterns = str | Iterable[str] | None
 Steps = int | range | Container[int] | None

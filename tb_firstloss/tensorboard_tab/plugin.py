@@ -20,6 +20,7 @@ from tb_firstloss.tensorboard_tab.recordings import Recordings
 
 App = Callable[..., Any]
 
+_STATIC = Path(__file__).with_name("static")
 _FILES = {"index.js": "text/javascript", "histogram.js": "text/javascript", "style.css": "text/css"}
 
 
@@ -78,7 +79,7 @@ def _to_app(respond: Callable[[wrappers.Request], Any]) -> App:
 
 def _file_server(name: str) -> Callable[[wrappers.Request], Any]:
     def serve_file(request: wrappers.Request) -> Any:
-        content = Path(__file__).with_name(name).read_bytes()
+        content = (_STATIC / name).read_bytes()
         return http_util.Respond(request, content, _FILES[name])
 
     return serve_file

@@ -1,0 +1,1 @@
+"""Several replicas and several workers → one loss."""

@@ -1,0 +1,1 @@
+"""The window around one step: its graph and its profile."""

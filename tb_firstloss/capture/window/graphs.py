@@ -1,0 +1,159 @@
+"""The step's graphs: that of its concrete function, and those built while the window was open."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tb_firstloss.capture.window import tensorflow_private
+from tb_firstloss.capture.writing import summaries
+
+_ENDS = frozenset({"_Arg", "_DeviceArg", "_Retval", "_DeviceRetval"})
+
+NO_GRAPH = (
+    "graph: the step built none: it ran eagerly, or called functions that had been built before or "
+    "are jit-compiled"
+)
+NO_COLLECTOR = "graph trace: this version of TensorFlow has no way known to us to end it again"
+USER_TRACE = "graph trace: tf.summary.trace_on is already on, and was left alone"
+
+
+@contextlib.contextmanager
+def collecting(missing: list[str]) -> Iterator[Callable[[], Any]]:
+    """Collects the graphs of all functions that are built inside; afterwards nothing is collected.
+
+    Args:
+        missing: Gets a line if the user's own trace is on, which is then left alone.
+
+    Yields:
+        A function that gives, afterwards, the RunMetadata proto; None if nothing was collected, or
+        the step raised.
+    """
+    collected: list[Any] = []
+    collector = tensorflow_private.graph_collector()
+    trace_is_on = tensorflow_private.running_trace() is not None
+    if collector is None or trace_is_on:
+        missing.append(USER_TRACE if trace_is_on else NO_COLLECTOR)
+        yield lambda: None
+        return
+    # What an earlier trace of the user goes on collecting, see _stop, is no part of this step.
+    collector.export_run_metadata()
+    tf.summary.trace_on(graph=True, profiler=False)
+    try:
+        yield lambda: collected[0] if collected else None
+    except BaseException:
+        _stop(collector)
+        raise
+    collected.append(_stop(collector))
+
+
+def _stop(collector: Any) -> Any:
+    """Stops collecting and returns the RunMetadata proto.
+
+    ``tf.summary.trace_export`` is not used, because it needs a writer at this moment.
+    """
+    run_metadata = collector.export_run_metadata()
+    tf.summary.trace_off()
+    collector.disable_graph_collection()
+    return run_metadata
+
+
+def step_graph(step_fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tf.Graph | None:
+    """Returns the graph of the concrete function that a call just ran, or None for none.
+
+    It is the cached one, so nothing is traced again; functions run eagerly have none to show.
+    """
+    if tf.config.functions_run_eagerly() or not hasattr(step_fn, "experimental_get_tracing_count"):
+        return None
+    if step_fn.experimental_get_tracing_count() == 1:
+        # Private, and for the common case: with one trace there is no doubt which one ran, and not
+        # even an argument that the step has changed can lead to another.
+        functions: Sequence[Any] = getattr(step_fn, "_list_all_concrete_functions", lambda: ())()
+        if len(functions) == 1:
+            return functions[0].graph
+    return step_fn.get_concrete_function(*args, **kwargs).graph
+
+
+def ask_for_graph(
+    graph: Callable[[], tf.Graph | None] | None, missing: list[str]
+) -> tf.Graph | None:
+    """Returns the step's graph, or None if there is none or asking for it fails.
+
+    Args:
+        graph: Gives the graph; None where none is known.
+        missing: Gets a line if it fails.
+    """
+    try:
+        return None if graph is None else graph()
+    except Exception as error:  # noqa: BLE001 - whatever it is, the recording goes on without
+        missing.append(f"graph: {_first_line(error)}")
+        return None
+
+
+def write_graphs(
+    step_graph: tf.Graph | None,
+    run_metadata: Any,
+    *,
+    tag: str,
+    step: int,
+    missing: list[str],
+) -> None:
+    """Writes the step's graph, and the trace of its function, to the default writer.
+
+    Args:
+        step_graph: Graph of the step's concrete function; None where none is known.
+        run_metadata: RunMetadata proto collected in the window; None if nothing was to be.
+        tag: Tag of the trace.
+        step: Step of the trace.
+        missing: Gets a line if there is no graph at all.
+    """
+    try:
+        if step_graph is not None:
+            tf.summary.graph(step_graph)
+        if run_metadata is None:
+            return
+        chosen = choose_function_graphs(run_metadata.function_graphs, step_graph)
+        if chosen:
+            traced = tf.compat.v1.RunMetadata(function_graphs=chosen)
+            summaries.write_graph_trace(tag, traced, step=step)
+        elif step_graph is None:
+            missing.append(NO_GRAPH)
+    except Exception as error:  # noqa: BLE001 - one too large for a proto, for example
+        missing.append(f"graph: it could not be written ({_first_line(error)})")
+
+
+def choose_function_graphs(collected: Sequence[Any], step_graph: tf.Graph | None) -> list[Any]:
+    """Returns the collected FunctionGraphs that are the step's: TensorBoard draws all in one.
+
+    TensorFlow wraps each eager operation in a function of its own, and variables made in the first
+    step bring their initializers; among these the step could not be found.
+
+    Args:
+        collected: The function graphs of a RunMetadata.
+        step_graph: Graph of the step's concrete function; only the collected graph with most of
+            its nodes is returned, if they are most of the step, which they are not where the step
+            is called by another function. None for all graphs of more than one operation.
+    """
+    functions = [function for function in collected if not _is_single_operation(function)]
+    if step_graph is None or not functions:
+        return functions
+    names = {operation.name for operation in step_graph.get_operations()}
+
+    def shared(function: Any) -> int:
+        return len(names & {node.name for node in function.pre_optimization_graph.node})
+
+    best = max(functions, key=shared)
+    return [best] if shared(best) > len(names) / 2 else []
+
+
+def _is_single_operation(function: Any) -> bool:
+    nodes = [node for node in function.pre_optimization_graph.node if node.op not in _ENDS]
+    # Where oneDNN has a kernel of its own, the node that it replaced is listed too.
+    return len({node.op.removeprefix("_Mkl") for node in nodes}) <= 1
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

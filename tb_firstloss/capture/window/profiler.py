@@ -1,0 +1,154 @@
+"""The profile of one step: TensorFlow's profiler, started and stopped without noise or remains."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tb_firstloss.capture.window import native_log, tensorflow_private
+
+logger = logging.getLogger(__name__)
+
+BUSY = "profile: another profiler is running, and was left alone"
+NO_DEVICE_PLANE = (
+    "the profile has no events of the GPU. Usually its performance counters are for root only "
+    "(CUPTI_ERROR_INSUFFICIENT_PRIVILEGES): load the driver with "
+    "NVreg_RestrictProfilingToAdminUsers=0, or give the process CAP_SYS_ADMIN (docker run "
+    "--cap-add=SYS_ADMIN)"
+)
+
+
+@contextlib.contextmanager
+def profiling(run_dir: str, options: Any, missing: list[str]) -> Iterator[None]:
+    """Profiles what is inside; when it raises, the profiler is stopped and nothing is written.
+
+    Args:
+        run_dir: Run directory; the profile goes to ``plugins/profile`` below it.
+        options: ``tf.profiler.experimental.ProfilerOptions``, or True for the defaults.
+        missing: Gets a line if there is no profile, with the reason.
+    """
+    reason = _start(run_dir, None if options is True else options)
+    if reason is not None:
+        missing.append(reason)
+        yield
+        return
+    try:
+        yield
+    except BaseException:
+        _stop(save=False)
+        raise
+    reason = _stop(save=True)
+    if reason is not None:
+        missing.append(reason)
+
+
+def _start(run_dir: str, options: Any) -> str | None:
+    """Starts the profiler and returns None, or returns why it did not start."""
+    if tensorflow_private.running_profiler() is not None:
+        return BUSY
+    try:
+        with native_log.leave_out(native_log.PROFILER), _without_warning():
+            tf.profiler.experimental.start(run_dir, options)
+    except tf.errors.AlreadyExistsError:
+        if tensorflow_private.running_profiler() is not None:
+            # Refused by a session outside Python's API, TensorFlow 2.16 to 2.21 forget to let go
+            # of their own, which never started; the next start would be refused for ever.
+            tf.profiler.experimental.stop(save=False)
+        return BUSY
+    except Exception as error:  # noqa: BLE001 - of unusable options too: the step has to run
+        return f"profile: the profiler did not start ({_first_line(error)})"
+    return None
+
+
+def _stop(*, save: bool) -> str | None:
+    """Stops the profiler and returns None, or returns why there is no profile."""
+    try:
+        with native_log.leave_out(native_log.PROFILER):
+            tf.profiler.experimental.stop(save=save)
+    except tf.errors.UnavailableError:
+        return "profile: the step stopped the profiler"
+    except Exception as error:  # noqa: BLE001 - training goes on without a profile
+        return f"profile: it could not be written ({_first_line(error)})"
+    return None
+
+
+@contextlib.contextmanager
+def _without_warning() -> Iterator[None]:
+    """Leaves out the warning with which TensorFlow accompanies the error that is caught here."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Another profiler session is running")
+
+    log = tf.get_logger()
+    log.addFilter(is_other)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_other)
+
+
+def measure_profile(run_dir: str) -> int | None:
+    """Returns the bytes of the profile in a run directory, or None without one."""
+    sizes = [tf.io.gfile.stat(path).length for path in profile_files(run_dir)]
+    return sum(sizes) if sizes else None
+
+
+def profile_files(run_dir: str) -> list[str]:
+    """Returns the profile's files, one a host."""
+    directory = f"{run_dir}/plugins/profile"
+    if not tf.io.gfile.exists(directory):
+        return []
+    # Not a glob: a run directory may be called "[1]".
+    sessions = [f"{directory}/{name.rstrip('/')}" for name in tf.io.gfile.listdir(directory)]
+    return [
+        f"{session}/{name}"
+        for session in sessions
+        for name in tf.io.gfile.listdir(session)
+        if name.endswith(".xplane.pb")
+    ]
+
+
+def lacks_device_plane(run_dir: str, devices: Sequence[tf.config.LogicalDevice]) -> bool:
+    """Tells whether a GPU is among the devices, and no GPU in the profile of a run directory."""
+    files = profile_files(run_dir)
+    if not files or not any(device.device_type == "GPU" for device in devices):
+        return False
+    names = [name for path in files for name in plane_names(_read(path))]
+    return not any(name.startswith("/device:GPU") for name in names)
+
+
+def plane_names(xspace: bytes) -> list[str]:
+    """Returns the names of a serialized XSpace's planes, in order.
+
+    Only these are looked at, so a profile of hundreds of megabytes costs no more than its planes.
+
+    Raises:
+        ValueError: The bytes are no protocol buffer.
+    """
+    from tb_firstloss.reading.format import wire
+
+    content = memoryview(xspace)
+    planes = [
+        (start, end)
+        for number, kind, start, end in wire.iter_fields(content, 0, len(content))
+        if (number, kind) == (1, wire.BYTES)  # XSpace.planes
+    ]
+    return [
+        str(content[first:last], "utf-8")
+        for start, end in planes
+        for number, kind, first, last in wire.iter_fields(content, start, end)
+        if (number, kind) == (2, wire.BYTES)  # XPlane.name
+    ]
+
+
+def _read(path: str) -> bytes:
+    with tf.io.gfile.GFile(path, "rb") as file:
+        return bytes(file.read())
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

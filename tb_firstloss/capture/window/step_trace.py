@@ -1,0 +1,89 @@
+"""The step-0 window: the graph and the profile of exactly one step call."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from tb_firstloss.capture.window import graphs, profiler
+
+STEP_NAME = "train"
+"""Name of the step marker: the trace viewer shows ``train 0``."""
+
+
+@dataclasses.dataclass
+class StepTrace:
+    """What the window around one step gathered.
+
+    Attributes:
+        step: Number of the step.
+        seconds: Wall time of the step, until the devices had finished; None before that.
+        run_metadata: RunMetadata proto with the graphs of the functions built in the window.
+        profile_bytes: Size of the profile on disk; None if none was written.
+        missing: One line for each thing that was asked for and could not be had, with the reason.
+        warning: What is wrong with the profile and what to do about it, or None.
+    """
+
+    step: int
+    seconds: float | None = None
+    run_metadata: Any = None
+    profile_bytes: int | None = None
+    missing: list[str] = dataclasses.field(default_factory=list)
+    warning: str | None = None
+
+
+@contextlib.contextmanager
+def step_window(
+    run_dir: str | None,
+    *,
+    step: int,
+    graph: bool = True,
+    profile: bool | tf.profiler.experimental.ProfilerOptions = True,
+) -> Iterator[StepTrace]:
+    """Opens the window around one step call; leaves TensorFlow's tracing as it was.
+
+    What cannot be had is listed in the trace's ``missing``; only what the step raises is raised.
+
+    Args:
+        run_dir: Where the profile is written; None for no profile.
+        step: Number of the step marker.
+        graph: Whether to collect the graphs of functions that are built in the window.
+        profile: Whether to profile, or the profiler's options.
+    """
+    trace = StepTrace(step=step)
+    collected = None
+    with contextlib.ExitStack() as window:
+        if graph:
+            collected = window.enter_context(graphs.collecting(trace.missing))
+        if profile and run_dir is not None:
+            window.enter_context(profiler.profiling(run_dir, profile, trace.missing))
+        # _r marks the root of a step: without it the overview page finds no step at all.
+        with tf.profiler.experimental.Trace(STEP_NAME, step_num=step, _r=1):
+            start = time.perf_counter()
+            yield trace
+            _await_devices()
+            trace.seconds = time.perf_counter() - start
+    trace.run_metadata = None if collected is None else collected()
+    if profile and run_dir is not None:
+        _inspect_profile(run_dir, trace)
+
+
+def _await_devices() -> None:
+    # A context that is part of a cluster cannot (TensorFlow 2.16 to 2.21); there the wall time
+    # ends when the step returns.
+    with contextlib.suppress(tf.errors.OpError):
+        tf.test.experimental.sync_devices()
+
+
+def _inspect_profile(run_dir: str, trace: StepTrace) -> None:
+    try:
+        trace.profile_bytes = profiler.measure_profile(run_dir)
+        if profiler.lacks_device_plane(run_dir, tf.config.list_logical_devices()):
+            trace.warning = profiler.NO_DEVICE_PLANE
+    except (tf.errors.OpError, OSError, ValueError) as error:
+        trace.missing.append(f"profile: what was written cannot be read ({error})")

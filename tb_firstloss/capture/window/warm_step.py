@@ -1,0 +1,104 @@
+"""A later step with a profile of its own, to tell tracing and compilation from steady state."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import uuid
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from tb_firstloss.capture.window.step_trace import StepTrace, step_window
+from tb_firstloss.capture.writing import recording, run_dirs, summaries
+from tb_firstloss.capture.writing.report import write_warm_report
+
+logger = logging.getLogger(__name__)
+
+
+class WarmStep:
+    """Counts the steps after step 0 and profiles one of them into the run ``<run>-warm``.
+
+    Args:
+        number: Which step to profile; 1 is the one after step 0.
+        first_run_dir: Run directory of the recording.
+        first: What the window around step 0 gathered.
+        tag: The recorder's tag.
+        profile: Whether to profile, or the profiler's options.
+
+    Attributes:
+        over: Whether there is nothing left to count.
+        run_dir: Where the profile is; None until there is one.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        *,
+        first_run_dir: str,
+        first: StepTrace,
+        tag: str,
+        profile: bool | tf.profiler.experimental.ProfilerOptions,
+    ) -> None:
+        self.over = False
+        self.run_dir: str | None = None
+        self._number = number
+        self._left = number
+        self._first_run_dir = first_run_dir
+        self._first = first
+        self._tag = tag
+        self._profile = profile
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def count(self) -> Iterator[StepTrace | None]:
+        """Counts the step inside, and profiles it if it is the one; a step that raises is none.
+
+        Yields:
+            What the window gathers; None for a step that is only counted.
+        """
+        with self._lock:
+            self._left -= 1
+            is_it = self._left == 0
+        try:
+            if is_it:
+                with self._window() as trace:
+                    yield trace
+            else:
+                yield None
+        except BaseException:
+            with self._lock:
+                if is_it or self._left > 0:
+                    self._left += 1
+            raise
+        self.over = self.over or is_it
+
+    @contextlib.contextmanager
+    def _window(self) -> Iterator[StepTrace]:
+        logdir, _, run = self._first_run_dir.rpartition("/")
+        reason = None
+        try:
+            self.run_dir = run_dirs.claim_run_dir(logdir, f"{run}-warm")
+        except (OSError, tf.errors.OpError) as error:
+            reason = f"profile: {(str(error).splitlines() or [''])[0]}"
+        step = self._first.step + self._number
+        try:
+            with step_window(self.run_dir, step=step, graph=False, profile=self._profile) as trace:
+                yield trace
+        except BaseException:
+            if self.run_dir is not None:
+                run_dirs.release_run_dir(self.run_dir)
+                self.run_dir = None
+            raise
+        trace.missing += [] if reason is None else [reason]
+
+    def write(self, trace: StepTrace) -> None:
+        """Writes the report of the warm step beside its profile."""
+        for line in trace.missing:
+            logger.warning("%s: step %d: no %s", self._first_run_dir, trace.step, line)
+        if self.run_dir is None:
+            return
+        with recording.event_file(self.run_dir, f".{uuid.uuid4().hex[:16]}.v2"):
+            text = write_warm_report(trace, self._first)
+            summaries.write_text(f"{self._tag}/report", text, step=trace.step)

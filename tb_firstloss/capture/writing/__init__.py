@@ -1,0 +1,1 @@
+"""A first batch → one event file, through tf.summary, durable and verified."""

@@ -1,0 +1,82 @@
+"""The Markdown report that TensorBoard's Text dashboard shows for a recording."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from tb_firstloss.capture.window.step_trace import StepTrace
+from tb_firstloss.first_batch import FirstBatch, OutputLoss, describe
+
+
+def write_report(first: FirstBatch, trace: StepTrace | None) -> str:
+    """Returns the report of a recording as Markdown.
+
+    Args:
+        first: What was captured.
+        trace: What the window around the step gathered, or None where there was no window.
+    """
+    rows = list(_loss_rows(first))
+    if trace is not None:
+        rows += _trace_rows(trace, "tracing and compilation included")
+    rows += [(key.replace("_", " "), str(value)) for key, value in first.metadata.items()]
+    text = f"## First batch: {first.run}, step {first.step}\n\n{_table(rows)}"
+    return text if trace is None else text + _gaps(trace)
+
+
+def write_warm_report(warm: StepTrace, first: StepTrace) -> str:
+    """Returns the report of the warm step as Markdown.
+
+    Args:
+        warm: What the window around the warm step gathered.
+        first: What the window around step 0 gathered.
+    """
+    rows = _trace_rows(warm, "steady state")
+    if warm.seconds and first.seconds:
+        rows.append(("step 0", f"{first.seconds:.4g} s, {first.seconds / warm.seconds:.3g} times"))
+    return f"## Warm step {warm.step}\n\n{_table(rows)}{_gaps(warm)}"
+
+
+def _trace_rows(trace: StepTrace, what: str) -> list[tuple[str, str]]:
+    rows = []
+    if trace.seconds is not None:
+        rows.append(("step wall time", f"{trace.seconds:.4g} s, {what}"))
+    if trace.profile_bytes is not None:
+        rows.append(("profile", f"{trace.profile_bytes:,} bytes"))
+    return rows
+
+
+def _table(rows: Iterable[tuple[str, str]]) -> str:
+    lines = "\n".join(f"| {_cell(key)} | {_cell(value)} |" for key, value in rows)
+    return f"| | |\n|---|---|\n{lines}\n"
+
+
+def _gaps(trace: StepTrace) -> str:
+    text = ""
+    if trace.missing:
+        text += "\n**Not recorded**\n\n" + "\n".join(f"- {line}" for line in trace.missing) + "\n"
+    if trace.warning is not None:
+        text += f"\n**Warning**: {trace.warning}\n"
+    return text
+
+
+def _loss_rows(first: FirstBatch) -> Iterator[tuple[str, str]]:
+    if first.loss is not None:
+        scalar = first.loss.ndim == 0
+        yield "loss", f"{first.loss!s} ({describe(first.loss)})" if scalar else describe(first.loss)
+    for name, output in first.outputs.items():
+        yield from _output_rows(name, output)
+    yield "digest", f"`{first.digest}`"
+
+
+def _output_rows(name: str, output: OutputLoss) -> Iterator[tuple[str, str]]:
+    s = output.statistics
+    kind = "left out, too large" if output.per_example is None else describe(output.per_example)
+    ragged = ", ragged" if output.row_splits else ""
+    yield f"{name} per example", kind + ragged
+    yield f"{name} mean, std", f"{s.mean:.6g}, {s.std:.4g}"
+    yield f"{name} min, max", f"{s.min:.6g}, {s.max:.6g}"
+    yield f"{name} non-finite", f"{s.nonfinite_count} of {s.count}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

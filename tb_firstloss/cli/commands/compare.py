@@ -1,0 +1,127 @@
+"""Compare first losses with a baseline, value by value.
+
+Exit code 1 when one is different. Without tolerances every value has to be equal.
+
+Examples::
+
+  tb-firstloss compare runs/before runs/after
+  tb-firstloss compare runs/before runs/after/* --rtol 1e-6
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from tb_firstloss.cli.arguments import (
+    add_json,
+    add_quiet,
+    add_selection,
+    add_tolerances,
+    read_path,
+    read_recordings,
+)
+from tb_firstloss.cli.exit_codes import FINDING
+from tb_firstloss.cli.output import paint, print_table, printable
+
+if TYPE_CHECKING:
+    from tb_firstloss.comparison import Comparison, ValueComparison
+    from tb_firstloss.first_batch import FirstBatch
+
+_COLOURS = {"identical": "green", "within tolerance": "green", "different": "red"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument(
+        "baseline", metavar="BASELINE", help="event file, run directory, or logdir of one recording"
+    )
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="what to compare with it; every run below it"
+    )
+    add_tolerances(parser, rtol=0.0)
+    add_selection(parser, tags=False)
+    add_json(parser)
+    add_quiet(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints a comparison per run."""
+    from tb_firstloss.comparison import compare
+
+    baseline = _read_baseline(options.baseline, quiet=options.quiet)
+    others = read_recordings(options, with_paths=True)
+    found = [compare(baseline, other, rtol=options.rtol, atol=options.atol) for other in others]
+    if options.json:
+        from tb_firstloss.cli.commands.show import print_json
+
+        print_json([to_json(comparison) for comparison in found])
+    else:
+        for number, comparison in enumerate(found):
+            if number:
+                print()
+            _print(comparison)
+    return 0 if all(comparison.ok for comparison in found) else FINDING
+
+
+def to_json(comparison: Comparison) -> dict[str, Any]:
+    """Returns a comparison as JSON holds it, but for NaN and infinities."""
+    facts = {**vars(comparison), "differences": dict(comparison.differences)}
+    facts["loss"] = None if comparison.loss is None else dataclasses.asdict(comparison.loss)
+    facts["outputs"] = {n: dataclasses.asdict(part) for n, part in comparison.outputs.items()}
+    return facts
+
+
+def _read_baseline(path: str, *, quiet: bool) -> FirstBatch:
+    from tb_firstloss.errors import SeveralRecordingsError
+
+    found = read_path(path, None, quiet=quiet)
+    if len(found) > 1:
+        names = ", ".join(first.run for first in found[:10]) + (", …" if len(found) > 10 else "")
+        raise SeveralRecordingsError(
+            f"{path}: {len(found)} recordings ({names}); give one of them as the baseline",
+            path=path,
+        )
+    return dataclasses.replace(found[0], run=path)
+
+
+def _print(comparison: Comparison) -> None:
+    agreement = paint(comparison.agreement, _COLOURS[comparison.agreement])
+    print(f"{printable(comparison.run)}: {agreement}, baseline {printable(comparison.baseline)}")
+    if comparison.agreement == "identical":
+        return
+    parts = {"total": comparison.loss} if comparison.loss is not None else {}
+    several = len(comparison.outputs) > 1
+    for name, part in comparison.outputs.items():
+        parts[f"per example: {name}" if several else "per example"] = part
+    print()
+    headers = ["loss", "agreement", "different", "max abs", "max rel", "largest difference"]
+    print_table(headers, [_row(name, part) for name, part in parts.items()], left=[1])
+    print()
+    hint = ""
+    if comparison.unknown:
+        hint = " (record with fingerprint=True to tell; there is none of the "
+        hint += f"{' and '.join(comparison.unknown)})"
+    print(f"Where it comes from: {paint(comparison.cause, 'bold')}{hint}")
+    for name, (before, after) in comparison.differences.items():
+        print(f"Also different: {printable(name)}: {_short(before)} → {_short(after)}")
+
+
+def _row(name: str, part: ValueComparison) -> list[str]:
+    if part.reason or part.agreement == "identical":
+        return [name, part.agreement, "", "", "", part.reason]
+    numbers = [f"{part.different_count} of {part.count}"]
+    numbers += [f"{part.max_abs:.3g}", f"{part.max_rel:.3g}"]
+    worst = ", ".join(
+        f"{list(w.index) if w.index else ''} {w.baseline:.6g} → {w.value:.6g}".strip()
+        for w in part.worst[:3]
+    )
+    return [name, part.agreement, *numbers, worst]
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    if len(text) == 64 and text.isalnum():  # a digest
+        return f"{text[:12]}…"
+    return printable(text)

@@ -1,0 +1,127 @@
+"""Write scalars as CSV or Parquet.
+
+The columns are run, tag, step, wall_time and value. Without -o it is CSV on standard output.
+
+Examples::
+
+  tb-firstloss export runs -o scalars.parquet
+  tb-firstloss export runs --run 'demo/*' --tag '*/loss' | head
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tb_firstloss.cli.arguments import add_paths, add_quiet, add_selection, name_below, note
+from tb_firstloss.cli.exit_codes import FINDING
+
+if TYPE_CHECKING:
+    from tb_firstloss.reading.scalars import Scalars
+
+FORMATS = ("csv", "parquet")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    add_paths(parser)
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, help="file to write (default: standard output)"
+    )
+    parser.add_argument(
+        "--format", choices=FORMATS, help="default: what FILE's name ends with, or csv"
+    )
+    parser.add_argument("--force", action="store_true", help="replace FILE if it is there")
+    add_selection(parser)
+    add_quiet(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Writes the columns; exit code 1 when there is nothing to write."""
+    kind = _choose_format(options)
+    if options.output is not None and options.output.exists() and not options.force:
+        raise FileExistsError(f"{options.output}: is there already; --force replaces it")
+    columns = _read(options)
+    if not columns:
+        note(options, f"{', '.join(options.paths)}: nothing to export")
+        return FINDING
+    if options.output is None:
+        _write_to_stdout(columns)
+    else:
+        _write(columns, options.output, kind)
+        note(options, f"{options.output}: {len(columns)} rows")
+    return 0
+
+
+def _choose_format(options: argparse.Namespace) -> str:
+    if options.output is None:
+        if options.format == "parquet":
+            raise ValueError("--format parquet: Parquet cannot be streamed; give -o FILE")
+        return "csv"
+    ending = options.output.suffix.lower().removeprefix(".")
+    chosen: str | None = options.format or (ending if ending in FORMATS else None)
+    if chosen is None:
+        raise ValueError(f"{options.output}: ends with neither .csv nor .parquet; give --format")
+    return chosen
+
+
+def _read(options: argparse.Namespace) -> Scalars:
+    from tb_firstloss.cli.progress import reading_threads
+    from tb_firstloss.reading.scalars import read_scalars
+
+    found = []
+    with reading_threads("Reading", quiet=options.quiet) as threads:
+        for path in options.paths:
+            part = read_scalars(path, runs=options.runs, tags=options.tags, executor=threads)
+            found.append((path, part))
+    return found[0][1] if len(found) == 1 else _join(found)
+
+
+def _join(parts: list[tuple[str, Scalars]]) -> Scalars:
+    """Returns the rows of several paths as one, with the paths in the runs' names."""
+    import numpy as np
+
+    from tb_firstloss.reading.scalars import Scalars
+
+    runs: dict[str, int] = {}  # names must differ: categories of pandas and Arrow do
+    tags: dict[str, int] = {}
+    run_codes: list[Any] = []
+    tag_codes: list[Any] = []
+    for path, part in parts:
+        for known, names, codes, joined in (
+            (runs, [name_below(path, run) for run in part.run_names], part.run_codes, run_codes),
+            (tags, part.tag_names, part.tag_codes, tag_codes),
+        ):
+            numbers = [known.setdefault(name, len(known)) for name in names]
+            joined.append(np.array([*numbers, 0], np.int32)[codes])
+    return Scalars(
+        run_names=list(runs),
+        tag_names=list(tags),
+        run_codes=np.concatenate(run_codes),
+        tag_codes=np.concatenate(tag_codes),
+        **{
+            name: np.concatenate([getattr(part, name) for _, part in parts])
+            for name in ("step", "wall_time", "value")
+        },
+    )
+
+
+def _write(columns: Scalars, path: Path, kind: str) -> None:
+    if kind == "csv":
+        columns.to_csv(path)
+    else:
+        columns.to_parquet(path)
+
+
+def _write_to_stdout(columns: Scalars) -> None:
+    sys.stdout.flush()
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "columns.csv"
+        columns.to_csv(path)
+        with path.open("rb") as written:
+            shutil.copyfileobj(written, sys.stdout.buffer)
+    sys.stdout.buffer.flush()

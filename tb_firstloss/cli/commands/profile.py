@@ -1,0 +1,162 @@
+"""Show where the time of step 0 went, beside the warm step if there is one.
+
+Examples::
+
+  tb-firstloss profile runs/demo/first_batch
+  tb-firstloss profile runs --json --top 20
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tb_firstloss.errors import NoRecordingError, SeveralRecordingsError
+
+if TYPE_CHECKING:
+    from tb_firstloss.profiles.step_profile import Operation, StepProfile
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument(
+        "path", metavar="RUN", help="run directory, or a logdir with one profiled run"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument(
+        "--top", type=int, default=10, metavar="N", help="operations to show (default: 10)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the profile of a run and of its warm step, side by side."""
+    # xprof logs every conversion, as an error even; it reads this when it is loaded.
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    from tb_firstloss.profiles.step_profile import read_profile
+
+    if options.top < 0:
+        raise ValueError(f"--top: {options.top} is negative; 0 shows no operations")
+    profiles = [read_profile(path) for path in find_runs(Path(options.path))]
+    if options.json:
+        print(json.dumps([to_json(profile, options.top) for profile in profiles], indent=2))
+        return 0
+    print_shares(profiles)
+    if options.top and profiles[0].operations:
+        print()
+        print_operations(profiles, options.top)
+    return 0
+
+
+def find_runs(path: Path) -> list[Path]:
+    """Returns a profiled run directory and, where there is one, that of its warm step.
+
+    Args:
+        path: Run directory, or a logdir that holds a single profiled run.
+
+    Raises:
+        FileNotFoundError: Nothing is at the path.
+        NoRecordingError: There is no profile.
+        SeveralRecordingsError: There are several; the message names them.
+    """
+    from tb_firstloss.profiles.step_profile import find_profile
+
+    if not find_profile(path):
+        path = _only_run(path)
+    path = path.resolve()
+    warm = path.with_name(f"{path.name}-warm")
+    return [path, warm] if warm.is_dir() and find_profile(warm) else [path]
+
+
+def _only_run(logdir: Path) -> Path:
+    profiled = {file.parents[3] for file in logdir.rglob("plugins/profile/*/*.xplane.pb")}
+    warm = {run.with_name(f"{run.name}-warm") for run in profiled}
+    found = sorted(profiled - warm)
+    if not found:
+        raise NoRecordingError(
+            f"{logdir}: no profile (plugins/profile/*/*.xplane.pb) here or below; it is written "
+            "with profile=True, which is the default",
+            path=logdir,
+        )
+    if len(found) > 1:
+        names = ", ".join(str(run.relative_to(logdir)) for run in found[:10])
+        raise SeveralRecordingsError(
+            f"{logdir}: {len(found)} profiled runs ({names}{', …' * (len(found) > 10)}); give one",
+            path=logdir,
+        )
+    return found[0]
+
+
+def to_json(profile: StepProfile, top: int) -> dict[str, Any]:
+    """Returns a profile as JSON holds it, with its most expensive operations."""
+    return {
+        **{key: value for key, value in vars(profile).items() if key != "operations"},
+        "operations": [vars(operation) for operation in profile.operations[:top]],
+    }
+
+
+def print_shares(profiles: Sequence[StepProfile]) -> None:
+    """Prints step time, what it went to and the peak memory, one column a profile."""
+    from tb_firstloss.cli.output import print_table
+    from tb_firstloss.profiles.timeline import SHARES
+
+    times = ["" if p.step is None else _milliseconds(p.seconds) for p in profiles]
+    rows = [["step time", *times, ""]]
+    for name, meaning in SHARES.items():
+        rows.append([name, *(_share(profile, name) for profile in profiles), meaning])
+    allocators = sorted({name for profile in profiles for name in profile.peak_bytes})
+    for name in allocators:
+        peaks = [_mebibytes(profile.peak_bytes.get(name)) for profile in profiles]
+        rows.append([f"peak memory, {name}", *peaks, ""])
+    if not allocators:
+        rows.append(["peak memory", *("" for _ in profiles), "not tracked on this device"])
+    print_table(["", *(_title(profile) for profile in profiles), ""], rows)
+
+
+def print_operations(profiles: Sequence[StepProfile], top: int) -> None:
+    """Prints the operations with most self time in the first profile, one column a profile."""
+    from tb_firstloss.cli.output import print_table
+
+    first, *others = profiles
+    # On a device an operation has two times: of starting it on the host, and of running it.
+    tells_place = any(operation.place != "Host" for operation in first.operations)
+    rows = []
+    for operation in first.operations[:top]:
+        times = [_time_of(operation, other) for other in others]
+        own = _milliseconds(operation.self_seconds)
+        place = [operation.place.lower()] if tells_place else []
+        rows.append([operation.name, own, *times, str(operation.count), *place, operation.kind])
+    headers = [
+        "self time" if profile.step is None else f"self time in {_title(profile)}"
+        for profile in profiles
+    ]
+    print_table(["operation", *headers, "count", *["on"] * tells_place, "type"], rows)
+
+
+def _time_of(operation: Operation, profile: StepProfile) -> str:
+    same = [o for o in profile.operations if (o.name, o.place) == (operation.name, operation.place)]
+    return _milliseconds(sum(o.self_seconds for o in same)) if same else ""
+
+
+def _title(profile: StepProfile) -> str:
+    if profile.step is None:
+        return "no step marker"
+    return f"step {profile.step}" + (", warm" if profile.run.endswith("-warm") else "")
+
+
+def _share(profile: StepProfile, name: str) -> str:
+    if not profile.seconds:
+        return ""
+    seconds = profile.shares[name]
+    return f"{_milliseconds(seconds)} {seconds / profile.seconds:4.0%}"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:,.3f} ms"
+
+
+def _mebibytes(count: int | None) -> str:
+    return "" if count is None else f"{count / 2**20:,.1f} MiB"

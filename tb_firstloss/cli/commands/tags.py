@@ -1,0 +1,110 @@
+"""List what is recorded below a path: every tag of every run.
+
+Examples::
+
+  tb-firstloss tags runs
+  tb-firstloss tags runs --run 'demo/*' --tag '*loss*'
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from tb_firstloss.cli.arguments import add_json, add_paths, add_quiet, add_selection
+from tb_firstloss.cli.exit_codes import FINDING
+from tb_firstloss.cli.output import print_table
+
+if TYPE_CHECKING:
+    from tb_firstloss.first_batch import Array
+    from tb_firstloss.reading.format.tensor_proto import TensorDatum
+
+
+@dataclasses.dataclass
+class Tag:
+    """What is known of one tag of one run; several contents are joined by a comma."""
+
+    run: str
+    tag: str
+    plugin: str
+    content: str
+    count: int
+    first_step: int
+    last_step: int
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    add_paths(parser)
+    add_selection(parser)
+    add_json(parser)
+    add_quiet(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints a row per run and tag."""
+    found = [tag for path in options.paths for tag in _read(path, options)]
+    if options.json:
+        from tb_firstloss.cli.commands.show import print_json
+
+        print_json([vars(tag) for tag in found])
+    elif found:
+        headers = ["run", "plugin", "values", "steps", "content", "tag"]
+        print_table(headers, [_row(tag) for tag in found], left=[1, 4])
+    if not found:
+        from tb_firstloss.cli.arguments import note
+
+        note(options, f"{', '.join(options.paths)}: no values there")
+    return 0 if found else FINDING
+
+
+def _read(path: str, options: argparse.Namespace) -> Iterable[Tag]:
+    from tb_firstloss.cli.progress import bar
+    from tb_firstloss.reading.logdir import iter_tensors
+
+    found: dict[tuple[str, str], Tag] = {}
+    with bar("Reading", quiet=options.quiet):
+        for datum in iter_tensors(path, runs=options.runs, tags=options.tags):
+            tag = found.get((datum.run, datum.tag))
+            if tag is None:
+                found[datum.run, datum.tag] = _begin(path, datum, several=len(options.paths) > 1)
+            else:
+                _count(tag, datum)
+    return found.values()
+
+
+def _begin(path: str, datum: TensorDatum, *, several: bool) -> Tag:
+    from tb_firstloss.cli.arguments import name_below
+
+    return Tag(
+        run=name_below(path, datum.run) if several else datum.run,
+        tag=datum.tag,
+        plugin=datum.plugin_name,
+        content=_describe(datum.value),
+        count=1,
+        first_step=datum.step,
+        last_step=datum.step,
+    )
+
+
+def _count(tag: Tag, datum: TensorDatum) -> None:
+    content = _describe(datum.value)
+    if content not in tag.content.split(", "):
+        tag.content += f", {content}"
+    tag.count += 1
+    tag.first_step = min(tag.first_step, datum.step)
+    tag.last_step = max(tag.last_step, datum.step)
+
+
+def _describe(value: Array) -> str:
+    kind = "string" if value.dtype == object else value.dtype.name
+    return f"{kind}{list(value.shape)}" if value.ndim else kind
+
+
+def _row(tag: Tag) -> list[str]:
+    steps = str(tag.first_step)
+    if tag.last_step != tag.first_step:
+        steps += f" to {tag.last_step}"
+    return [tag.run, tag.plugin, str(tag.count), steps, tag.content, tag.tag]

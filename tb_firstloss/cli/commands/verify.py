@@ -1,0 +1,67 @@
+"""Read everything below a path and list what is damaged.
+
+Every checksum, every tensor and the digests of every recording are checked. Exit code 1 when
+something is damaged.
+
+Examples::
+
+  tb-firstloss verify runs
+  tb-firstloss verify runs --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import warnings
+from typing import Any
+
+from tb_firstloss.cli.arguments import add_json, add_paths, add_quiet, note
+from tb_firstloss.cli.exit_codes import FINDING
+from tb_firstloss.cli.output import printable
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    add_paths(parser)
+    add_json(parser)
+    add_quiet(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints a line for each damage."""
+    from tb_firstloss.cli.progress import bar
+
+    with bar("Verifying", quiet=options.quiet):
+        found = [line for path in options.paths for line in _verify(path)]
+    if options.json:
+        from tb_firstloss.cli.commands.show import print_json
+
+        print_json(found)
+    else:
+        for line in found:
+            print(printable(line["message"]))
+    if not found:
+        note(options, f"{', '.join(options.paths)}: everything is intact")
+    return FINDING if found else 0
+
+
+def _verify(path: str) -> list[dict[str, Any]]:
+    from tb_firstloss.errors import DamageWarning
+    from tb_firstloss.reading.logdir import verify
+    from tb_firstloss.reading.recordings import read_first_losses
+
+    lines = [
+        {**dataclasses.asdict(dataclasses.replace(damage, cause=None)), "message": str(damage)}
+        for damage in verify(path)
+    ]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DamageWarning)
+        read_first_losses(path)
+    for warning in caught:
+        text = str(warning.message)
+        if issubclass(warning.category, DamageWarning) and not any(
+            line["message"] in text for line in lines
+        ):
+            lines.append({"path": path, "kind": "incomplete", "message": text})
+    return lines

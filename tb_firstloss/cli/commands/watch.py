@@ -1,0 +1,126 @@
+"""Print values as they are written, until Ctrl-C.
+
+What is there already comes first; the path need not exist yet. Scalars are printed as numbers,
+everything else by its dtype and shape.
+
+Examples::
+
+  tb-firstloss watch runs
+  tb-firstloss watch runs --tag '*/loss*' --timeout 600
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from tb_firstloss.cli.arguments import add_selection
+from tb_firstloss.cli.exit_codes import FINDING
+from tb_firstloss.cli.output import printable
+
+if TYPE_CHECKING:
+    from tb_firstloss.reading.format.tensor_proto import TensorDatum
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument(
+        "path",
+        nargs="?",
+        default="runs",
+        metavar="PATH",
+        help="logdir, run directory or event file (default: runs)",
+    )
+    parser.add_argument(
+        "--interval",
+        type=float,
+        default=1.0,
+        metavar="SECONDS",
+        help="how often to look for something new (default: 1)",
+    )
+    parser.add_argument(
+        "--timeout", type=float, metavar="SECONDS", help="end after this time (default: never)"
+    )
+    add_selection(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints a line per value; exit code 1 when the time is over and none has come."""
+    from tb_firstloss.reading.follow import follow
+
+    if options.timeout is not None and not options.timeout >= 0:
+        raise ValueError(f"--timeout {options.timeout}: give 0 or more seconds")
+    stop = threading.Event()
+    values = follow(
+        options.path,
+        runs=options.runs,
+        tags=options.tags,
+        poll_seconds=options.interval,
+        stop=stop,
+    )
+    seen = False
+    with _stopping_after(options.timeout, stop), contextlib.suppress(KeyboardInterrupt):
+        for datum in values:
+            seen = True
+            print(_to_json(datum) if options.json else _to_line(datum))
+            sys.stdout.flush()  # it may be a pipe, and the next value an hour away
+    return 0 if seen or options.timeout is None else FINDING
+
+
+@contextlib.contextmanager
+def _stopping_after(seconds: float | None, stop: threading.Event) -> Any:
+    timer = threading.Timer(seconds or 0, stop.set)
+    timer.daemon = True
+    if seconds is not None:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _to_line(datum: TensorDatum) -> str:
+    clock = time.strftime("%H:%M:%S", _local_time(datum.wall_time))
+    name = printable(f"{datum.run}  {datum.tag}")
+    return f"{clock}  {name}  step {datum.step}  {_value_text(datum)}"
+
+
+def _local_time(seconds: float) -> time.struct_time:
+    try:
+        return time.localtime(seconds)
+    except (OverflowError, ValueError, OSError):  # a wall_time that is none
+        return time.gmtime(0)
+
+
+def _to_json(datum: TensorDatum) -> str:
+    from tb_firstloss.cli.commands.show import finite
+
+    scalar = _is_number(datum)
+    facts = {
+        "run": datum.run,
+        "tag": datum.tag,
+        "step": datum.step,
+        "wall_time": datum.wall_time,
+        "plugin": datum.plugin_name,
+        "value": datum.value.item() if scalar else None,
+        "dtype": "string" if datum.value.dtype == object else datum.value.dtype.name,
+        "shape": list(datum.value.shape),
+    }
+    return json.dumps(finite(facts), allow_nan=False)
+
+
+def _value_text(datum: TensorDatum) -> str:
+    if _is_number(datum):
+        return f"{datum.value.item():.6g}"
+    kind = "string" if datum.value.dtype == object else datum.value.dtype.name
+    return f"{kind}{list(datum.value.shape)}"
+
+
+def _is_number(datum: TensorDatum) -> bool:
+    return datum.value.ndim == 0 and isinstance(datum.value.item(), (int, float))

@@ -1,0 +1,166 @@
+"""A step's profile in numbers, through xprof's own converters: no browser and no TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tb_firstloss import errors
+from tb_firstloss.profiles import timeline
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """What one operation cost in a profile.
+
+    Attributes:
+        name: As in the graph.
+        kind: Operation type: MatMul, Conv2D, …
+        place: "Host" or "Device".
+        count: How often it ran.
+        self_seconds: Time in it and not in operations that it ran, in seconds.
+    """
+
+    name: str
+    kind: str
+    place: str
+    count: int
+    self_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class StepProfile:
+    """One profile, summed up.
+
+    Attributes:
+        run: Name of the run directory.
+        step: Number of the profiled step; None if the profile has no step marker.
+        seconds: Time of the step, in seconds; 0 without a step marker.
+        shares: What the step's time went to, as in `timeline.SHARES`, in seconds; their sum is
+            ``seconds``.
+        operations: All operations, the most expensive first.
+        peak_bytes: Peak memory by allocator; empty where TensorFlow does not track any, as on CPUs.
+    """
+
+    run: str
+    step: int | None
+    seconds: float
+    shares: dict[str, float]
+    operations: list[Operation]
+    peak_bytes: dict[str, int]
+
+
+def read_profile(run_dir: str | os.PathLike[str]) -> StepProfile:
+    """Reads the newest profile of a run directory.
+
+    Args:
+        run_dir: Local directory that has ``plugins/profile``.
+
+    Raises:
+        FileNotFoundError: There is no such directory.
+        NoRecordingError: There is no profile in it.
+        UndecodableError: xprof cannot read the profile.
+        MissingDependencyError: xprof is not installed.
+    """
+    path = Path(run_dir)
+    files = find_profile(path)
+    if not files:
+        raise errors.NoRecordingError(
+            f"{path}: no profile (plugins/profile/*/*.xplane.pb) in this run; it is written with "
+            "profile=True, which is the default",
+            path=path,
+        )
+    try:
+        return _read(path, files)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise errors.UndecodableError(
+            f"{path}: the profile is damaged, or xprof's answer is not what was expected "
+            f"({error!r})",
+            path=path,
+        ) from error
+
+
+def _read(path: Path, files: Sequence[Path]) -> StepProfile:
+    # Converters write beside the profile, and remove what a viewer has saved there.
+    with tempfile.TemporaryDirectory() as directory:
+        links = [str(Path(directory) / file.name) for file in files]
+        for file, link in zip(files, links, strict=True):
+            Path(link).symlink_to(file.resolve())
+        step = timeline.read_step(_convert("trace_viewer", links, path))
+        operations = list(_operations(_convert("framework_op_stats", links, path)))
+        peaks: dict[str, int] = {}
+        for link in links:
+            peaks.update(_peak_bytes(_convert("memory_profile", [link], path)))
+    return StepProfile(
+        run=path.resolve().name,
+        step=None if step is None else step.number,
+        seconds=0.0 if step is None else step.seconds,
+        shares={} if step is None else step.shares,
+        operations=sorted(operations, key=lambda operation: -operation.self_seconds),
+        peak_bytes=peaks,
+    )
+
+
+def find_profile(run_dir: Path) -> list[Path]:
+    """Returns the files of the newest profile in a run directory, one a host.
+
+    Raises:
+        FileNotFoundError: There is no such directory.
+    """
+    if not run_dir.is_dir():
+        raise FileNotFoundError(f"{run_dir}: no such directory")
+    # Names of sessions are dates, so the last one is the newest.
+    for session in sorted(run_dir.glob("plugins/profile/*"), reverse=True):
+        files = sorted(session.glob("*.xplane.pb"))
+        if files:
+            return files
+    return []
+
+
+def _convert(tool: str, files: Sequence[str], path: Path) -> Any:
+    """Returns what one of xprof's converters makes of the files, decoded from JSON."""
+    try:
+        from xprof.convert import raw_to_tool_data
+    except ImportError as error:
+        raise errors.MissingDependencyError(
+            f"{path}: reading a profile needs xprof ({error}): pip install 'tb-firstloss[profile]'"
+        ) from error
+    content, _ = raw_to_tool_data.xspace_to_tool_data(files, tool, {"use_saved_result": False})
+    if content is None:
+        raise ValueError(f"nothing from {tool}")
+    return json.loads(content) if content else {}
+
+
+def _operations(tables: Any) -> Iterator[Operation]:
+    for row in _rows(tables, "total_self_time"):
+        if row["type"] != "IDLE":
+            yield Operation(
+                name=row["operation"],
+                kind=row["type"],
+                place=row["host_or_device"],
+                count=int(row["occurrences"]),
+                self_seconds=row["total_self_time"] / 1e6,
+            )
+
+
+def _rows(tables: Any, column: str) -> Iterator[dict[str, Any]]:
+    """Yields the rows of the first of xprof's tables that has a column, as mappings."""
+    for table in tables:
+        names = [col["id"] for col in table.get("cols", ())]
+        if column in names:
+            for row in table["rows"]:
+                yield dict(zip(names, (cell.get("v") for cell in row["c"]), strict=True))
+            return
+
+
+def _peak_bytes(memory: Any) -> dict[str, int]:
+    peaks = {}
+    for allocator, profile in memory.get("memoryProfilePerAllocator", {}).items():
+        stats = profile.get("profileSummary", {}).get("peakStats", {})
+        peaks[allocator] = int(stats.get("peakBytesInUse", 0))
+    return peaks

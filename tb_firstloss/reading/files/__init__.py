@@ -1,0 +1,1 @@
+"""Where event files are, and their bytes, local or remote."""

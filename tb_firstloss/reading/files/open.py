@@ -1,0 +1,152 @@
+"""Random access to the bytes of one event file through a bounded buffer."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+
+from tb_firstloss import errors
+from tb_firstloss.reading.files import remote
+
+_FIRST_CHUNK = 1 << 16
+_LARGEST_CHUNK = 1 << 20
+
+_EFFORT_PER_FILE = 1 << 26
+_EFFORT_PER_BYTE = 16
+"""Bytes that a search for records may check beyond the walk itself."""
+
+
+class Window:
+    """A file's bytes, read forward in chunks that grow from 64 KiB to 1 MiB.
+
+    Files are read rather than mapped: a mapped file that another process truncates ends the
+    program with SIGBUS.
+
+    Attributes:
+        path: For messages.
+        size: Bytes in the file when it was opened; less once a read came back short.
+    """
+
+    def __init__(self, path: str, read: Callable[[int, int], bytes], size: int) -> None:
+        """Wraps ``read(offset, count)``, which returns fewer bytes only at the end of the file."""
+        self.path = path
+        self.size = size
+        self._effort = _EFFORT_PER_FILE + _EFFORT_PER_BYTE * size
+        self._read = read
+        self._chunk = _FIRST_CHUNK
+        self._start = 0
+        self._data = memoryview(b"")
+
+    def view(self, start: int, end: int) -> memoryview:
+        """Returns the bytes from start to end, fewer where the file ends before."""
+        end = min(end, self.size)
+        if start >= end:
+            return memoryview(b"")
+        if start < self._start or end > self._start + len(self._data):
+            self._fill(start, end)
+        return self._data[start - self._start : end - self._start]
+
+    def block(self, start: int, *, refill: bool = False) -> memoryview:
+        """Returns what is buffered from a position on, or with refill at least a whole chunk."""
+        if refill or not self._start <= start < self._start + len(self._data):
+            self._fill(start, start)
+        return self._data[start - self._start :]
+
+    def spend(self, cost: int) -> bool:
+        """Tells whether a search may still check this many bytes, and counts them as checked.
+
+        A search is linear in any file that was damaged by accident. In one that was made to be
+        searched in vain, the work ends here.
+        """
+        if cost > self._effort:
+            return False
+        self._effort -= cost
+        return True
+
+    def _fill(self, start: int, end: int) -> None:
+        count = min(max(end - start, self._chunk), self.size - start)
+        self._data = memoryview(self._read(start, count))
+        self._start = start
+        self._chunk = min(self._chunk * 4, _LARGEST_CHUNK)
+        if len(self._data) < count:
+            self.size = start + len(self._data)
+
+
+def open_window(path: str) -> LocalFile | RemoteFile:
+    """Returns a context manager that opens an event file, local or remote, as a `Window`.
+
+    Raises:
+        EventFileError: It is no regular file, or cannot be opened.
+    """
+    return RemoteFile(path) if remote.is_url(path) else LocalFile(path)
+
+
+class LocalFile:
+    """A regular local file, opened without ever waiting for a FIFO's writer."""
+
+    def __init__(self, path: str) -> None:
+        """Opens the file.
+
+        Raises:
+            EventFileError: It is no regular file, or cannot be opened.
+        """
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise errors.EventFileError(f"{path}: cannot be opened ({reason})", path=path) from None
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(self._descriptor)
+            raise errors.EventFileError(f"{path}: is no regular file", path=path)
+        self.path = path
+        self.size = status.st_size
+
+    def __enter__(self) -> Window:
+        return Window(self.path, self._read, self.size)
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+    def _read(self, offset: int, count: int) -> bytes:
+        try:
+            data = os.pread(self._descriptor, count, offset)
+            while len(data) < count:
+                more = os.pread(self._descriptor, count - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+        except OSError as error:
+            raise errors.EventFileError(
+                f"{self.path}: reading at byte {offset} failed ({error.strerror})",
+                path=self.path,
+                start=offset,
+            ) from None
+        return data
+
+
+class RemoteFile:
+    """An object behind fsspec, read by ranges, so that the head of a file costs its head alone."""
+
+    def __init__(self, url: str) -> None:
+        """Looks up the object's size.
+
+        Raises:
+            EventFileError: It cannot be opened.
+        """
+        self.path = url
+        self._filesystem, self._name = remote.filesystem(url)
+        with remote.failures(url):
+            self.size = int(self._filesystem.info(self._name)["size"])
+
+    def __enter__(self) -> Window:
+        return Window(self.path, self._read, self.size)
+
+    def __exit__(self, *_: object) -> None:
+        """Holds nothing open."""
+
+    def _read(self, offset: int, count: int) -> bytes:
+        with remote.failures(self.path, start=offset):
+            data: bytes = self._filesystem.cat_file(self._name, start=offset, end=offset + count)
+        return data

@@ -1,0 +1,1 @@
+"""Bytes → records → rows → values: the format of event files."""

@@ -1,0 +1,242 @@
+"""One pass over an event file: records to rows that say where each value lies.
+
+The walk is written in Python, record by record. Where the extension `_scan` is installed it does
+the regular stretches: it stops at whatever it does not expect, which is then read here, so that the
+rows, and what is reported, are the same with and without it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from tb_firstloss import errors
+from tb_firstloss.reading.files.open import Window
+from tb_firstloss.reading.format import extension, records, wire
+from tb_firstloss.reading.format.records import Damage, Record, Report
+
+COLUMNS = {
+    "record_start": "i8",
+    "start": "i8",
+    "step": "i8",
+    "wall_time": "f8",
+    "bits": "u8",
+    "record_size": "i4",
+    "size": "i4",
+    "tag": "i4",
+    "plugin_name": "i4",
+    "kind": "i4",
+}
+"""Columns of `Rows` and their dtypes. `_scan.pyx` declares the same."""
+
+_DTYPES = [np.dtype(name) for name in COLUMNS.values()]
+_ROW_BYTES = sum(dtype.itemsize for dtype in _DTYPES)
+_SMALLEST_VALUE = 4
+"""Bytes that a summary value takes at least when it has any content."""
+
+ROWS_PER_CHUNK = 1 << 14
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class Rows:
+    """Summary values, one a row, as columns of equal length n.
+
+    Attributes:
+        record_start: int64 [n], where each one's record starts in the file.
+        start: int64 [n], where its content starts in the file.
+        step: int64 [n].
+        wall_time: float64 [n], seconds since the Unix epoch.
+        bits: uint64 [n], of a scalar; else 0.
+        record_size: int32 [n], bytes of the record.
+        size: int32 [n], bytes of the content.
+        tag: int32 [n], number of the tag in the run's `Names`.
+        plugin_name: int32 [n], number of the plugin name there.
+        kind: int32 [n], of the content (`wire.RawValue`).
+    """
+
+    record_start: npt.NDArray[np.int64]
+    start: npt.NDArray[np.int64]
+    step: npt.NDArray[np.int64]
+    wall_time: npt.NDArray[np.float64]
+    bits: npt.NDArray[np.uint64]
+    record_size: npt.NDArray[np.int32]
+    size: npt.NDArray[np.int32]
+    tag: npt.NDArray[np.int32]
+    plugin_name: npt.NDArray[np.int32]
+    kind: npt.NDArray[np.int32]
+
+    @classmethod
+    def of(cls, rows: list[tuple[Any, ...]]) -> Rows:
+        """Returns the columns of rows given as tuples."""
+        return cls(*map(np.array, zip(*rows, strict=True), _DTYPES))
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    @property
+    def columns(self) -> list[npt.NDArray[Any]]:
+        """All columns, in the order of `COLUMNS`."""
+        return [getattr(self, name) for name in COLUMNS]
+
+    def take(self, chosen: npt.NDArray[Any]) -> Rows:
+        """Returns the rows of a mask or of indices."""
+        return Rows(*(column[chosen] for column in self.columns))
+
+
+class Names:
+    """Tags and plugin names of one run, numbered in the order in which they occur.
+
+    A tag's plugin name is the first that any of its values carries: writers may leave it out later.
+
+    Attributes:
+        tags: Tag by number.
+        plugin_names: Plugin name by number; number 0 is the empty one.
+        index: The extension's copy, or None without the extension.
+    """
+
+    def __init__(self) -> None:
+        self.tags: list[str] = []
+        self.plugin_names: list[str] = [""]
+        self.index = None if extension.scan is None else extension.scan.Index()
+        self._tag_numbers: dict[bytes, int] = {}
+        self._plugin_numbers: dict[bytes, int] = {b"": 0}
+        self._plugin_of_tag: list[int] = []
+
+    def number(self, tag: bytes, plugin_name: bytes) -> tuple[int, int]:
+        """Returns the numbers of a value's tag and of its plugin name.
+
+        Raises:
+            UnicodeDecodeError: One of the two is no UTF-8.
+        """
+        number = self._tag_numbers.get(tag, -1)
+        plugin = self._plugin_numbers.get(plugin_name, -1)
+        if number < 0 or plugin < 0 or (plugin and not self._plugin_of_tag[number]):
+            number = self._learn(tag, plugin_name)
+        return number, self._plugin_of_tag[number]
+
+    def _learn(self, tag: bytes, plugin_name: bytes) -> int:
+        tag_text, plugin_text = tag.decode(), plugin_name.decode()
+        plugin = self._plugin_numbers.setdefault(plugin_name, len(self.plugin_names))
+        if plugin == len(self.plugin_names):
+            self.plugin_names.append(plugin_text)
+        number = self._tag_numbers.setdefault(tag, len(self.tags))
+        if number == len(self.tags):
+            self.tags.append(tag_text)
+            self._plugin_of_tag.append(plugin)
+        self._plugin_of_tag[number] = self._plugin_of_tag[number] or plugin
+        if self.index is not None:
+            plugin = self._plugin_of_tag[number]
+            self.index.put(tag, number, self.plugin_names[plugin].encode(), plugin)
+        return number
+
+
+class Chunk(NamedTuple):
+    """Rows of neighbouring records, and the bytes that they lie in.
+
+    Attributes:
+        rows: In file order; positions count from the start of the file.
+        base: Position of the first byte of data.
+        data: Every byte that the rows refer to.
+    """
+
+    rows: Rows
+    base: int
+    data: memoryview
+
+    def content(self, start: int, size: int) -> memoryview:
+        """Returns the bytes of a row's content."""
+        return self.data[start - self.base : start - self.base + size]
+
+
+def iter_chunks(window: Window, names: Names, *, report: Report, start: int = 0) -> Iterator[Chunk]:
+    """Yields every value of an event file, from a position on, in chunks.
+
+    Args:
+        window: Of the event file.
+        names: Of its run; extended as tags are met.
+        report: Called with damage once everything before it has been yielded.
+        start: Position of a record.
+    """
+    position, refilled = start, False
+    while position < window.size:
+        if names.index is not None:
+            block = window.block(position, refill=refilled)
+            rows, size, more = _scan_block(block, position, names)
+            if len(rows):
+                yield Chunk(rows, position, block)
+            position += size
+            if size or (more and not refilled):
+                refilled = more
+                continue
+        refilled = False
+        record = records.read_record(window, position)
+        if record is not None:
+            yield from scan_record(record, window.path, names, report=report)
+            position = record.end
+        else:
+            damage = records.assess(window, position)
+            report(damage)
+            position = damage.end
+
+
+def _scan_block(block: memoryview, position: int, names: Names) -> tuple[Rows, int, bool]:
+    """Returns the rows at the start of a block, their records' bytes and if a record is cut off."""
+    capacity = min(ROWS_PER_CHUNK, len(block) // _SMALLEST_VALUE + 1)
+    memory = np.empty(capacity * _ROW_BYTES, np.uint8)
+    scan = extension.scan.scan_block
+    count, size, more = scan(block, position, names.index, names.number, memory)
+    columns: list[npt.NDArray[Any]] = []
+    start = 0
+    for dtype in _DTYPES:
+        columns.append(np.ndarray((count,), dtype, memory, start))
+        start += capacity * dtype.itemsize
+    return Rows(*columns), size, more
+
+
+def scan_record(record: Record, path: str, names: Names, *, report: Report) -> Iterator[Chunk]:
+    """Yields the values of one intact record; a value that cannot be parsed hides no other."""
+    base = record.start + records.HEADER_BYTES
+    rows: list[tuple[Any, ...]] = []
+    failures: list[ValueError] = []
+    try:
+        event = wire.parse_event(record.payload)
+        for start, end in wire.iter_value_ranges(record.payload, event):
+            try:
+                value = wire.parse_value(record.payload, start, end)
+                tag, plugin_name = names.number(value.tag, value.plugin_name)
+            except ValueError as error:
+                failures.append(error)
+                continue
+            if value.kind == wire.NO_CONTENT:
+                continue
+            sizes = record.end - record.start, value.end - value.start
+            numbers = tag, plugin_name, value.kind
+            head = record.start, base + value.start, event.step, event.wall_time, value.bits
+            rows.append((*head, *sizes, *numbers))
+            if len(rows) == ROWS_PER_CHUNK:
+                yield Chunk(Rows.of(rows), base, record.payload)
+                rows.clear()
+    except ValueError as error:
+        failures.append(error)
+    if rows:
+        yield Chunk(Rows.of(rows), base, record.payload)
+    if failures:
+        more = f" (and {len(failures) - 1} more values)" if len(failures) > 1 else ""
+        report(undecodable(path, record.start, record.end, f"{failures[0]}{more}"))
+
+
+def undecodable(
+    path: str,
+    start: int,
+    end: int,
+    reason: str,
+    error: type[errors.ReadError] = errors.UndecodableError,
+) -> Damage:
+    """Returns the damage of an intact record, given by its byte range, that breaks the format."""
+    message = f"an intact record that cannot be decoded: {reason}"
+    cause = error(f"{path}: bytes {start} to {end}: {message}", path=path, start=start, end=end)
+    return Damage(path, start, end, "undecodable", message, cause)

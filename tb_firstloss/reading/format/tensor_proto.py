@@ -1,0 +1,350 @@
+"""TensorProto and the older summary values to NumPy, strictly and within a cap.
+
+TensorFlow's own decoder fills up whatever is missing; here a tensor whose parts disagree is an
+error. The one abbreviation that the format knows is kept: a single value stands for all elements.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from google.protobuf.message import DecodeError, Message
+from tensorboard.compat.proto import summary_pb2, tensor_pb2, tensor_shape_pb2
+
+from tb_firstloss.first_batch import Array
+from tb_firstloss.reading.format import wire
+
+MAX_TENSOR_BYTES = 1 << 30
+"""Default cap on one decoded tensor, 1 GiB."""
+
+PLUGIN_NAMES = {
+    wire.SIMPLE_VALUE: "scalars",
+    wire.HISTO: "histograms",
+    wire.IMAGE: "images",
+    wire.AUDIO: "audio",
+}
+"""The plugin that shows a value without plugin data, by its kind."""
+
+_CONTENT, _STRINGS = 4, 8
+_SOLE_KEYS = _CONTENT << 3 | wire.BYTES, _STRINGS << 3 | wire.BYTES
+_STRING = 7
+_DTYPES = {
+    1: ("float32", "float_val"),
+    2: ("float64", "double_val"),
+    3: ("int32", "int_val"),
+    4: ("uint8", "int_val"),
+    5: ("int16", "int_val"),
+    6: ("int8", "int_val"),
+    8: ("complex64", "scomplex_val"),
+    9: ("int64", "int64_val"),
+    10: ("bool", "bool_val"),
+    11: ("qint8", "int_val"),
+    12: ("quint8", "int_val"),
+    13: ("qint32", "int_val"),
+    14: ("bfloat16", "half_val"),
+    15: ("qint16", "int_val"),
+    16: ("quint16", "int_val"),
+    17: ("uint16", "int_val"),
+    18: ("complex128", "dcomplex_val"),
+    19: ("float16", "half_val"),
+    22: ("uint32", "uint32_val"),
+    23: ("uint64", "uint64_val"),
+    24: ("float8_e5m2", "float8_val"),
+    25: ("float8_e4m3fn", "float8_val"),
+    26: ("float8_e4m3fnuz", "float8_val"),
+    27: ("float8_e4m3b11fnuz", "float8_val"),
+    28: ("float8_e5m2fnuz", "float8_val"),
+    29: ("int4", "int_val"),
+    30: ("uint4", "int_val"),
+    31: ("int2", "int_val"),
+    32: ("uint2", "int_val"),
+    33: ("float4_e2m1fn", "tensor_content"),
+}
+"""DataType number to dtype name and the field for its values (types.proto and tensor.proto)."""
+
+_ELEMENT_LIMITS = {10: (0, 1), 29: (-8, 7), 30: (0, 15), 31: (-2, 1), 32: (0, 3), 33: (0, 15)}
+"""Smallest and largest byte of the dtypes that do not use all of theirs."""
+
+_FIELD_NUMBERS = {field.name: field.number for field in tensor_pb2.TensorProto.DESCRIPTOR.fields}
+
+
+class TooLargeError(ValueError):
+    """A value, or the shape that it claims, is larger than the cap."""
+
+
+@dataclasses.dataclass(eq=False, slots=True)  # not frozen: that doubles the time to make one
+class TensorDatum:
+    """One value of one tag at one step.
+
+    Attributes:
+        run: Directory of the event file, relative to the logdir; "." for the logdir itself.
+        tag: As written.
+        step: As written, int64.
+        wall_time: When it was written, seconds since the Unix epoch.
+        plugin_name: Plugin that shows it: "scalars", "images", …; "" if none is known.
+        value: Exact dtype and shape. Strings are an object array of bytes. The older summary
+            formats come as TensorBoard shows them: simple_value as a float32 scalar, histo as
+            float64 [buckets, 3] (left, right, count), image as strings [3] (width, height, encoded
+            image), audio as strings [1, 2] (encoded audio, label).
+    """
+
+    run: str
+    tag: str
+    step: int
+    wall_time: float
+    plugin_name: str
+    value: Array
+
+    def to_tensor(self) -> Any:
+        """Returns the value as a tf.Tensor of the same dtype and shape; this imports TensorFlow."""
+        import tensorflow as tf
+
+        dtype = tf.string if self.value.dtype == object else tf.as_dtype(self.value.dtype)
+        return tf.constant(self.value, dtype=dtype, shape=self.value.shape)
+
+
+def decode_content(
+    content: memoryview, kind: int, *, max_tensor_bytes: int = MAX_TENSOR_BYTES
+) -> Array:
+    """Returns a summary value's content as an array, which owns its memory.
+
+    Args:
+        content: Bytes of the field that holds it.
+        kind: TENSOR, HISTO, IMAGE or AUDIO of `wire`.
+        max_tensor_bytes: Cap on the array's bytes, and on the strings' together.
+
+    Raises:
+        TooLargeError: Above the cap; the message names both numbers.
+        ValueError: The content breaks the format.
+    """
+    if kind == wire.TENSOR:
+        return decode_tensor(content, max_tensor_bytes=max_tensor_bytes)
+    _check_size(len(content), max_tensor_bytes, "a value")
+    if kind == wire.HISTO:
+        return _decode_histogram(_parse(summary_pb2.HistogramProto, content))
+    if kind == wire.IMAGE:
+        image = _parse(summary_pb2.Summary.Image, content)
+        sizes = [str(image.width).encode(), str(image.height).encode()]
+        return _strings([*sizes, image.encoded_image_string], (3,))
+    audio = _parse(summary_pb2.Summary.Audio, content)
+    return _strings([audio.encoded_audio_string, b""], (1, 2))
+
+
+def decode_tensor(
+    content: memoryview | bytes, *, max_tensor_bytes: int = MAX_TENSOR_BYTES
+) -> Array:
+    """Returns a serialized TensorProto as an array.
+
+    Args:
+        content: The proto's bytes.
+        max_tensor_bytes: Cap on the array's bytes, and on the strings' together.
+
+    Raises:
+        TooLargeError: Above the cap, or claims to be; the message names both numbers.
+        ValueError: dtype, shape and values disagree, or one of them is missing or unknown.
+    """
+    content = memoryview(content)
+    dtype, shape, ranges = _survey(content)
+    count = math.prod(shape)
+    if dtype == _STRING:
+        return _decode_strings(content, ranges, shape, count, max_tensor_bytes)
+    numpy_dtype = _numpy_dtype(dtype)
+    _check_size(count * numpy_dtype.itemsize, max_tensor_bytes, f"a tensor of shape {list(shape)}")
+    given = set(ranges)
+    if given == {_CONTENT}:
+        values = _decode_content(content, ranges[_CONTENT], numpy_dtype, count)
+        return _check_elements(values, dtype).reshape(shape)
+    field = _DTYPES[dtype][1]
+    if not given <= {_FIELD_NUMBERS[field]}:
+        names = sorted(tensor_pb2.TensorProto.DESCRIPTOR.fields_by_number[n].name for n in given)
+        raise ValueError(
+            f"a {numpy_dtype} tensor with values in {', '.join(names)} instead of {field}"
+        )
+    values = _decode_field(content, field, numpy_dtype) if given else np.empty(0, numpy_dtype)
+    values = _check_elements(values, dtype)
+    if len(values) == 1 and count > 1:
+        return np.full(shape, values[0], numpy_dtype)
+    if len(values) != count:
+        raise ValueError(f"{len(values)} values for the {count} elements of shape {list(shape)}")
+    return values.reshape(shape)
+
+
+_Survey = tuple[int, tuple[int, ...], dict[int, list[tuple[int, int]]]]
+
+
+def _survey(content: memoryview) -> _Survey:
+    """Returns dtype, shape, and where the values are, by field number."""
+    return _survey_usual(content) or _survey_fields(content)
+
+
+def _survey_usual(content: memoryview) -> _Survey | None:
+    """Does so for dtype, shape and one tensor_content or string, in this order, or returns None."""
+    size = len(content)
+    if size < 6 or content[0] != 0x08 or content[2] != 0x12:
+        return None
+    dtype, shape_size = content[1], content[3]
+    field = 4 + shape_size
+    if dtype > 0x7F or shape_size > 0x7F or field >= size or content[field] not in _SOLE_KEYS:
+        return None
+    length, start = wire.read_varint(content, field + 1, size)
+    if start + length != size:
+        return None
+    number = content[field] >> 3
+    return dtype, _parse_shape(content[4:field].tobytes()), {number: [(start, size)]}
+
+
+def _survey_fields(content: memoryview) -> _Survey:
+    dtype, shape = 0, []
+    ranges: dict[int, list[tuple[int, int]]] = {}
+    for number, kind, start, end in wire.iter_fields(content, 0, len(content)):
+        if number == 1 and kind == wire.VARINT:
+            dtype = start
+        elif number == 2 and kind == wire.BYTES:
+            shape.append(bytes(content[start:end]))
+        elif number == _CONTENT or 5 <= number <= 18:
+            ranges.setdefault(number, []).append((start, end) if kind == wire.BYTES else (0, 0))
+    return dtype, _parse_shape(b"".join(shape)), ranges
+
+
+@functools.lru_cache(maxsize=256)
+def _parse_shape(serialized: bytes) -> tuple[int, ...]:
+    shape_proto = _parse(tensor_shape_pb2.TensorShapeProto, serialized)
+    sizes = tuple(dim.size for dim in shape_proto.dim)
+    if shape_proto.unknown_rank or any(size < 0 for size in sizes):
+        raise ValueError(f"a tensor of unknown shape ({list(sizes)})")
+    if len(sizes) > 32:
+        raise ValueError(f"a tensor of rank {len(sizes)}; NumPy before 2.0 holds up to 32")
+    return sizes
+
+
+def _decode_content(
+    content: memoryview, ranges: list[tuple[int, int]], dtype: np.dtype[Any], count: int
+) -> Array:
+    start, end = ranges[-1]
+    if end - start != count * dtype.itemsize:
+        raise ValueError(
+            f"{end - start} bytes of tensor_content for {count} elements of {dtype}, which take "
+            f"{count * dtype.itemsize}"
+        )
+    values: Array = np.frombuffer(content[start:end], _little_endian(dtype)).astype(dtype)
+    return values
+
+
+@functools.cache
+def _little_endian(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    plain = dtype.names is None and dtype.kind in "iufc"
+    return dtype.newbyteorder("<") if plain else dtype
+
+
+def _decode_field(content: memoryview, field: str, dtype: np.dtype[Any]) -> Array:
+    raw = getattr(_parse(tensor_pb2.TensorProto, content), field)
+    values: Any
+    if field == "float8_val":
+        values = np.frombuffer(raw, np.uint8).copy()
+    elif field in ("scomplex_val", "dcomplex_val"):
+        if len(raw) % 2:
+            raise ValueError(f"{len(raw)} numbers in {field}, where a complex value takes two")
+        values = np.array(raw, np.float32 if field == "scomplex_val" else np.float64)
+    elif field == "half_val":
+        values = _narrow(np.array(raw, np.int32), np.dtype(np.uint16))
+    elif field != "int_val":
+        values = np.array(raw, dtype)
+    elif dtype.kind == "V" and dtype.names is None:  # int4 and its kin: one element a byte
+        values = _narrow(np.array(raw, np.int32), np.dtype(np.int8)).astype(dtype)
+    else:
+        values = _narrow(np.array(raw, np.int32), dtype if dtype.names is None else dtype[0])
+    typed: Array = values.view(dtype)
+    return typed
+
+
+def _narrow(values: Array, dtype: np.dtype[Any]) -> Array:
+    info = np.iinfo(dtype)
+    if values.size and not info.min <= values.min() <= values.max() <= info.max:
+        raise ValueError(f"values from {values.min()} to {values.max()} for a {dtype} tensor")
+    narrowed: Array = values.astype(dtype)
+    return narrowed
+
+
+def _decode_strings(
+    content: memoryview,
+    ranges: dict[int, list[tuple[int, int]]],
+    shape: tuple[int, ...],
+    count: int,
+    cap: int,
+) -> Array:
+    if set(ranges) - {_STRINGS}:
+        raise ValueError("a string tensor with values in another field than string_val")
+    found = ranges.get(_STRINGS, [])
+    total = sum(end - start for start, end in found)
+    pointers = count * np.dtype(object).itemsize
+    _check_size(pointers + total, cap, f"a string tensor of shape {list(shape)}")
+    if len(found) != count and not (len(found) == 1 and count > 1):
+        raise ValueError(f"{len(found)} strings for the {count} elements of shape {list(shape)}")
+    strings = [bytes(content[start:end]) for start, end in found]
+    return _strings(strings * count if len(strings) != count else strings, shape)
+
+
+def _strings(values: list[bytes], shape: tuple[int, ...]) -> Array:
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array.reshape(shape)
+
+
+def _decode_histogram(histogram: Any) -> Array:
+    """Returns [buckets, 3] float64 rows (left, right, count), the outer empty buckets dropped.
+
+    The outermost limits may be ±DBL_MAX; TensorBoard shows min and max in their place, and so do
+    these rows.
+    """
+    counts, limits = list(histogram.bucket), list(histogram.bucket_limit)
+    if len(counts) != len(limits):
+        raise ValueError(f"a histogram of {len(counts)} buckets with {len(limits)} limits")
+    filled = [i for i, count in enumerate(counts) if count > 0]
+    if not filled:
+        return np.zeros((0, 3), np.float64)
+    first, last = filled[0], filled[-1]
+    inner = limits[first:last]
+    rows = [[histogram.min, *inner], [*inner, histogram.max], counts[first : last + 1]]
+    return np.ascontiguousarray(np.array(rows, np.float64).T)
+
+
+def _check_elements(values: Array, dtype: int) -> Array:
+    """Returns the values if every byte of theirs is an element of the dtype."""
+    low, high = _ELEMENT_LIMITS.get(dtype, (0, 0))
+    if not high or not values.size:
+        return values
+    octets = values.view(np.int8)
+    if octets.min() < low or octets.max() > high:
+        raise ValueError(f"bytes from {octets.min()} to {octets.max()} in a {values.dtype} tensor")
+    return values
+
+
+@functools.cache
+def _numpy_dtype(number: int) -> np.dtype[Any]:
+    if number not in _DTYPES:
+        raise ValueError(f"a tensor of dtype number {number}, which holds no plain values")
+    name, _ = _DTYPES[number]
+    if name.startswith("q"):  # as tf.DType.as_numpy_dtype has it
+        return np.dtype([(name, name[1:])])
+    extended = getattr(ml_dtypes, name, None)
+    try:
+        return np.dtype(name if extended is None else extended)
+    except TypeError:
+        raise ValueError(f"a {name} tensor; this version of ml_dtypes has no such dtype") from None
+
+
+def _check_size(size: int, cap: int, what: str) -> None:
+    if size > cap:
+        raise TooLargeError(f"{what} of {size} bytes is above max_tensor_bytes={cap}")
+
+
+def _parse(kind: type[Message], content: memoryview | bytes) -> Any:
+    try:
+        return kind.FromString(bytes(content))
+    except DecodeError as error:
+        raise ValueError(f"no {kind.DESCRIPTOR.name} ({error})") from None

@@ -1,0 +1,147 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tb_firstloss import FirstLoss, read_first_loss
+from tb_firstloss.capture.distribution import replicas
+from tb_firstloss.errors import LossNotFoundError
+
+QUIET = {"graph": False, "profile": False, "on_error": "raise"}
+ROWS = np.arange(20, dtype=np.float32).reshape(10, 2)
+
+
+@pytest.fixture
+def mirrored():
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+def train(strategy, logdir, replica_step, batch_size=4, returns=lambda values: values, **select):
+    """A custom loop under a strategy, wrapped; returns its final weight and what was recorded."""
+    with strategy.scope():
+        weight = tf.Variable(1.0, aggregation=tf.VariableAggregation.MEAN)
+
+    def step_of_one(x):
+        per_example = tf.reduce_sum(x, axis=1) * weight
+        weight.assign_add(tf.reduce_sum(per_example) / 8)
+        return replica_step(per_example)
+
+    @tf.function
+    def train_step(x):
+        return returns(strategy.run(step_of_one, args=(x,)))
+
+    step = train_step
+    if logdir is not None:
+        step = FirstLoss(logdir, **QUIET).wrap(train_step, **select)
+    batches = tf.data.Dataset.from_tensor_slices(ROWS).batch(batch_size)
+    for x in strategy.experimental_distribute_dataset(batches):
+        step(x)
+    return weight.numpy(), None if logdir is None else read_first_loss(logdir)
+
+
+@pytest.mark.parametrize("batch_size", [4, 5, 1], ids=["even", "uneven", "one-empty"])
+def test_examples_come_in_replica_order_and_training_is_unchanged(tmp_path, mirrored, batch_size):
+    plain, _ = train(mirrored, None, lambda values: values, batch_size)
+    weight, first = train(mirrored, tmp_path, lambda values: values, batch_size)
+    assert weight.tobytes() == plain.tobytes()
+    assert first.per_example.tolist() == ROWS[:batch_size].sum(1).tolist()
+    half = -(-batch_size // 2)
+    assert first.metadata["replica_counts"] == [half, batch_size - half]
+    assert first.metadata["replicas"] == 2
+    assert "strategy" not in first.metadata  # it was neither given nor in scope
+
+
+def test_in_its_scope_the_strategy_is_named(tmp_path, mirrored):
+    with mirrored.scope():
+        _, first = train(mirrored, tmp_path, lambda values: values)
+    assert first.metadata["strategy"] == "MirroredStrategy"
+    assert first.metadata["replicas"] == 2
+
+
+def test_scalars_of_the_replicas_are_summed_as_training_reduces_them(tmp_path, mirrored):
+    def share(values):
+        return tf.reduce_sum(values) / 4
+
+    def reduce(values):
+        return values, mirrored.reduce("SUM", values, axis=None)
+
+    _, first = train(mirrored, tmp_path, share, returns=reduce, loss=0)
+    _, reduced = train(mirrored, tmp_path / "b", share, returns=reduce, loss=1)
+    assert first.loss.tobytes() == reduced.loss.tobytes()
+    assert first.loss == ROWS[:4].sum() / 4
+
+
+def test_total_can_say_otherwise(tmp_path, mirrored):
+    _, first = train(
+        mirrored,
+        tmp_path,
+        lambda values: {"values": values, "mean": tf.reduce_mean(values)},
+        loss="values",
+        total=lambda result: mirrored.reduce("MEAN", result["mean"], axis=None),
+    )
+    assert first.loss == ROWS[:4].sum(1).mean()
+    assert first.count == 4
+
+
+def per_replica(strategy, *values):
+    return strategy.experimental_distribute_values_from_function(
+        lambda context: values[context.replica_id_in_sync_group]
+    )
+
+
+def test_different_second_dimensions_become_ragged(tmp_path, mirrored):
+    value = per_replica(mirrored, tf.ones([2, 1, 3]), tf.zeros([1, 2, 3]))
+    FirstLoss(tmp_path, **QUIET).record(value)
+    output = read_first_loss(tmp_path).outputs["loss"]
+    assert output.per_example.shape == (4, 3)
+    assert output.row_splits[0].tolist() == [0, 1, 2, 4]
+
+
+def test_ragged_losses_are_joined(tmp_path, mirrored):
+    parts = [[[1.0], [2.0, 3.0]], [[], [4.0]]]
+    first = FirstLoss(tmp_path, **QUIET)
+    first.record(per_replica(mirrored, *map(tf.ragged.constant, parts)))
+    output = read_first_loss(tmp_path).outputs["loss"]
+    back = tf.RaggedTensor.from_row_splits(output.per_example, output.row_splits[0])
+    assert back.to_list() == parts[0] + parts[1]
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [[(2,), (2, 3)], [(2, 3, 4), (2, 3, 5)], [(), (2,)]],
+    ids=["rank", "third-dimension", "scalar-and-vector"],
+)
+def test_what_does_not_fit_is_an_error_that_gives_the_shapes(tmp_path, mirrored, shapes):
+    value = per_replica(mirrored, *map(tf.ones, shapes))
+    with pytest.raises(LossNotFoundError) as caught:
+        FirstLoss(tmp_path, **QUIET).record(value)
+    assert all(f"float32{list(shape)}" in str(caught.value) for shape in shapes)
+
+
+def test_different_dtypes_are_an_error(mirrored):
+    parts = [(np.ones(2, np.float32), ()), (np.ones(2, np.float64), ())]
+    with pytest.raises(LossNotFoundError, match=r"float32\[2\], float64\[2\]"):
+        replicas.combine(parts)
+
+
+@pytest.mark.parametrize("ragged_rank", [1, 2])
+def test_row_splits_are_joined_at_every_level(ragged_rank):
+    """Against tf.concat, which knows nothing of this code."""
+    rows = [[[1.0], []], [], [[2.0, 3.0]]]
+    parts = [
+        tf.ragged.constant(rows[:2], ragged_rank=2),
+        tf.ragged.constant(rows[2:], ragged_rank=2),
+    ]
+    if ragged_rank == 1:
+        parts = [tf.ragged.constant([[1, 2], []]), tf.ragged.constant([[3]])]
+    expected = tf.concat(parts, axis=0)
+    values = [(p.flat_values.numpy(), tuple(s.numpy() for s in p.nested_row_splits)) for p in parts]
+    flat, splits = replicas.combine(values)
+    assert flat.tolist() == expected.flat_values.numpy().tolist()
+    assert [s.tolist() for s in splits] == [s.numpy().tolist() for s in expected.nested_row_splits]
+
+
+def test_a_mirrored_variable_is_one_value(tmp_path, mirrored):
+    with mirrored.scope():
+        variable = tf.Variable(3.0)
+    FirstLoss(tmp_path, **QUIET).record(variable)
+    assert read_first_loss(tmp_path).loss == 3

@@ -1,0 +1,493 @@
+import inspect
+import threading
+import warnings
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tb_firstloss import FirstLoss, iter_tensors, read_first_loss
+from tb_firstloss.errors import CaptureError, CaptureWarning, LossNotFoundError
+from tests.helpers.training import Linear, batches
+
+PLAIN = {"graph": False, "profile": False}
+
+
+def train(step, epochs=1):
+    for _ in range(epochs):
+        for x, y in batches():
+            step(x, y)
+
+
+def expected_per_example():
+    """The first batch's squared errors at the initial weights, in NumPy."""
+    x, y = next(iter(batches()))
+    initial = Linear().weight.numpy()
+    return (x.numpy() @ initial - y.numpy()) ** 2
+
+
+@pytest.mark.parametrize("style", ["eager", "function", "jit"])
+@pytest.mark.parametrize(
+    ("returns", "select"),
+    [
+        (lambda per_example, _: per_example, {}),
+        (lambda per_example, loss: (loss, per_example), {"loss": 1, "total": 0}),
+        (lambda p, t: {"loss": t, "p": p}, {"loss": "p", "total": "loss"}),
+        (lambda p, t: {"a": {"b": (p, t)}}, {"loss": lambda r: r["a"]["b"][0], "total": None}),
+    ],
+    ids=["per-example", "tuple", "dict", "nested"],
+)
+def test_first_call_is_recorded_as_training_computed_it(tmp_path, style, returns, select):
+    plain, wrapped = Linear(style, returns), Linear(style, returns)
+    first = FirstLoss(tmp_path, on_error="raise", **PLAIN)
+    step = first.wrap(wrapped.step, **select)
+    for x, y in batches():
+        assert_same_structure(plain.step(x, y), step(x, y))
+    assert wrapped.weight.numpy().tobytes() == plain.weight.numpy().tobytes()
+    back = read_first_loss(tmp_path)
+    np.testing.assert_allclose(back.per_example, expected_per_example(), rtol=1e-6)
+    if select.get("total") is not None:
+        np.testing.assert_allclose(back.loss, expected_per_example().mean(), rtol=1e-6)
+    else:
+        assert back.loss is None
+    assert back.digest == first.first_batch.digest
+
+
+def assert_same_structure(one, other):
+    tf.nest.assert_same_structure(one, other)
+    for a, b in zip(tf.nest.flatten(one), tf.nest.flatten(other), strict=True):
+        assert a.dtype == b.dtype
+        assert a.numpy().tobytes() == b.numpy().tobytes()
+
+
+@pytest.mark.parametrize("style", ["eager", "function", "jit"])
+def test_a_scalar_is_the_loss_without_per_example_values(tmp_path, style):
+    model = Linear(style, lambda _, loss: loss)
+    step = FirstLoss(tmp_path, on_error="raise", **PLAIN).wrap(model.step)
+    train(step)
+    back = read_first_loss(tmp_path)
+    np.testing.assert_allclose(back.loss, expected_per_example().mean(), rtol=1e-6)
+    with pytest.raises(ValueError, match="return the per-example loss"):
+        _ = back.per_example
+
+
+def test_a_mapping_gives_its_loss_by_default(tmp_path):
+    model = Linear("function", lambda per_example, _: {"loss": per_example, "lr": 0.1})
+    train(FirstLoss(tmp_path, on_error="raise", **PLAIN).wrap(model.step))
+    np.testing.assert_allclose(read_first_loss(tmp_path).per_example, expected_per_example(), 1e-6)
+
+
+def test_the_very_object_that_the_step_returned_comes_through(tmp_path):
+    marker = {"loss": tf.constant(1.0)}
+    assert FirstLoss(tmp_path, **PLAIN).wrap(lambda: marker)() is marker
+
+
+def test_only_the_first_call_is_recorded(tmp_path):
+    step = FirstLoss(tmp_path, on_error="raise", **PLAIN).wrap(lambda x: x)
+    for value in (1.0, 2.0, 3.0):
+        step(tf.constant(value))
+    losses = [d.value for d in iter_tensors(tmp_path, tags="first_batch/loss")]
+    assert losses == [1.0]
+
+
+def test_it_is_a_decorator_with_and_without_options(tmp_path):
+    first, second = FirstLoss(tmp_path, **PLAIN), FirstLoss(tmp_path, **PLAIN)
+
+    @first.wrap
+    def plain(x):
+        return x
+
+    @second.wrap(loss="mine")
+    def with_options(x):
+        return {"mine": x}
+
+    plain(tf.constant(1.0))
+    with_options(tf.constant(2.0))
+    assert (first.first_batch.loss, second.first_batch.loss) == (1, 2)
+
+
+def test_a_method_can_be_decorated(tmp_path):
+    first = FirstLoss(tmp_path, **PLAIN)
+
+    class Trainer:
+        @first.wrap
+        def step(self, x):
+            return x + self.offset
+
+        offset = 1.0
+
+    assert Trainer().step(tf.constant(1.0)).numpy() == 2
+    assert first.first_batch.loss == 2
+
+
+@pytest.mark.parametrize("function", [False, True], ids=["eager", "function"])
+def test_name_documentation_and_signature_are_kept(tmp_path, function):
+    def my_step(x, *, training=True):
+        """Trains."""
+        return x
+
+    step = tf.function(my_step) if function else my_step
+    wrapped = FirstLoss(tmp_path).wrap(step)
+    assert (wrapped.__name__, wrapped.__doc__) == ("my_step", "Trains.")
+    assert inspect.signature(wrapped) == inspect.signature(my_step)
+    assert wrapped.__wrapped__ is step
+    assert hasattr(wrapped, "get_concrete_function") is function
+
+
+def test_inside_a_tf_function_it_passes_through_and_warns_once(tmp_path):
+    first = FirstLoss(tmp_path, **PLAIN)
+    inner = first.wrap(lambda x: x * 2)
+
+    @tf.function
+    def outer(x):
+        return inner(x) + inner(x)
+
+    with pytest.warns(CaptureWarning, match="outermost call") as caught:
+        assert outer(tf.constant(1.0)).numpy() == 4
+    assert len(caught) == 1
+    assert first.first_batch is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plain_step_inside_a_tf_function_still_gets_autograph(tmp_path):
+    @FirstLoss(tmp_path, **PLAIN).wrap
+    def inner(x):
+        if x > 0:  # needs AutoGraph when x is symbolic
+            return x
+        return -x
+
+    with pytest.warns(CaptureWarning, match="tf.function"):
+        assert tf.function(inner)(tf.constant(-3.0)).numpy() == 3
+
+
+def test_a_step_that_raises_leaves_the_next_call_the_first(tmp_path):
+    first = FirstLoss(tmp_path, on_error="raise")
+
+    @first.wrap
+    def step(x):
+        if x < 0:
+            raise ZeroDivisionError("mine")
+        return tf.constant(x)
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        step(-1.0)
+    assert first.run_dir is None
+    assert list(tmp_path.iterdir()) == []
+    step(5.0)
+    assert read_first_loss(tmp_path).loss == 5
+
+
+def test_ctrl_c_in_the_step_goes_through(tmp_path):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        FirstLoss(tmp_path).wrap(interrupted)()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_thread_captures_and_the_others_pass_through(tmp_path):
+    first = FirstLoss(tmp_path, on_error="raise", **PLAIN)
+    inside, release = threading.Event(), threading.Event()
+
+    @first.wrap
+    def step(x):
+        if x == 1.0:
+            inside.set()
+            release.wait(30)
+        return tf.constant(x)
+
+    slow = threading.Thread(target=step, args=(1.0,))
+    slow.start()
+    inside.wait(30)
+    assert step(2.0).numpy() == 2
+    release.set()
+    slow.join()
+    assert first.first_batch.loss == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["first_batch"]
+
+
+@pytest.mark.parametrize(
+    ("make_result", "message"),
+    [
+        (lambda: None, "the step returned None; say which"),
+        (lambda: (), "a tuple with no items"),
+        (lambda: {"acc": tf.constant(1.0)}, r"a mapping with 'acc': float32\[\]"),
+        (lambda: (tf.zeros([2]), 3), r"a tuple with \[0\]: float32\[2\], \[1\]: 3"),
+        (lambda: "text", "the step returned a str"),
+        (lambda: tf.constant("text"), "tensor of string"),
+        (lambda: {"loss": None}, "the loss is None"),
+        (lambda: tf.constant(True), "dtype bool"),
+        (lambda: tf.constant(1j), "dtype complex128"),
+        (lambda: {"loss": {}}, "with no tensor in it"),
+        (lambda: {"loss": [tf.zeros([2]), tf.zeros([])]}, "'1' is a scalar among several"),
+    ],
+    ids=[
+        "none", "empty-tuple", "no-key", "tuple", "str", "string-tensor", "none-in-dict", "bool",
+        "complex", "empty-mapping", "scalar-among-outputs",
+    ],
+)  # fmt: skip
+def test_a_step_without_a_usable_loss_is_one_warning_and_training_goes_on(
+    tmp_path, make_result, message
+):
+    result = make_result()
+    step = FirstLoss(tmp_path, **PLAIN).wrap(lambda: result)
+    with pytest.warns(CaptureWarning, match=message) as caught:
+        assert step() is result
+    assert len(caught) == 1
+    assert "\n" not in str(caught[0].message)
+    assert step() is result
+    assert not list(tmp_path.rglob("*events*"))
+    with pytest.raises(LossNotFoundError, match=message):
+        FirstLoss(tmp_path, on_error="raise", **PLAIN).wrap(lambda: result)()
+
+
+@pytest.mark.parametrize(
+    "selector", ["missing", 5, lambda r: r["missing"]], ids=["key", "index", "callable"]
+)
+def test_a_selector_that_finds_nothing_lists_what_was_returned(tmp_path, selector):
+    step = FirstLoss(tmp_path, on_error="raise", **PLAIN).wrap(
+        lambda: {"a": tf.zeros([3])}, loss=selector
+    )
+    with pytest.raises(LossNotFoundError, match=r"'a': float32\[3\]"):
+        step()
+
+
+def test_the_warning_points_at_the_callers_line(tmp_path):
+    step = FirstLoss(tmp_path, **PLAIN).wrap(lambda: None)
+    with pytest.warns(CaptureWarning) as caught:
+        step()
+    assert caught[0].filename == __file__
+
+
+def test_record_without_a_window(tmp_path):
+    first = FirstLoss(tmp_path, on_error="raise")
+    for batch in range(3):
+        first.record(tf.constant([batch, batch + 1.0]), total=tf.constant(7.0))
+    back = read_first_loss(tmp_path)
+    assert (back.per_example.tolist(), back.loss) == ([0, 1], 7)
+
+
+def test_record_takes_several_outputs_by_name(tmp_path):
+    FirstLoss(tmp_path, on_error="raise").record({"a": tf.zeros([2]), "b": {"c": tf.ones([3])}})
+    outputs = read_first_loss(tmp_path).outputs
+    assert {name: o.per_example.tolist() for name, o in outputs.items()} == {
+        "a": [0, 0],
+        "b/c": [1, 1, 1],
+    }
+
+
+def test_record_of_a_symbolic_tensor_says_where_to_record(tmp_path):
+    first = FirstLoss(tmp_path)
+    leaked = []
+
+    @tf.function
+    def step(x):
+        leaked.append(x)
+        first.record(x)
+        return x
+
+    with pytest.warns(CaptureWarning, match="tf.function"):
+        step(tf.constant(1.0))
+    with pytest.warns(CaptureWarning, match="symbolic"):
+        first.record(leaked[0])
+    assert not list(tmp_path.rglob("*events*"))
+
+
+@pytest.mark.parametrize("where", ["inside", "after"])
+def test_trace_and_record_in_a_loop_that_is_not_wrapped(tmp_path, where):
+    first = FirstLoss(tmp_path, on_error="raise")
+    model = Linear("function")
+    for x, y in batches():
+        with first.trace():
+            loss = model.step(x, y)
+            if where == "inside":
+                first.record(loss)
+        if where == "after":
+            first.record(loss)
+    np.testing.assert_allclose(read_first_loss(tmp_path).per_example, expected_per_example(), 1e-6)
+    assert len(list(tmp_path.rglob("*.xplane.pb"))) == 1
+
+
+def test_trace_without_record_writes_no_recording_and_stays_out_of_the_way(tmp_path):
+    first = FirstLoss(tmp_path)
+    for _ in range(3):
+        with first.trace():
+            pass
+    assert first.first_batch is None
+    assert len(list(tmp_path.rglob("*.xplane.pb"))) == 1
+
+
+def test_an_exception_in_trace_forgets_what_was_recorded(tmp_path):
+    first = FirstLoss(tmp_path, on_error="raise")
+    with pytest.raises(ZeroDivisionError), first.trace():
+        first.record(tf.constant(1.0))
+        raise ZeroDivisionError
+    with first.trace():
+        first.record(tf.constant(2.0))
+    assert read_first_loss(tmp_path).loss == 2
+
+
+def test_a_bad_record_inside_trace_is_one_warning_and_ends_it(tmp_path):
+    first = FirstLoss(tmp_path, **PLAIN)
+    with pytest.warns(CaptureWarning, match="not a tensor"), first.trace():
+        first.record(None)
+    first.record(tf.constant(2.0))
+    assert first.first_batch is None
+
+
+def test_non_finite_values_are_captured_exactly_and_counted(tmp_path):
+    bits = np.array([0x7FC00001, 0xFF800000, 0x3F800000, 0x80000000], np.uint32)
+    step = FirstLoss(tmp_path, on_error="raise", **PLAIN).wrap(lambda x: x)
+    step(tf.constant(bits.view(np.float32)))
+    back = read_first_loss(tmp_path)
+    assert back.per_example.view(np.uint32).tolist() == bits.tolist()
+    scalars = {d.tag: d.value for d in iter_tensors(tmp_path) if d.plugin_name == "scalars"}
+    assert scalars["first_batch/nonfinite_count"] == 2
+    assert scalars["first_batch/loss_mean"] == 0.5
+    (histogram,) = [d.value for d in iter_tensors(tmp_path) if d.plugin_name == "histograms"]
+    assert histogram[:, 2].sum() == 2
+
+
+def test_an_empty_loss_is_recorded_as_empty(tmp_path):
+    step = FirstLoss(tmp_path, on_error="raise", **PLAIN).wrap(lambda x: x)
+    step(tf.zeros([0, 3], tf.float16))
+    back = read_first_loss(tmp_path)
+    assert (back.per_example.shape, back.per_example.dtype, back.count) == ((0, 3), np.float16, 0)
+
+
+def test_step_can_be_given_or_computed(tmp_path):
+    counter = tf.Variable(41)
+    FirstLoss(tmp_path / "a", step=7, on_error="raise").record(1.0)
+    FirstLoss(tmp_path / "b", step=lambda: int(counter) + 1, on_error="raise").record(1.0)
+    assert read_first_loss(tmp_path / "a").step == 7
+    assert read_first_loss(tmp_path / "b").step == 42
+
+
+def test_a_second_recorder_on_the_same_logdir_gets_a_directory_of_its_own(tmp_path):
+    for value in (1.0, 2.0, 3.0):
+        FirstLoss(tmp_path, on_error="raise").record(value)
+    assert {p.name: float(read_first_loss(p).loss) for p in tmp_path.iterdir()} == {
+        "first_batch": 1,
+        "first_batch-2": 2,
+        "first_batch-3": 3,
+    }
+
+
+def test_a_loss_above_the_limit_is_left_out_with_one_warning(tmp_path):
+    first = FirstLoss(tmp_path, max_tensor_bytes=100, **PLAIN)
+    with pytest.warns(CaptureWarning, match="max_tensor_bytes=100") as caught:
+        first.record(tf.range(100.0))
+    assert len(caught) == 1
+    back = read_first_loss(tmp_path)
+    assert (back.mean, back.digest) == (49.5, first.first_batch.digest)
+
+
+def test_the_users_summary_scopes_do_not_reach_ours(tmp_path):
+    step = FirstLoss(tmp_path, on_error="raise", **PLAIN).wrap(lambda x: x)
+    with tf.name_scope("mine"), tf.summary.record_if(False):
+        step(tf.constant(1.0))
+    assert read_first_loss(tmp_path).loss == 1
+
+
+def test_the_users_default_writer_gets_nothing_of_ours(tmp_path):
+    with tf.summary.create_file_writer(str(tmp_path / "mine")).as_default():
+        FirstLoss(tmp_path / "ours", on_error="raise").wrap(lambda x: x)(tf.constant(1.0))
+        tf.summary.scalar("mine", 2.0, step=0)
+    assert [d.tag for d in iter_tensors(tmp_path / "mine")] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"tag": "a/b"}, ValueError, "tag: 'a/b'"),
+        ({"on_error": "ignore"}, ValueError, "on_error: 'ignore' is none of"),
+        ({"on_resume": "x"}, ValueError, "on_resume"),
+        ({"max_tensor_bytes": 0}, ValueError, "max_tensor_bytes"),
+        ({"step": 1.5}, TypeError, "step: 1.5"),
+        ({"warm_step": 0}, ValueError, "warm_step"),
+        ({"expect": "log("}, ValueError, "expect"),
+        ({"metadata": {"a": object()}}, ValueError, "metadata: JSON"),
+        ({"metadata": {"a": float("nan")}}, ValueError, "metadata: JSON"),
+        ({"logdir": ""}, ValueError, "logdir: '' is empty"),
+        ({"logdir": "a\0b"}, ValueError, "NUL"),
+        ({"logdir": "s4://x"}, ValueError, "s4://"),
+        ({"logdir": None}, TypeError, "None"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_misuse_of_the_constructor_raises_at_once(tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        FirstLoss(**{"logdir": tmp_path, **options})
+
+
+def test_the_logdir_is_resolved_once(tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    first = FirstLoss("logs", on_error="raise")
+    monkeypatch.chdir(tmp_path / "other")
+    first.record(1.0)
+    assert first.run_dir == str(tmp_path / "logs" / "first_batch")
+
+
+def test_the_home_directory_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert FirstLoss("~/logs").logdir == str(tmp_path / "logs")
+
+
+@pytest.mark.parametrize("trouble", ["file", "full-path-missing-permission"])
+def test_a_logdir_that_cannot_be_written_is_one_warning(tmp_path, trouble):
+    blocker = tmp_path / "blocker"
+    blocker.write_text("")
+    logdir = blocker if trouble == "file" else blocker / "below"
+    step = FirstLoss(logdir, **PLAIN).wrap(lambda x: x)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert step(tf.constant(3.0)).numpy() == 3
+    ours = [w for w in caught if issubclass(w.category, CaptureWarning)]
+    assert len(ours) == 1
+    assert str(blocker) in str(ours[0].message)
+    assert blocker.read_text() == ""
+
+
+def test_a_logdir_that_cannot_be_written_raises_when_asked(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CaptureError, match="file"):
+        FirstLoss(tmp_path / "file", on_error="raise").record(1.0)
+
+
+def test_a_loop_inside_a_tf_function_is_told_how_to_do_it(tmp_path):
+    model = Linear()
+    step = FirstLoss(tmp_path, **PLAIN).wrap(model.step)
+
+    @tf.function
+    def epoch(data):
+        for x, y in data:
+            step(x, y)
+
+    with pytest.warns(CaptureWarning, match="take one batch from the iterator") as caught:
+        epoch(batches())
+    assert len(caught) == 1
+    plain = Linear()
+    for x, y in batches():
+        plain.step(x, y)
+    np.testing.assert_allclose(model.weight, plain.weight, rtol=1e-5)
+
+
+def test_the_pattern_for_a_loop_inside_a_tf_function_records_and_loses_no_batch(tmp_path):
+    model, plain = Linear(), Linear()
+    step = FirstLoss(tmp_path, on_error="raise", **PLAIN).wrap(model.step)
+
+    @tf.function
+    def rest(iterator, model):
+        for x, y in iterator:
+            model.step(x, y)
+
+    iterator = iter(batches())
+    step(*next(iterator))
+    rest(iterator, model)
+    iterator = iter(batches())
+    plain.step(*next(iterator))
+    rest(iterator, plain)
+    assert model.weight.numpy().tobytes() == plain.weight.numpy().tobytes()
+    np.testing.assert_allclose(read_first_loss(tmp_path).per_example, expected_per_example(), 1e-6)

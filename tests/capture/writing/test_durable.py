@@ -1,0 +1,326 @@
+import contextlib
+import os
+import resource
+import shutil
+import stat
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tb_firstloss import FirstLoss, iter_tensors, read_first_loss, read_first_losses, verify
+from tb_firstloss.errors import CaptureWarning, NotDurableError
+
+PLAIN = {"graph": False, "profile": False}
+LOSS = np.arange(2000, dtype=np.float32)  # 8 kB
+
+
+@contextlib.contextmanager
+def file_size_limit(size):
+    """Files that this process writes end at a size, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def event_files(path):
+    return list(path.rglob("*tfevents*"))
+
+
+@pytest.mark.parametrize("limit", [0, 50, 1000, 4000, 8000])
+def test_a_write_cut_short_is_found_and_training_goes_on(tmp_path, limit):
+    first = FirstLoss(tmp_path / "logs", **PLAIN)
+    step = first.wrap(lambda: tf.constant(LOSS))
+    with (
+        file_size_limit(limit),
+        pytest.warns(CaptureWarning, match="kept in memory only") as caught,
+    ):
+        returned = step()
+    assert len(caught) == 1
+    assert returned.numpy().tobytes() == first.first_batch.per_example.tobytes() == LOSS.tobytes()
+    step()
+    assert event_files(tmp_path) == []
+
+
+def test_a_write_cut_short_raises_when_asked(tmp_path):
+    first = FirstLoss(tmp_path, on_error="raise", **PLAIN)
+    with file_size_limit(4000), pytest.raises(NotDurableError) as caught:
+        first.record(LOSS)
+    assert caught.value.path == first.run_dir
+    assert first.first_batch.count == 2000
+
+
+@pytest.mark.parametrize("room", [60, 200, 1000])
+def test_what_follows_the_values_can_fail_without_them(tmp_path, room, caplog):
+    """The graph does not fit any more: the values stay, and nothing torn stays behind them."""
+    FirstLoss(tmp_path / "whole", **PLAIN).record(LOSS)
+    first = FirstLoss(tmp_path / "logs", profile=False)
+    step = first.wrap(tf.function(lambda: tf.constant(LOSS) + 0))
+    with file_size_limit(end_of_manifest(tmp_path / "whole") + room):
+        step()
+    assert read_first_loss(tmp_path / "logs").per_example.tobytes() == LOSS.tobytes()
+    assert verify(tmp_path / "logs") == []
+    assert "could not be written" in caplog.text
+
+
+def test_after_a_failed_write_the_default_writer_is_the_users_again(tmp_path):
+    first = FirstLoss(tmp_path / "logs", **PLAIN)
+    with tf.summary.create_file_writer(str(tmp_path / "mine")).as_default():
+        with file_size_limit(1000), pytest.warns(CaptureWarning, match="kept in memory only"):
+            first.record(LOSS)
+        tf.summary.scalar("mine", 1.0, step=0)
+    assert [datum.tag for datum in iter_tensors(tmp_path / "mine")] == ["mine"]
+    assert not tf.summary.should_record_summaries()
+
+
+def end_of_manifest(path):
+    """Byte at which the values end, found by walking the frames by hand."""
+    (file,) = event_files(path)
+    data, position = file.read_bytes(), 0
+    while True:
+        (length,) = struct.unpack_from("<Q", data, position)
+        position += 8 + 4 + length + 4
+        if b"tensors/manifest" in data[position - length - 4 : position]:
+            return position
+
+
+@contextlib.contextmanager
+def small_disk(path, options):
+    """A file system of its own, where root may mount one."""
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", options, "none", str(path)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount here: {mounted.stderr.strip()}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root; RLIMIT_FSIZE is tested above")
+@pytest.mark.parametrize("size", ["4k", "16k", "64k"])
+def test_a_full_disk_is_reported_with_its_free_space(tmp_path, size):
+    with small_disk(tmp_path / "disk", f"size={size}") as disk:
+        first = FirstLoss(disk / "logs", **PLAIN)
+        with pytest.warns(CaptureWarning, match="kept in memory only|No space left"):
+            first.record(np.zeros(20_000))
+        assert first.first_batch.count == 20_000
+        assert all(not verify(file) for file in event_files(disk))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root; others are tested below")
+def test_a_read_only_disk_is_reported(tmp_path):
+    with small_disk(tmp_path / "disk", "ro") as disk:
+        first = FirstLoss(disk / "logs", **PLAIN)
+        with pytest.warns(CaptureWarning, match="Read-only file system"):
+            first.record(LOSS)
+        assert first.first_batch.per_example.tobytes() == LOSS.tobytes()
+
+
+def test_file_names_differ_where_host_process_and_second_are_the_same(tmp_path):
+    for logdir in ("one", "other"):
+        FirstLoss(tmp_path / logdir, on_error="raise", **PLAIN).record(LOSS)
+    # TensorFlow puts time, host, process id and a count in front.
+    names = {file.name.rsplit(".", 3)[1] for file in event_files(tmp_path)}
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("odd")], ids=["memory", "other"])
+def test_whatever_fails_before_the_values_are_safe_leaves_no_file(tmp_path, monkeypatch, error):
+    real, calls = os.fsync, []
+
+    def fail(descriptor):
+        calls.append(descriptor)
+        if len(calls) > 2:  # beyond the directories that are made for the recording
+            raise error
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    first = FirstLoss(tmp_path / "logs", **PLAIN)
+    with pytest.warns(CaptureWarning, match="(MemoryError|odd); the first loss is kept in memory"):
+        first.record(LOSS)
+    assert first.first_batch.per_example.tobytes() == LOSS.tobytes()
+    assert event_files(tmp_path) == []
+
+
+def test_a_directory_that_is_removed_during_the_step_is_made_anew(tmp_path):
+    def step():
+        shutil.rmtree(tmp_path / "logs")
+        return tf.constant(1.0)
+
+    FirstLoss(tmp_path / "logs", on_error="raise", **PLAIN).wrap(step)()
+    assert read_first_loss(tmp_path / "logs").loss == 1
+
+
+def test_a_directory_that_is_removed_during_the_write_is_reported(tmp_path, monkeypatch):
+    real = tf.summary.write
+
+    def write(*args, **kwargs):
+        shutil.rmtree(tmp_path / "logs", ignore_errors=True)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(tf.summary, "write", write)
+    with pytest.warns(CaptureWarning, match="was the directory removed|No such file"):
+        FirstLoss(tmp_path / "logs", **PLAIN).record(LOSS)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_logdir_is_reported(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.warns(CaptureWarning, match="Permission denied"):
+        FirstLoss(tmp_path / "logs", **PLAIN).record(1.0)
+
+
+def test_a_file_that_someone_alters_before_the_read_back_is_found(tmp_path, monkeypatch):
+    real = os.fsync
+
+    def alter(descriptor):
+        real(descriptor)
+        for file in event_files(tmp_path):
+            data = bytearray(file.read_bytes())
+            data[len(data) // 2] = 0x55
+            file.write_bytes(data)
+
+    monkeypatch.setattr(os, "fsync", alter)
+    first = FirstLoss(tmp_path, **PLAIN)
+    with pytest.warns(CaptureWarning, match="not what was captured"):
+        first.record(LOSS)
+
+
+def record_one(arguments):
+    logdir, number = arguments
+    first = FirstLoss(logdir, on_error="raise", **PLAIN)
+    first.record(np.float32(number))
+    return first.run_dir
+
+
+@pytest.mark.slow
+def test_processes_on_one_logdir_each_get_a_run_of_their_own(tmp_path):
+    script = (
+        "import sys; from tests.capture.writing.test_durable import record_one\n"
+        "print(record_one(sys.argv[1:]))"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path), str(number)],
+            cwd=Path(__file__).parents[3],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(3)
+    ]
+    run_dirs = [process.communicate()[0].split()[-1] for process in processes]
+    assert len(set(run_dirs)) == 3
+    assert sorted(float(f.loss) for f in read_first_losses(tmp_path).values()) == [0, 1, 2]
+
+
+def test_threads_on_one_logdir_each_get_a_run_of_their_own(tmp_path):
+    threads = [
+        threading.Thread(target=record_one, args=((tmp_path, number),)) for number in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(float(f.loss) for f in read_first_losses(tmp_path).values()) == list(range(8))
+
+
+def test_a_fork_after_the_capture_duplicates_nothing(tmp_path):
+    first = FirstLoss(tmp_path, on_error="raise", **PLAIN)
+    first.record(LOSS)
+    (file,) = event_files(tmp_path)
+    before = file.read_bytes()
+    code = os.fork()
+    if code == 0:
+        first.record(2 * LOSS)
+        os._exit(0)
+    os.waitpid(code, 0)
+    assert event_files(tmp_path) == [file]
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_files_get_the_users_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        FirstLoss(tmp_path / "logs", on_error="raise").wrap(lambda: tf.constant(1.0))()
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "logs").rglob("*"):
+        full = 0o777 if path.is_dir() else 0o666
+        if "plugins" not in path.parts:  # the profiler's own files follow its own rules
+            assert stat.S_IMODE(path.stat().st_mode) == full & ~umask, path
+
+
+def test_a_store_that_only_tensorflow_reaches_is_read_back_too():
+    first = FirstLoss("ram://here/logs", on_error="raise", **PLAIN)
+    first.record(LOSS)
+    assert first.run_dir == "ram://here/logs/first_batch"
+    (file,) = tf.io.gfile.glob("ram://here/logs/first_batch/*")
+    assert tf.io.gfile.stat(file).length > LOSS.nbytes
+
+
+def test_a_store_that_loses_bytes_is_found(monkeypatch):
+    real = tf.io.gfile.copy
+
+    def cut(source, target):
+        real(source, target)
+        os.truncate(target, 3000)
+
+    monkeypatch.setattr(tf.io.gfile, "copy", cut)
+    with pytest.warns(CaptureWarning, match="not what was captured"):
+        FirstLoss("ram://there/logs", **PLAIN).record(LOSS)
+
+
+def strace_of(tmp_path):
+    """Runs two steps under strace and returns the system calls, in order."""
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import tensorflow as tf\n"
+        "from tb_firstloss import FirstLoss\n"
+        f"step = FirstLoss({str(tmp_path / 'logs')!r}, graph=False, profile=False).wrap(\n"
+        f"    lambda i: open({str(tmp_path)!r} + f'/step{{i}}', 'w') and tf.constant(1.0))\n"
+        "step(0); step(1)\n"
+    )
+    trace = tmp_path / "trace"
+    command = ["strace", "-f", "-y", "-e", "trace=fsync,openat,mkdir", "-o", str(trace)]
+    subprocess.run([*command, sys.executable, str(script)], check=True)
+    return trace.read_text().splitlines()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not shutil.which("strace") and not os.environ.get("CI"), reason="strace is not installed"
+)
+def test_file_and_directories_are_synced_before_step_1(tmp_path):
+    lines = strace_of(tmp_path)
+
+    def first_index(*words):
+        return next(i for i, line in enumerate(lines) if all(word in line for word in words))
+
+    step_1 = first_index("openat", "/step1")
+    logs = str(tmp_path / "logs")
+    for path in (f"{logs}/first_batch/events", f"{logs}/first_batch>"):
+        assert first_index("/step0") < first_index("fsync", f"<{path}") < step_1, path
+    for path in (f"{logs}>", f"{tmp_path}>"):  # made before the step, with the run directory
+        assert first_index("fsync", f"<{path}") < step_1, path
+
+
+def test_nothing_of_the_training_data_is_stored(tmp_path):
+    secret = np.frombuffer(b"CONFIDENTIAL DATA" * 8, np.uint8).astype(np.float32)
+    step = FirstLoss(tmp_path, fingerprint=True, on_error="raise").wrap(
+        tf.function(lambda x: tf.reduce_sum(x) * tf.ones([4]))
+    )
+    step(tf.constant(secret))
+    stored = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert secret.tobytes() not in stored
+    assert secret[:8].tobytes() not in stored

@@ -1,0 +1,209 @@
+"""The commands tags, export, verify and watch on real runs."""
+
+import csv
+import io
+import json
+import shutil
+import signal
+import subprocess
+import sys
+
+import pyarrow.parquet
+import pytest
+import tensorflow as tf
+
+from tb_firstloss import read_scalars
+from tb_firstloss.cli import main
+from tests.helpers.recorded import record
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """A recording, and a run of three steps written by TensorFlow."""
+    logdir = tmp_path_factory.mktemp("runs")
+    record(logdir / "a", [1.0, 3.0], total=2.5)
+    with tf.summary.create_file_writer(str(logdir / "train")).as_default():
+        for step in range(3):
+            tf.summary.scalar("epoch/loss", 1 / (step + 1), step=step)
+        tf.summary.text("note", ["x", "y"], step=7)
+    return logdir
+
+
+@pytest.fixture
+def logdir(recordings, tmp_path):
+    """A copy to damage or to add to."""
+    return shutil.copytree(recordings, tmp_path / "copy")
+
+
+def rows_of(capsys):
+    return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_tags_lists_kind_count_and_steps(recordings, capsys):
+    assert main(["tags", str(recordings), "--run", "train"]) == 0
+    assert rows_of(capsys)[2:] == [
+        ["train", "scalars", "3", "0", "to", "2", "float32", "epoch/loss"],
+        ["train", "text", "1", "7", "string[2]", "note"],
+    ]
+
+
+def test_tags_are_chosen_by_globs(recordings, capsys):
+    arguments = ["tags", str(recordings), "--tag", "*/loss", "--tag", "note", "--json"]
+    assert main(arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(row["run"], row["tag"]) for row in found] == [
+        ("a/first_batch", "first_batch/loss"),
+        ("a/first_batch", "first_batch/tensors/loss"),
+        ("train", "epoch/loss"),
+        ("train", "note"),
+    ]
+
+
+def test_no_tags_is_a_finding_and_no_path_is_misuse(tmp_path, capsys):
+    assert main(["tags", str(tmp_path)]) == 1
+    assert "no values there" in capsys.readouterr().err
+    assert main(["tags", str(tmp_path), "--quiet"]) == 1
+    assert capsys.readouterr().err == ""
+    assert main(["tags", str(tmp_path / "missing")]) == 2
+
+
+def test_export_streams_csv_that_reads_back_exactly(recordings, capfdbinary):
+    assert main(["export", str(recordings), "--run", "train"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capfdbinary.readouterr().out.decode())))
+    expected = read_scalars(recordings, runs="train")
+    assert [float(row["value"]) for row in rows] == expected.value.tolist()
+    assert [float(row["wall_time"]) for row in rows] == expected.wall_time.tolist()
+    assert {(row["run"], row["tag"]) for row in rows} == {("train", "epoch/loss")}
+
+
+def test_export_writes_parquet_of_several_paths(recordings, tmp_path, capsys):
+    path = tmp_path / "out.parquet"
+    sources = [str(recordings / "a"), str(recordings / "train"), str(recordings / "train")]
+    assert main(["export", *sources, "--tag", "*loss", "-o", str(path)]) == 0
+    table = pyarrow.parquet.read_table(path).to_pandas()
+    assert table["run"].tolist() == [
+        str(recordings / "a" / "first_batch"),
+        *[str(recordings / "train")] * 6,
+    ]
+    assert table["value"].tolist()[0] == 2.5
+    assert set(table["tag"]) == {"first_batch/loss", "epoch/loss"}
+    assert "7 rows" in capsys.readouterr().err
+
+
+def test_export_replaces_a_file_only_with_force(recordings, tmp_path, capsys):
+    path = tmp_path / "out.csv"
+    path.write_text("precious")
+    assert main(["export", str(recordings), "-o", str(path)]) == 2
+    assert "--force replaces it" in capsys.readouterr().err
+    assert path.read_text() == "precious"
+    assert main(["export", str(recordings), "-o", str(path), "--force", "--quiet"]) == 0
+    assert path.read_text().startswith("run,tag,step")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--format", "parquet"], 2, "give -o FILE"),
+        (["-o", "{0}/out.xls"], 2, "give --format"),
+        (["-o", "{0}/missing/out.csv"], 2, "No such file"),
+        (["--run", "nothing"], 1, "nothing to export"),
+    ],
+    ids=["parquet-to-stdout", "unknown-ending", "no-directory", "no-rows"],
+)
+def test_export_says_what_it_cannot_write(recordings, tmp_path, capsys, arguments, code, message):
+    arguments = [word.format(tmp_path) for word in arguments]
+    assert main(["export", str(recordings), *arguments]) == code
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_stops_quietly_when_its_reader_does(recordings):
+    command = f"{sys.executable} -m tb_firstloss export {recordings} | head -n 1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "run,tag,step,wall_time,value\n"
+
+
+def test_verify_is_content_with_intact_files(recordings, capsys):
+    assert main(["verify", str(recordings)]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "everything is intact" in err
+    assert main(["verify", str(recordings), "--json", "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_verify_names_the_damaged_bytes(logdir, capsys):
+    (file,) = (logdir / "train").glob("events*")
+    content = bytearray(file.read_bytes())
+    place = content.index(b"epoch/loss")
+    content[place] ^= 1
+    file.write_bytes(content)
+    assert main(["verify", str(logdir), "--json"]) == 1
+    (damage,) = json.loads(capsys.readouterr().out)
+    assert damage["path"] == str(file)
+    assert damage["start"] < place < damage["end"]
+    assert damage["kind"] == "corrupt"
+    assert main(["verify", str(logdir)]) == 1
+    assert capsys.readouterr().out.startswith(f"{file}: bytes {damage['start']} to ")
+
+
+def test_verify_finds_a_recording_that_lost_its_end(logdir, capsys):
+    (file,) = (logdir / "a" / "first_batch").glob("events*")
+    content = file.read_bytes()
+    file.write_bytes(content[: content.rindex(b"first_batch/tensors/manifest") - 40])
+    assert main(["verify", str(logdir)]) == 1
+    assert "manifest" in capsys.readouterr().out
+
+
+def test_verify_tells_damage_beside_a_whole_recording_once(logdir, capsys):
+    (file,) = (logdir / "a" / "first_batch").glob("events*")
+    content = bytearray(file.read_bytes())
+    content[content.rindex(b"first_batch/report")] ^= 1
+    file.write_bytes(content)
+    assert main(["verify", str(logdir)]) == 1
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_verify_without_a_path_that_exists_is_misuse(tmp_path):
+    assert main(["verify", str(tmp_path / "missing")]) == 2
+
+
+def test_watch_prints_what_is_there_and_ends_in_time(recordings, capsys):
+    arguments = ["watch", str(recordings / "train"), "--timeout", "0.5", "--interval", "0.1"]
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ", 1)[1] for line in lines] == [
+        ".  epoch/loss  step 0  1",
+        ".  epoch/loss  step 1  0.5",
+        ".  epoch/loss  step 2  0.333333",
+        ".  note  step 7  string[2]",
+    ]
+
+
+def test_watch_sees_what_is_written_later(logdir):
+    command = [sys.executable, "-m", "tb_firstloss", "watch", str(logdir), "--json"]
+    command += ["--tag", "later", "--interval", "0.05"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        with tf.summary.create_file_writer(str(logdir / "train")).as_default():
+            tf.summary.scalar("later", 4.5, step=9)
+        line = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 0
+    assert (line["run"], line["tag"], line["step"], line["value"]) == ("train", "later", 9, 4.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--timeout", "0.2"], 1),
+        (["--timeout", "-1"], 2),
+        (["--interval", "-1", "--timeout", "0.2"], 2),
+    ],
+    ids=["nothing-came", "negative-timeout", "negative-interval"],
+)
+def test_watch_of_nothing_is_a_finding_and_nonsense_is_misuse(tmp_path, arguments, code):
+    assert main(["watch", str(tmp_path), *arguments]) == code

@@ -1,0 +1,187 @@
+"""Framing and resynchronisation, against TensorFlow's writer and a corpus of damaged files."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tb_firstloss import errors
+from tb_firstloss.reading.files import open as files_open
+from tb_firstloss.reading.files.open import Window
+from tb_firstloss.reading.format import crc32c, records
+from tests.helpers.damaged_files import CASES
+from tests.helpers.event_files import frame, header
+
+
+def read(data, *, start=0):
+    """Returns payloads and damage, the file in memory."""
+    damage = []
+    window = Window("file", lambda offset, count: data[offset : offset + count], len(data))
+    found = records.iter_records(window, report=damage.append, start=start)
+    return [bytes(record.payload) for record in found], damage
+
+
+PAYLOADS = [b"one", b"", b"three" * 50, b"4"]
+DATA = b"".join(map(frame, PAYLOADS))
+STARTS = [0, 19, 35, 301, 318]
+
+
+def test_records_of_tensorflows_writer_are_read(engine, tmp_path):
+    import tensorflow as tf
+
+    payloads = [b"", b"x", random.Random(5).randbytes(300_000), b"last"]
+    with tf.io.TFRecordWriter(str(tmp_path / "records")) as writer:
+        for payload in payloads:
+            writer.write(payload)
+    assert read((tmp_path / "records").read_bytes()) == (payloads, [])
+
+
+@pytest.mark.parametrize("missing", range(1, 17))
+def test_truncated_last_record_is_incomplete_and_the_others_are_read(engine, missing):
+    payloads, damage = read(DATA[:-missing])
+    assert payloads == PAYLOADS[:3]
+    assert [(d.start, d.end, d.kind) for d in damage] == [(301, len(DATA) - missing, "incomplete")]
+
+
+def test_every_flipped_bit_costs_its_own_record_alone(engine):
+    for bit in range(8 * len(DATA)):
+        data = bytearray(DATA)
+        data[bit // 8] ^= 1 << bit % 8
+        lost = max(i for i in range(4) if STARTS[i] <= bit // 8)
+        payloads, damage = read(bytes(data))
+        assert payloads == PAYLOADS[:lost] + PAYLOADS[lost + 1 :], bit
+        assert [(d.start, d.end, d.kind) for d in damage] == [
+            (STARTS[lost], STARTS[lost + 1], "corrupt")
+        ], bit
+
+
+def test_no_record_of_the_corpus_is_altered_and_damage_starts_where_it_does(engine):
+    intact = {case.name: case for case in CASES}
+    for case in intact.values():
+        payloads, damage = read(case.data)
+        frames = b"".join(map(frame, payloads))
+        gaps = sum(d.end - d.start for d in damage)
+        assert len(frames) + gaps == len(case.data), case.name
+        expected = None if case.framed or case.start is None else case.start
+        assert (damage[0].start if damage else None) == expected, case.name
+
+
+def test_a_length_beyond_what_a_protocol_buffer_holds_is_not_read(engine):
+    asked = []
+
+    def endless(offset, count):
+        asked.append(count)
+        return (header(2**33) + bytes(count))[:count] if offset == 0 else bytes(count)
+
+    window = Window("sparse", endless, 2**34)
+    assert records.read_record(window, 0) is None
+    assert max(asked, default=0) <= 1 << 20
+
+
+def test_a_large_payload_is_checked_before_it_is_held(engine, monkeypatch):
+    monkeypatch.setattr(records, "_PIECE", 1000)
+    payload = random.Random(2).randbytes(10_500)
+    data = bytearray(frame(payload) + frame(b"next"))
+    assert read(bytes(data)) == ([payload, b"next"], [])
+    data[5000] ^= 1
+    payloads, damage = read(bytes(data))
+    assert payloads == [b"next"]
+    assert [(d.start, d.end) for d in damage] == [(0, 10_516)]
+
+
+@pytest.mark.parametrize("offset", [12, 13, 20, 100])
+def test_frames_in_a_damaged_payload_are_no_records(engine, offset):
+    inner = frame(b"inner") + frame(b"inner too")
+    data = bytearray(frame(b"before") + frame(b"." * 100 + inner + b"end") + frame(b"after"))
+    data[22 + offset] ^= 0xFF
+    assert read(bytes(data))[0] == [b"before", b"after"]
+
+
+@pytest.mark.parametrize("junk", [bytes(12), b"\xff" * 12, b"twelve bytes"])
+def test_frames_behind_a_lost_header_are_no_records(engine, junk):
+    enclosing = frame(b"." * 100 + frame(b"inner") + b"end")
+    data = frame(b"before") + junk + enclosing[12:] + frame(b"after")
+    payloads, damage = read(data)
+    assert payloads == [b"before", b"after"]
+    assert [(d.start, d.end) for d in damage] == [(22, 22 + len(enclosing))]
+
+
+@pytest.mark.parametrize("cut", range(1, 115))
+def test_records_appended_to_a_torn_one_are_read(engine, cut):
+    torn = frame(bytes(range(100)))[:cut]
+    appended = [b"a" * 10, b"b" * 25, b"", b"c" * 33, b"d" * 80]
+    data = frame(b"before") + torn + b"".join(map(frame, appended))
+    payloads, damage = read(data)
+    assert payloads == [b"before", *appended]
+    assert (damage[0].start, damage[0].end) == (22, 22 + cut)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.binary(max_size=60), min_size=1, max_size=8),
+    st.data(),
+)
+def test_whatever_overwrites_one_record_leaves_the_others(payloads, data):
+    frames = [frame(p) for p in payloads]
+    hit = data.draw(st.integers(0, len(frames) - 1))
+    at = data.draw(st.integers(0, len(frames[hit]) - 1))
+    junk = data.draw(st.binary(min_size=1, max_size=len(frames[hit]) - at))
+    damaged = frames[hit][:at] + junk + frames[hit][at + len(junk) :]
+    found, damage = read(b"".join([*frames[:hit], damaged, *frames[hit + 1 :]]))
+    if damaged == frames[hit]:
+        assert (found, damage) == (payloads, [])
+    else:
+        start = sum(map(len, frames[:hit]))
+        assert found == payloads[:hit] + payloads[hit + 1 :]
+        assert [(d.start, d.end) for d in damage] == [(start, start + len(damaged))]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=400))
+def test_any_bytes_are_accounted_for(junk):
+    payloads, damage = read(junk + frame(b"behind"))
+    assert payloads[-1] == b"behind"
+    covered = sum(d.end - d.start for d in damage) + sum(len(frame(p)) for p in payloads)
+    assert covered == len(junk) + 22
+
+
+def test_damage_says_what_and_where_and_becomes_an_exception(engine):
+    _, (damage,) = read(DATA[:-3])
+    assert str(damage) == "file: bytes 301 to 315: a record of 1 bytes was cut short: 2 remain"
+    error = damage.error()
+    assert isinstance(error, errors.CorruptRecordError)
+    assert (error.path, error.start, error.end) == ("file", 301, 315)
+
+
+def test_a_file_that_shrinks_while_it_is_read_ends_there(engine):
+    window = Window("file", lambda offset, count: DATA[offset:35][:count], len(DATA))
+    damage = []
+    found = [bytes(r.payload) for r in records.iter_records(window, report=damage.append)]
+    assert (found, damage) == (PAYLOADS[:2], [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["nested headers", "frames between garbage", "frames behind lost headers"]
+)
+def test_a_file_made_to_be_searched_in_vain_ends_the_search(engine, name, monkeypatch):
+    size = 25_000
+    data = {
+        "nested headers": b"".join(header((size - at) // 2 | 1) for at in range(0, size, 12)),
+        "frames between garbage": (b"garbage garbage " + frame(b"x")) * (size // 33),
+        "frames behind lost headers": (bytes(12) + frame(b"x")) * (size // 29),
+    }[name]
+    checked = []
+    checksum = crc32c.crc32c
+
+    def counting(piece, crc=0):
+        checked.append(len(piece))
+        return checksum(piece, crc)
+
+    monkeypatch.setattr(files_open, "_EFFORT_PER_FILE", 1 << 16)
+    monkeypatch.setattr(crc32c, "crc32c", counting)
+    payloads, damage = read(data)
+    assert sum(checked) < 100 * len(data)  # quadratic: 500 times as many and more
+    assert len(payloads) == data.count(frame(b"x"))
+    assert sum(d.end - d.start for d in damage) == len(data) - 17 * len(payloads)

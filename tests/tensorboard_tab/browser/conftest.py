@@ -1,0 +1,124 @@
+"""One set of runs, a TensorBoard of each kind over it, and one browser, for all browser tests."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.tensorboard_tab.browser import serving
+
+SERVERS = {
+    "data-server": ["--load_fast", "true", "--path_prefix", "/some/prefix"],
+    "in-process": ["--load_fast", "false"],
+}
+"""TensorBoard's two ways to read a logdir; one of them below a path prefix."""
+
+HOSTILE_RUN = "<img src=x onerror=alert(1)>"
+HOSTILE_OUTPUT = "<script>alert(2)</script>"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def browser_or_skip():
+    """Skips where there is no browser; where CI=true, that is a failure."""
+    missing = serving.what_is_missing()
+    if missing and os.environ.get("CI") == "true":
+        pytest.fail(missing)
+    if missing:
+        pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def logdir(browser_or_skip, tmp_path_factory):
+    """Good runs, one with a hostile name, and one whose exact values are damaged on disk."""
+    from tb_firstloss import FirstLoss
+    from tests.tensorboard_tab.browser.runs import train_runs
+
+    logdir = tmp_path_factory.mktemp("logdir")
+    train_runs(logdir)
+    FirstLoss(logdir / HOSTILE_RUN, on_error="raise").record(
+        {HOSTILE_OUTPUT: np.array([1.0, 2.0]), "plain": np.array([3.0])}
+    )
+    shutil.copytree(logdir / "other-seed", logdir / "damaged")
+    (file,) = (logdir / "damaged" / "first_batch").glob("events*")
+    content = bytearray(file.read_bytes())
+    content[content.index(b"tensors/outputs/per_example/per_example") + 100] ^= 1
+    file.write_bytes(content)
+    return logdir
+
+
+@pytest.fixture(scope="session")
+def good(logdir):
+    """The recordings that can be read, by run, as our own reader reads them."""
+    from tb_firstloss.reading.recordings import read_first_losses
+
+    with pytest.warns(UserWarning, match="damaged"):
+        return read_first_losses(logdir)
+
+
+@pytest.fixture(scope="session")
+def start(logdir):
+    """Starts TensorBoard of a kind at most once, and waits until it has read all runs."""
+    running = {}
+
+    def start(kind):
+        if kind not in running:
+            manager = serving.tensorboard(logdir, *SERVERS[kind])
+            running[kind] = manager, manager.__enter__()
+            has_all_runs(running[kind][1], logdir)
+        return running[kind][1]
+
+    yield start
+    for manager, _ in running.values():
+        manager.__exit__(None, None, None)
+
+
+def has_all_runs(server, logdir):
+    count = len(list(logdir.iterdir()))
+    server.await_json("data/runs", lambda runs: len(runs) == count)
+    # The last summary of a run to be read; the others are there by then.
+    server.await_json(
+        "data/plugin/text/tags", lambda tags: len([r for r in tags if tags[r]]) >= count - 1
+    )
+
+
+@pytest.fixture(params=SERVERS)
+def server(request, start):
+    """Both kinds of TensorBoard, one after the other."""
+    return start(request.param)
+
+
+@pytest.fixture
+def one_server(start):
+    """One TensorBoard, where the kind makes no difference."""
+    return start("data-server")
+
+
+@pytest.fixture(scope="session")
+def browser(browser_or_skip):
+    """One browser process for all tests of a worker."""
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=1000 * serving.TIMEOUT_SECONDS)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=serving.find_chromium(), args=serving.CHROMIUM_FLAGS
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visits(browser):
+    """Opens pages; at the end, none may have complained or talked to anyone else."""
+    opened = []
+
+    def visit(server, **options):
+        opened.append(serving.Visit(browser, server, **options))
+        return opened[-1]
+
+    yield visit
+    for visit in opened:
+        visit.close()
+        assert visit.strangers == []
+        assert visit.errors == []

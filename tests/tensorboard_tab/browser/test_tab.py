@@ -1,0 +1,338 @@
+"""The First loss tab, in a browser, on real recordings."""
+
+import contextlib
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from tb_firstloss import FirstLoss
+from tests.tensorboard_tab.browser.conftest import HOSTILE_OUTPUT, HOSTILE_RUN
+from tests.tensorboard_tab.browser.serving import tensorboard
+
+pytestmark = pytest.mark.slow
+
+COLUMNS = ["run", "loss", "expected", "count", "mean", "std", "min", "max", "nonfinite"]
+
+
+@pytest.fixture
+def tab(server, visits):
+    return visits(server).open_tab()
+
+
+@pytest.fixture
+def one_tab(one_server, visits):
+    return visits(one_server).open_tab()
+
+
+def read_table(tab):
+    """The texts of the table by row name, in the order shown."""
+    rows = tab.locator("tbody tr").evaluate_all(
+        "rows => rows.map(row => [...row.cells].map(cell => cell.innerText.trim()))"
+    )
+    return {row[0]: dict(zip(COLUMNS[1:], row[1:], strict=False)) for row in rows}
+
+
+def expected_rows(good):
+    """What the table should say, from what our own reader reads."""
+    rows = {}
+    for run, first in good.items():
+        for name, output in first.outputs.items():
+            label = f"{run}: {name}" if len(first.outputs) > 1 else run
+            values = output.per_example[np.isfinite(output.per_example)].astype(np.float64)
+            rows[label] = {
+                "loss": None if first.loss is None else float(first.loss),
+                "expected": first.metadata.get("expected_loss"),
+                "count": output.per_example.size,
+                "mean": np.mean(values),
+                "std": np.std(values),
+                "min": np.min(values),
+                "max": np.max(values),
+                "nonfinite": output.per_example.size - values.size,
+            }
+    return rows
+
+
+def check_table(table, good):
+    """Fails unless the table shows every recording with the values of the reader."""
+    rows = expected_rows(good)
+    assert set(rows) <= set(table)
+    for label, numbers in rows.items():
+        for column, number in numbers.items():
+            text = table[label][column].rstrip(" ✓✗")
+            if number is None:
+                assert text == "", (label, column)
+            else:
+                assert float(text) == pytest.approx(number, rel=1e-5, nan_ok=True), (label, column)
+
+
+def choose(tab, *names):
+    for name in names:
+        row = tab.locator("tbody tr").filter(has_text=re.compile(f"^{re.escape(name)}"))
+        row.locator("input").check()
+
+
+def test_every_recording_is_a_row_with_its_values(tab, good):
+    check_table(read_table(tab), good)
+
+
+@pytest.mark.parametrize("fault", ["missing-run", "other-value"])
+def test_the_check_of_the_table_notices(one_tab, good, fault):
+    table = read_table(one_tab)
+    if fault == "missing-run":
+        del table["baseline/first_batch"]
+    else:
+        table["images-with-nan/first_batch"]["loss"] = "2.5"
+    with pytest.raises(AssertionError):
+        check_table(table, good)
+
+
+def test_a_damaged_run_says_so_and_hides_no_other(tab, good):
+    table = read_table(tab)
+    assert re.search("manifest|SHA-256|cannot", table["damaged/first_batch"]["loss"])
+    assert len(table) == len(expected_rows(good)) + 1
+    assert list(table)[-1] == "damaged/first_batch"
+
+
+def test_what_is_not_as_expected_is_marked(one_tab):
+    table = read_table(one_tab)
+    marks = {run: row.get("expected", "")[-1:] for run, row in table.items()}
+    assert marks["baseline/first_batch"] == "✓"
+    assert marks["weights-too-large/first_batch"] == "✗"
+    assert marks["images-with-nan/first_batch"] == "✗"
+    assert table["images-with-nan/first_batch"]["loss"] == "NaN"
+    assert table["images-with-nan/first_batch"]["nonfinite"] == "3"
+
+
+def test_names_are_shown_as_text_and_never_run(visits, one_server):
+    visit = visits(one_server)
+    dialogs = []
+    visit.page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    tab = visit.open_tab()
+    name = f"{HOSTILE_RUN}/first_batch: {HOSTILE_OUTPUT}"
+    assert name in read_table(tab)
+    choose(tab, name)
+    assert HOSTILE_RUN in tab.locator("aside h2").first.inner_text()
+    assert tab.locator("main img, aside img, main script, aside script").count() == 0
+    assert dialogs == []
+
+
+@pytest.mark.parametrize("column", ["mean", "loss", "run"])
+def test_a_click_on_a_heading_sorts_and_a_second_click_turns_it_round(one_tab, good, column):
+    heading = one_tab.locator(f"[data-column={column}]")
+    values = {
+        name: name.replace(":", "") if column == "run" else row[column]
+        for name, row in expected_rows(good).items()
+    }
+    known = [n for n, v in values.items() if v is not None and v == v]
+    unknown = set(values) - set(known)
+    orders = []
+    for _ in range(2):
+        heading.click()
+        shown = [name for name in read_table(one_tab) if name in values]
+        orders.append([values[name] for name in shown[: len(known)]])
+        assert set(shown[len(known) :]) == unknown  # NaN, and what has no value, come last
+    if column != "run":
+        assert orders[0] == sorted(orders[0], reverse=True)
+        assert orders[1] == sorted(orders[1])
+    assert orders[0] == orders[1][::-1] or len(set(orders[0])) < len(orders[0])
+
+
+def test_the_filter_takes_a_regular_expression_and_half_of_one(one_tab):
+    everything = list(read_table(one_tab))
+    box = one_tab.get_by_label("Filter runs")
+    box.fill("^BASE.*repeated")
+    assert list(read_table(one_tab)) == ["baseline-repeated/first_batch"]
+    assert "1 of" in one_tab.locator(".status").inner_text()
+    box.fill("(base")
+    assert read_table(one_tab) == {}
+    assert box.get_attribute("aria-invalid") == "true"
+    box.fill("")
+    assert list(read_table(one_tab)) == everything
+
+
+def test_one_output_of_several_can_be_shown_alone(one_tab):
+    one_tab.get_by_role("combobox").select_option("parity")
+    names = [name for name in read_table(one_tab) if "damaged" not in name]
+    assert names == ["two-outputs/first_batch: parity"]
+
+
+def test_a_chosen_run_shows_its_largest_losses_with_their_index(tab, good):
+    choose(tab, "images-with-nan/first_batch")
+    cells = tab.locator("aside .largest tbody tr").all_inner_texts()
+    shown = [cell.split("\t") for cell in cells]
+    values = good["images-with-nan/first_batch"].per_example.astype(np.float64)
+    order = sorted(range(values.size), key=lambda i: (not np.isnan(values[i]), -values[i], i))
+    assert [index for index, _ in shown] == [f"[{i}]" for i in [3, 17, 40, *order[3:10]]]
+    assert [text for _, text in shown[:3]] == ["NaN"] * 3
+    np.testing.assert_allclose([float(text) for _, text in shown[3:]], values[order[3:10]], 1e-5)
+
+
+def test_two_equal_runs_are_told_to_be_identical(tab):
+    choose(tab, "baseline/first_batch", "baseline-repeated/first_batch")
+    verdict = tab.locator("aside .pair [role=status]").filter(has_text="Identical bit for bit")
+    verdict.wait_for()
+
+
+def test_two_different_runs_show_their_difference(tab, good):
+    choose(tab, "baseline/first_batch", "other-seed/first_batch")
+    pair = tab.locator("aside .pair")
+    verdict = pair.locator("[role=status]").filter(has_text="The digests differ")
+    a, b = (good[f"{run}/first_batch"] for run in ("baseline", "other-seed"))
+    difference = b.per_example.astype(np.float64) - a.per_example.astype(np.float64)
+    at = int(np.argmax(np.abs(difference)))
+    text = verdict.inner_text()
+    equal = int(np.sum(a.per_example == b.per_example))
+    assert f"{equal} of {a.count} values are equal; they differ most at [{at}]" in text
+    assert float(text.rstrip(".").split()[-1]) == pytest.approx(difference[at], rel=1e-5)
+    rows = dict(row.split("\t", 1) for row in pair.locator("tbody tr").all_inner_texts())
+    for name, one, other in (("Loss", a.loss, b.loss), ("Mean", a.mean, b.mean)):
+        numbers = [float(text) for text in rows[name].split("\t")]
+        assert numbers == pytest.approx(
+            [float(one), float(other), float(other) - float(one)], rel=1e-4
+        )
+
+
+def test_choosing_a_third_run_lets_go_of_the_first(one_tab):
+    names = ["baseline/first_batch", "other-seed/first_batch", "weights-too-large/first_batch"]
+    choose(one_tab, *names)
+    assert one_tab.locator("tr.chosen .run").all_inner_texts() == names[1:]
+
+
+def test_histograms_share_one_axis_and_count_every_value(one_tab, good):
+    ends = [float(t) for t in one_tab.locator("thead .axis span").all_inner_texts()]
+    largest = max(first.max for first in good.values() if len(first.outputs) == 1)
+    assert ends[1] < largest  # the run that is far off does not squeeze the others …
+    far_off = one_tab.locator("tr", has_text="weights-too-large")
+    assert far_off.locator("svg .beyond").count() == 1  # … and is marked as reaching further
+    box = one_tab.locator("tr", has_text="other-seed").locator("svg path").bounding_box()
+    assert box["height"] > 15
+    assert box["width"] < 90  # its values lie in a part of the axis
+
+
+@pytest.mark.parametrize(
+    ("title", "place"),
+    [("Profile", "#profile"), ("Graph", "#graphs"), ("Report", "#text")],
+)
+def test_links_lead_to_the_run_in_the_other_tabs(visits, one_server, title, place):
+    visit = visits(one_server)
+    tab = visit.open_tab()
+    choose(tab, "baseline/first_batch")
+    link = tab.locator("aside nav").get_by_text(title)
+    link.wait_for()
+    href = link.get_attribute("href")
+    assert href.startswith(one_server.address)
+    assert place in href
+    assert "baseline" in href
+    assert link.get_attribute("target") == "_parent"
+    if title == "Report":
+        link.click()
+        card = visit.page.locator("tf-text-loader")
+        card.get_by_text("First batch").first.wait_for()
+        assert card.count() == 1
+
+
+def test_a_run_without_graph_and_profile_has_no_links_to_them(one_tab):
+    choose(one_tab, "other-seed/first_batch")
+    one_tab.locator("aside nav a").first.wait_for()
+    assert one_tab.locator("aside nav a").all_inner_texts() == ["Report"]
+
+
+def test_it_follows_tensorboards_theme(visits, one_server):
+    visit = visits(one_server)
+    tab = visit.open_tab()
+    colors = []
+    for dark in (False, True):
+        visit.page.evaluate(f"document.body.classList.toggle('dark-mode', {str(dark).lower()})")
+        style = tab.locator("body").evaluate(
+            "async body => (await new Promise(requestAnimationFrame), getComputedStyle(body))"
+            ".backgroundColor"
+        )
+        colors.append(sum(map(int, re.findall(r"\d+", style)[:3])))
+    assert colors[0] > 600
+    assert colors[1] < 300
+
+
+def test_the_keyboard_reaches_everything(visits, one_server):
+    visit = visits(one_server)
+    tab = visit.open_tab()
+    tab.get_by_label("Filter runs").focus()
+    visit.page.keyboard.press("Tab")  # to the choice of the output
+    visit.page.keyboard.press("Tab")
+    visit.page.keyboard.press("Enter")
+    assert tab.locator("th[aria-sort]").get_attribute("aria-sort") == "descending"
+    for _ in COLUMNS:
+        visit.page.keyboard.press("Tab")
+    visit.page.keyboard.press("Space")
+    assert tab.locator("tr.chosen").count() == 1
+    assert tab.locator("aside section").first.is_visible()
+
+
+@pytest.fixture
+def empty_logdir(tmp_path, browser_or_skip):
+    (tmp_path / "runs").mkdir()
+    return tmp_path / "runs"
+
+
+# A tab with recordings polls each ten seconds; without that, only a click brings what is new.
+WITHOUT_SLOW_TIMERS = """
+  const { setTimeout } = window;
+  window.setTimeout = (f, millis, ...rest) => millis >= 10000 || setTimeout(f, millis, ...rest);
+"""
+
+
+def test_a_recording_appears_without_reloading_the_page(visits, empty_logdir):
+    with (
+        tensorboard(empty_logdir, "--reload_interval", "1") as server,
+        contextlib.closing(visits(server)) as visit,
+    ):
+        visit.page.add_init_script(WITHOUT_SLOW_TIMERS)
+        visit.go("#tb_firstloss")
+        tab = visit.page.frame_locator("iframe[src*='tb_firstloss']")
+        tab.get_by_text("No first-batch loss recorded here yet").wait_for()
+        FirstLoss(empty_logdir, on_error="raise").record(np.array([1.0, 2.0]))
+        tab.locator("tbody tr", has_text="first_batch").wait_for()
+        tab.locator("tbody input").check()
+        FirstLoss(empty_logdir, on_error="raise").record(np.array([5.0]))
+        server.await_json(
+            "data/plugin/tb_firstloss/recordings", lambda found: len(found["recordings"]) == 2
+        )
+        visit.page.locator(".reload-button").click()
+        tab.locator("tbody tr", has_text="first_batch-2").wait_for()
+        assert tab.locator("tr.chosen .run").inner_text() == "first_batch"
+
+
+# An observer is called at the end of each task; until then, the page is deaf.
+COUNT_ROWS_PER_TASK = """
+  window.mostRows = 0;
+  new MutationObserver((changes) => {
+    const added = changes.flatMap((change) => [...change.addedNodes]);
+    const rows = added.filter((node) => node.nodeName === "TR").length;
+    window.mostRows = Math.max(window.mostRows, rows);
+  }).observe(document, { childList: true, subtree: true });
+"""
+
+
+def test_a_thousand_runs_do_not_freeze_the_page(visits, empty_logdir):
+    FirstLoss(empty_logdir, expect=2.3, on_error="raise").record(
+        np.random.default_rng(0).normal(2.3, 0.2, 128)
+    )
+    for number in range(999):
+        shutil.copytree(empty_logdir / "first_batch", empty_logdir / f"run-{number}")
+    with (
+        tensorboard(empty_logdir) as server,
+        contextlib.closing(visits(server)) as visit,
+    ):
+        server.await_json("data/runs", lambda runs: len(runs) == 1000)
+        server.await_json(
+            "data/plugin/tb_firstloss/recordings", lambda found: len(found["recordings"]) == 1000
+        )
+        visit.page.add_init_script(COUNT_ROWS_PER_TASK)
+        tab = visit.open_tab()
+        tab.locator("tbody tr").nth(999).wait_for()
+        tab.locator("[data-column=mean]").click()
+        tab.get_by_label("Filter runs").fill("run-99")
+        tab.locator("tbody tr").nth(10).wait_for(state="detached")
+        assert tab.locator("tbody tr").count() == 10
+        assert 10 < tab.locator("body").evaluate("() => window.mostRows") <= 100
