@@ -21,7 +21,8 @@ _DATA_CLASS_TENSOR = 2
 
 def write_scalar(tag: str, value: float | Array, *, step: int, description: str) -> None:
     """Writes a float32 scalar for the Scalars dashboard."""
-    number = tf.constant(value, tf.float32)
+    # An array, not a Python float: of those TensorFlow caches the tensors, and 0.0 == -0.0.
+    number = tf.constant(np.asarray(value, np.float32))
     tf.summary.write(tag, number, step=step, metadata=_metadata("scalars", description))
 
 

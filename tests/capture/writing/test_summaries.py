@@ -14,7 +14,7 @@ def summary_values(logdir, write):
     return [value for event in events for value in event.summary.value]
 
 
-@pytest.mark.parametrize("value", [0.1, -0.0, np.nan, np.inf, 1e-45, np.float32(2.5)], ids=str)
+@pytest.mark.parametrize("value", [0.1, 0.0, -0.0, np.nan, np.inf, 1e-45, np.float32(2.5)], ids=str)
 def test_a_scalar_is_what_tf_summary_writes(tmp_path, value):
     ours = summary_values(
         tmp_path / "ours",
@@ -22,7 +22,7 @@ def test_a_scalar_is_what_tf_summary_writes(tmp_path, value):
     )
     theirs = summary_values(
         tmp_path / "theirs",
-        lambda: tf.summary.scalar("a/b", value, step=3, description="What it is."),
+        lambda: tf.summary.scalar("a/b", np.float32(value), step=3, description="What it is."),
     )
     assert [v.SerializeToString() for v in ours] == [v.SerializeToString() for v in theirs]
 
