@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tb_firstloss.arrays import Array, describe
 from tb_firstloss.checks import check_tolerance
-from tb_firstloss.first_batch import Array, FirstBatch, OutputLoss, describe
+from tb_firstloss.first_batch import FirstBatch, OutputLoss
 
 Agreement = Literal["identical", "within tolerance", "different"]
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
 import os
 import re
 import urllib.parse
@@ -25,14 +24,8 @@ import ml_dtypes
 import numpy as np
 
 from tb_firstloss import errors
-from tb_firstloss.first_batch import (
-    Array,
-    FirstBatch,
-    LossStatistics,
-    OutputLoss,
-    compute_digest,
-    tensor_sha256,
-)
+from tb_firstloss.arrays import Array, LossStatistics, finite_json, tensor_sha256
+from tb_firstloss.first_batch import FirstBatch, OutputLoss, compute_digest
 
 VERSION = 1
 """Contract version that this package writes; it reads this one and every older one."""
@@ -265,11 +258,8 @@ def _entries(facts: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _encode_statistics(statistics: LossStatistics) -> dict[str, Any]:
-    # JSON has no NaN; float() reads these names back.
-    return {
-        key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in dataclasses.asdict(statistics).items()
-    }
+    facts: dict[str, Any] = finite_json(dataclasses.asdict(statistics))
+    return facts
 
 
 def _decode_statistics(facts: dict[str, Any]) -> LossStatistics:

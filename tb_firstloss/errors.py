@@ -1,4 +1,4 @@
-"""Every exception and warning that tb_firstloss raises on purpose.
+"""Every exception and warning that tb_firstloss raises on purpose, and how messages are cut.
 
 ::
 
@@ -8,7 +8,7 @@
           │    ├── LossNotFoundError       the step returned nothing usable as a loss
           │    ├── NotDurableError         what was written is not what is on disk
           │    ├── ResumedRunError         a resumed run, and on_resume="error"
-     │    └── UnexpectedLossError     the first loss is not as expected, and on_error="raise"
+          │    └── UnexpectedLossError     the first loss is not as expected, and on_error="raise"
           ├── MissingDependencyError       an optional package is not installed (also ImportError)
           └── ReadError                    the state of a file, a run or a logdir
                ├── EventFileError          a file that holds no events, or cannot be opened
@@ -31,6 +31,26 @@ A caller's mistake (a bad tag, an unknown option) is a built-in TypeError or Val
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+
+
+def first_line(error: BaseException, *, named: bool = False) -> str:
+    """Returns what an error says, in one line; its type's name if it says nothing.
+
+    Args:
+        error: Any exception.
+        named: Whether to put the type's name in front, unless the exception is one of ours.
+    """
+    name = type(error).__name__
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    if not said:
+        return name
+    return f"{name}: {said}" if named and not isinstance(error, FirstLossError) else said
+
+
+def some_of(names: Sequence[str], limit: int = 10) -> str:
+    """Returns names as one text, ``a, b, …``; at most ``limit`` of them."""
+    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
 
 
 class FirstLossError(Exception):

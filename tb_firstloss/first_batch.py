@@ -4,64 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
-import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LossStatistics:
-    """Summary of per-example loss values, computed in float64.
-
-    Attributes:
-        count: Number of values, finite or not.
-        mean: Mean of the finite values; NaN when there are none. The same holds for the next three.
-        std: Population standard deviation (divided by the number of finite values).
-        min: Smallest finite value.
-        max: Largest finite value.
-        nonfinite_count: Number of NaN and infinite values.
-    """
-
-    count: int
-    mean: float
-    std: float
-    min: float
-    max: float
-    nonfinite_count: int
-
-    @classmethod
-    def of(cls, values: Array) -> LossStatistics:
-        """Computes the statistics of an array of any shape and any real dtype."""
-        finite = finite_values(values)
-        count, finite_count = int(values.size), int(finite.size)
-        if not finite_count:
-            nan = math.nan
-            return cls(count=count, mean=nan, std=nan, min=nan, max=nan, nonfinite_count=count)
-        with np.errstate(over="ignore", invalid="ignore"):
-            return cls(
-                count=count,
-                mean=float(finite.mean()),
-                std=float(finite.std()),
-                min=float(finite.min()),
-                max=float(finite.max()),
-                nonfinite_count=count - finite_count,
-            )
-
-
-def finite_values(values: Array) -> npt.NDArray[np.float64]:
-    """Returns the finite values, flattened in C order, as float64 of shape [number of finite]."""
-    # A signalling NaN raises the invalid flag when it is converted; that is no error here.
-    with np.errstate(invalid="ignore"):
-        wide = values.astype(np.float64).ravel()
-    return wide[np.isfinite(wide)]
+from tb_firstloss.arrays import Array, LossStatistics, describe, digest_of, frozen
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -93,11 +42,11 @@ class OutputLoss:
         if self.per_example is not None:
             if np.ndim(self.per_example) == 0:
                 raise ValueError("per_example: a scalar; it needs one value per example")
-            object.__setattr__(self, "per_example", _frozen(self.per_example))
-        object.__setattr__(self, "row_splits", tuple(_frozen(s) for s in self.row_splits))
+            object.__setattr__(self, "per_example", frozen(self.per_example))
+        object.__setattr__(self, "row_splits", tuple(frozen(s) for s in self.row_splits))
         for field in ("sample_weight", "mask"):
             if getattr(self, field) is not None:
-                object.__setattr__(self, field, _frozen(getattr(self, field)))
+                object.__setattr__(self, field, frozen(getattr(self, field)))
         if self.statistics is None:
             if self.per_example is None:
                 raise ValueError("statistics: needed when per_example is left out")
@@ -133,7 +82,7 @@ class FirstBatch:
 
     def __post_init__(self) -> None:
         if self.loss is not None:
-            object.__setattr__(self, "loss", _frozen(self.loss))
+            object.__setattr__(self, "loss", frozen(self.loss))
         object.__setattr__(self, "outputs", MappingProxyType(dict(self.outputs)))
         object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
         if not self.digest:
@@ -230,56 +179,20 @@ class FirstBatch:
         return to_html(self)
 
 
-def describe(array: Array) -> str:
-    """Returns an array's dtype and shape as text: ``float32[64, 10]``."""
-    return f"{array.dtype.name}{list(array.shape)}"
-
-
-def tensor_sha256(array: Array) -> str:
-    """Returns the SHA-256 (hex) of an array's bytes: C order, little-endian."""
-    return hashlib.sha256(_little_endian_bytes(array)).hexdigest()
-
-
 def compute_digest(loss: Array | None, outputs: Mapping[str, OutputLoss]) -> str:
     """Computes the digest that tells whether two first batches are equal bit for bit.
 
-    SHA-256 over, in order, the loss and each output's per-example values followed by its row
-    splits; each of them as a line of compact JSON ``["<dtype>",[<shape>]]``, a newline, and the
-    elements' bytes in C order, little-endian. A missing loss is the line ``null``.
+    It covers, in order, the loss and each output's per-example values followed by its row splits,
+    as `digest_of` hashes them.
 
     Args:
         loss: The total loss, any shape, or None.
         outputs: The outputs in order; names do not enter the digest.
     """
-    sha = hashlib.sha256()
     arrays: list[Array | None] = [loss]
     for output in outputs.values():
         arrays += [output.per_example, *output.row_splits]
-    for array in arrays:
-        if array is None:
-            sha.update(b"null\n")
-        else:
-            sha.update(_digest_line(array.dtype, array.shape))
-            sha.update(_little_endian_bytes(array))
-    return sha.hexdigest()
-
-
-@functools.lru_cache(maxsize=256)
-def _digest_line(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    return json.dumps([dtype.name, shape], separators=(",", ":")).encode() + b"\n"
-
-
-def _little_endian_bytes(array: Array) -> bytes:
-    order = array.dtype.newbyteorder("<") if array.dtype.kind in "iufb" else array.dtype
-    return array.astype(order, copy=False).tobytes()
-
-
-def _frozen(array: npt.ArrayLike) -> Array:
-    """Returns a read-only copy, so that a buffer reused by training cannot change the capture."""
-    copy = np.array(array, order="C")
-    copy = copy.astype(copy.dtype.newbyteorder("="), copy=False)
-    copy.setflags(write=False)
-    return copy
+    return digest_of(arrays)
 
 
 def _rebuild(fields: dict[str, Any]) -> FirstBatch:

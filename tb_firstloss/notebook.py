@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Iterator
 
-import numpy as np
-
-from tb_firstloss.first_batch import Array, FirstBatch, OutputLoss, describe, finite_values
+from tb_firstloss.arrays import Array, bar_heights, describe, finite_values
+from tb_firstloss.first_batch import FirstBatch, OutputLoss
 
 _WIDTH, _HEIGHT = 180, 32  # pixels
 _HEADINGS = ("", "count", "mean", "std", "min", "max", "non-finite", "")
@@ -48,21 +46,16 @@ def _cells(name: str, output: OutputLoss) -> Iterator[str]:
 
 def to_svg(values: Array) -> str:
     """Draws a histogram of the finite values as SVG; empty where there are none."""
-    finite = finite_values(values)
-    if not finite.size:
+    heights = bar_heights(values)
+    if not heights:
         return ""
-    bins = int(np.clip(np.ceil(2 * math.sqrt(finite.size)), 1, 30))
-    low, high = finite.min() / 4, finite.max() / 4  # the range of a quarter never overflows
-    # np.histogram raises where the bins are finer than the numbers: many equal losses of 1e17.
-    places = (finite / 4 - low) / (high - low or 1) * bins
-    counts = np.bincount(np.minimum(places.astype(int), bins - 1), minlength=bins)
-    step = _WIDTH / bins
-    heights = counts / counts.max() * _HEIGHT
+    step = _WIDTH / len(heights)
     bars = "".join(
-        f"M{i * step:.1f} {_HEIGHT}v{-height:.1f}h{step - 0.5:.1f}V{_HEIGHT}z"
+        f"M{i * step:.1f} {_HEIGHT}v{-height * _HEIGHT:.1f}h{step - 0.5:.1f}V{_HEIGHT}z"
         for i, height in enumerate(heights)
         if height
     )
+    finite = finite_values(values)
     label = f"{finite.size} values from {finite.min():.6g} to {finite.max():.6g}"
     return (
         f'<svg width="{_WIDTH}" height="{_HEIGHT}" role="img" aria-label="{label}">'

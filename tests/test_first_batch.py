@@ -7,7 +7,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tb_firstloss.first_batch import FirstBatch, LossStatistics, OutputLoss
+from tb_firstloss.arrays import LossStatistics
+from tb_firstloss.first_batch import FirstBatch, OutputLoss
 
 
 def first_batch(loss=None, **outputs):

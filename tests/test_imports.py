@@ -16,7 +16,8 @@ MODULES = {
 }
 HEAVY = {"tensorflow", "keras", "tf_keras"}
 # A FirstBatch loads notebook only when a notebook shows it.
-BASE = {f"tb_firstloss.{name}" for name in ("first_batch", "contract", "errors", "notebook")}
+GROUND = ("arrays", "contract", "errors", "first_batch", "notebook", "paths")
+BASE = {f"tb_firstloss.{name}" for name in GROUND}
 
 
 def imports_of(path):

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tb_firstloss.arrays import describe
 from tb_firstloss.capture.distribution import replicas
-from tb_firstloss.first_batch import describe
 
 
 def fingerprint(

@@ -10,6 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tb_firstloss.paths import is_url
+
 
 def resolve_logdir(logdir: str | os.PathLike[str]) -> str:
     """Returns an absolute local path, or a URL of a scheme that TensorFlow can write to.
@@ -24,8 +26,8 @@ def resolve_logdir(logdir: str | os.PathLike[str]) -> str:
     if not path or "\0" in path:
         what = "is empty" if not path else "has a NUL byte"
         raise ValueError(f"logdir: {path!r} {what}; give a directory")
-    scheme, separator, rest = path.partition("://")
-    if not separator:
+    scheme, _, rest = path.partition("://")
+    if not is_url(path):
         return str(Path(path).expanduser().absolute())
     if scheme == "file":
         return str(Path(rest).absolute())

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from tb_firstloss import checks, contract
+from tb_firstloss.arrays import Array
 from tb_firstloss.capture import options
 from tb_firstloss.capture.environment import describe_environment
 from tb_firstloss.capture.expectation import NOT_SEEN, Expectation
@@ -23,8 +24,14 @@ from tb_firstloss.capture.notices import warn
 from tb_firstloss.capture.window.step_trace import StepTrace, step_window
 from tb_firstloss.capture.window.warm_step import WarmStep
 from tb_firstloss.capture.writing import recording, run_dirs
-from tb_firstloss.errors import CaptureError, CaptureWarning, FirstLossError, FirstLossWarning
-from tb_firstloss.first_batch import Array, FirstBatch, OutputLoss
+from tb_firstloss.errors import (
+    CaptureError,
+    CaptureWarning,
+    FirstLossError,
+    FirstLossWarning,
+    first_line,
+)
+from tb_firstloss.first_batch import FirstBatch, OutputLoss
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +108,11 @@ class Recorder:
             if self.on_error == "raise":
                 if isinstance(error, FirstLossError):
                     raise
-                raise CaptureError(f"{doing}: {_describe(error)}") from error
-            warn(f"{doing}: {_describe(error)}. Training goes on", CaptureWarning)
+                raise CaptureError(f"{doing}: {first_line(error, named=True)}") from error
+            warn(
+                f"{doing}: {first_line(error, named=True).rstrip('.')}. Training goes on",
+                CaptureWarning,
+            )
 
     @contextlib.contextmanager
     def window(self) -> Iterator[StepTrace]:
@@ -276,10 +286,3 @@ class Recorded:
     def first_batch(self) -> FirstBatch | None:
         """What was captured, or in a resumed run what was found; None before that."""
         return self._recorder.first_batch
-
-
-def _describe(error: Exception) -> str:
-    first_line = (str(error).splitlines() or [""])[0].rstrip(".")
-    return (
-        first_line if isinstance(error, FirstLossError) else f"{type(error).__name__}: {first_line}"
-    )

@@ -10,9 +10,10 @@ import ml_dtypes
 import numpy as np
 import tensorflow as tf
 
+from tb_firstloss.arrays import Array, describe
 from tb_firstloss.capture.distribution import replicas
 from tb_firstloss.errors import LossNotFoundError
-from tb_firstloss.first_batch import Array, OutputLoss, describe
+from tb_firstloss.first_batch import OutputLoss
 
 RemoteValue = tf.distribute.experimental.coordinator.RemoteValue
 

@@ -91,7 +91,7 @@ def read_path(path: str, runs: list[str] | None, *, quiet: bool = False) -> list
         NoRecordingError: There is no recording, or none that matches.
     """
     from tb_firstloss.cli.progress import reading_threads
-    from tb_firstloss.errors import NoRecordingError
+    from tb_firstloss.errors import NoRecordingError, some_of
     from tb_firstloss.reading.recordings import read_first_loss, read_first_losses
     from tb_firstloss.reading.selection import Selection
 
@@ -109,7 +109,7 @@ def read_path(path: str, runs: list[str] | None, *, quiet: bool = False) -> list
     selection = Selection.of(runs, None, None)
     chosen = [first for first in found if selection.has_run(first.run)]
     if not chosen:
-        names = ", ".join(first.run for first in found[:10]) + (", …" if len(found) > 10 else "")
+        names = some_of([first.run for first in found])
         raise NoRecordingError(f"{path}: none of its runs is meant by --run: {names}", path=path)
     return chosen
 

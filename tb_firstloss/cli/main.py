@@ -22,6 +22,7 @@ from tb_firstloss.errors import (
     FirstLossError,
     FirstLossWarning,
     NoRecordingError,
+    first_line,
 )
 
 COMMANDS = (
@@ -115,7 +116,7 @@ def _in_ascii(error: UnicodeError) -> tuple[str, int]:
 
 
 def _say(error: Exception, code: int) -> int:
-    line = (str(error).splitlines() or [type(error).__name__])[0]
+    line = first_line(error)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         line = f"{os.fspath(error.filename)}: {error.strerror}"
     print(f"tb-firstloss: {line}", file=sys.stderr)

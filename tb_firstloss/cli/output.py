@@ -6,6 +6,7 @@ Drawn by hand: importing a library for it would take longer than reading the rec
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import shutil
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from tb_firstloss.first_batch import Array
+    from tb_firstloss.arrays import Array
 
 _BLOCKS, _ASCII = "▁▂▃▄▅▆▇█", ".:-=+*%#"
 _COLOURS = {"green": "32", "yellow": "33", "red": "31", "bold": "1"}
@@ -82,23 +83,11 @@ def printable(text: str) -> str:
 
 def histogram_line(values: Array, bins: int = 12) -> str:
     """Draws the finite values as one line of bars; empty without any."""
-    import numpy as np
+    from tb_firstloss.arrays import bar_heights
 
-    from tb_firstloss.first_batch import finite_values
-
-    finite = finite_values(values)
-    if not finite.size:
-        return ""
-    # Not np.histogram, which refuses a range without room for the bins, as of equal huge losses.
-    quarters = finite / 4  # the difference of two float64 may be infinite
-    spread = np.ptp(quarters)
-    shares = (quarters - quarters.min()) / spread if spread else np.full(finite.shape, 0.5)
-    counts = np.bincount(np.minimum((shares * bins).astype(int), bins - 1), minlength=bins)
     shades = _BLOCKS if can_print(_BLOCKS) else _ASCII
-    top = len(shades) - 1
-    return "".join(
-        " " if count == 0 else shades[int(np.ceil(count / counts.max() * top))] for count in counts
-    )
+    tops = (math.ceil(height * (len(shades) - 1)) for height in bar_heights(values, bins))
+    return "".join(shades[top] if top else " " for top in tops)
 
 
 def can_print(text: str, stream: TextIO | None = None) -> bool:

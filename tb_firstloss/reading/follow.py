@@ -9,8 +9,8 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 
+from tb_firstloss.paths import is_url
 from tb_firstloss.reading import logdir
-from tb_firstloss.reading.files import remote
 from tb_firstloss.reading.files.find import EventFile, find_event_files
 from tb_firstloss.reading.files.open import LocalFile, Window
 from tb_firstloss.reading.format import records
@@ -53,7 +53,7 @@ def follow(
     if poll_seconds < 0:
         raise ValueError(f"poll_seconds: {poll_seconds}; give 0 or more seconds")
     root = os.fspath(path)
-    if remote.is_url(root):
+    if is_url(root):
         raise ValueError(f"{root}: follow() watches local files; mount the bucket, or use a copy")
     selection = Selection.of(runs, tags, None)
     return _follow(

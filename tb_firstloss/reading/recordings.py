@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tb_firstloss import contract, errors
-from tb_firstloss.first_batch import Array, FirstBatch, describe
+from tb_firstloss.arrays import Array, describe
+from tb_firstloss.first_batch import FirstBatch
 from tb_firstloss.reading.files.find import EventFile, find_event_files, is_event_file_name
 from tb_firstloss.reading.format.records import Damage, Report
 from tb_firstloss.reading.format.rows import Names
@@ -55,7 +56,7 @@ def read_first_loss(path: str | os.PathLike[str]) -> FirstBatch:
             f"{root}: no first-batch recording here (no file *{contract.FILE_SUFFIX})", path=root
         )
     if len(files) > 1:
-        names = ", ".join(run for run, _ in files[:10]) + (", …" if len(files) > 10 else "")
+        names = errors.some_of([run for run, _ in files])
         raise errors.SeveralRecordingsError(
             f"{root}: {len(files)} recordings ({names}); give one of these runs, or use "
             "read_first_losses",

@@ -11,8 +11,9 @@ from typing import Any
 from tensorboard.data import provider
 
 from tb_firstloss import contract
-from tb_firstloss.errors import ReadError
-from tb_firstloss.first_batch import Array, FirstBatch, describe
+from tb_firstloss.arrays import Array, describe
+from tb_firstloss.errors import ReadError, first_line
+from tb_firstloss.first_batch import FirstBatch
 from tb_firstloss.tensorboard_tab import rows
 
 MAX_ARRAY_BYTES = 32 * 2**20
@@ -124,7 +125,7 @@ class Recordings:
         except Exception as error:  # noqa: BLE001 - one bad run must not hide the others
             runs = list(wanted)
             if len(runs) == 1:
-                yield runs[0], f"TensorBoard cannot read it ({_first_line(error)})"
+                yield runs[0], f"TensorBoard cannot read it ({first_line(error)})"
                 return
             for half in (runs[: len(runs) // 2], runs[len(runs) // 2 :]):
                 yield from self._read_tensors(
@@ -196,7 +197,7 @@ def _decode(run: str, manifest: str, tensors: dict[str, Array]) -> FirstBatch | 
     except ReadError as error:
         return str(error).removeprefix(f"{run}: ")
     except Exception as error:  # noqa: BLE001 - one bad run must not hide the others
-        return f"it cannot be decoded ({_first_line(error)})"
+        return f"it cannot be decoded ({first_line(error)})"
 
 
 def _to_row(run: str, result: FirstBatch | str) -> dict[str, Any]:
@@ -205,8 +206,4 @@ def _to_row(run: str, result: FirstBatch | str) -> dict[str, Any]:
     try:
         return rows.to_row(result)
     except Exception as error:  # noqa: BLE001 - one bad run must not hide the others
-        return {"run": run, "problem": f"it cannot be shown ({_first_line(error)})"}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        return {"run": run, "problem": f"it cannot be shown ({first_line(error)})"}

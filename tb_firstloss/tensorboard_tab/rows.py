@@ -1,8 +1,4 @@
-"""A first batch, and the comparison of two, as the JSON that the page shows.
-
-JSON has no NaN: numbers that are not finite are sent as the text that JavaScript's ``Number``
-reads back.
-"""
+"""A first batch, and the comparison of two, as the JSON that the page shows."""
 
 from __future__ import annotations
 
@@ -11,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tb_firstloss.first_batch import Array, FirstBatch, OutputLoss, describe, finite_values
+from tb_firstloss.arrays import Array, describe, finite_json, finite_values
+from tb_firstloss.first_batch import FirstBatch, OutputLoss
 
 MAX_POINTS = 256
 """Up to this many values are sent as they are, rounded to six digits; more, as as many bins."""
@@ -182,10 +179,8 @@ def _rounded(value: float) -> float:
 
 
 def _number(value: Any) -> float | str:
-    number = float(value)
-    if math.isnan(number):
-        return "NaN"
-    return number if math.isfinite(number) else "Infinity" if number > 0 else "-Infinity"
+    number: float | str = finite_json(float(value))
+    return number
 
 
 def _number_or_none(value: Any) -> float | str | None:

@@ -42,7 +42,7 @@ def rows_of(capsys):
 def test_tags_lists_kind_count_and_steps(recordings, capsys):
     assert main(["tags", str(recordings), "--run", "train"]) == 0
     assert rows_of(capsys)[2:] == [
-        ["train", "scalars", "3", "0", "to", "2", "float32", "epoch/loss"],
+        ["train", "scalars", "3", "0", "to", "2", "float32[]", "epoch/loss"],
         ["train", "text", "1", "7", "string[2]", "note"],
     ]
 

@@ -15,7 +15,7 @@ import pytest
 
 import tb_firstloss
 from tb_firstloss import FirstBatch, OutputLoss, contract, errors
-from tb_firstloss.first_batch import tensor_sha256
+from tb_firstloss.arrays import tensor_sha256
 from tb_firstloss.reading import recordings
 from tests.helpers.event_files import content, event, frame, shaped, simple, tensor, version
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tb_firstloss.arrays import Array, describe
 from tb_firstloss.errors import LossNotFoundError
-from tb_firstloss.first_batch import Array, describe
 
 Values = tuple[Array, tuple[Array, ...]]
 """Values, and their row splits if they are ragged."""

@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from tb_firstloss.arrays import Array, describe
 from tb_firstloss.capture.distribution import replicas
 from tb_firstloss.capture.step_result import Captured
 from tb_firstloss.capture.writing import packed
 from tb_firstloss.errors import CaptureError, LossNotFoundError
-from tb_firstloss.first_batch import Array, FirstBatch, OutputLoss, describe
+from tb_firstloss.first_batch import FirstBatch, OutputLoss
 
 _RECORDS, _DECLINES, _FAILED = 1, 0, 2
 """What a worker says before anything of varying size is exchanged."""

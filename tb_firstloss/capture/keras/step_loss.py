@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tb_firstloss.arrays import Array
 from tb_firstloss.capture import step_result
 from tb_firstloss.capture.distribution import replicas
 from tb_firstloss.capture.expectation import NOT_SEEN, Expectation, infer_sole_expectation
 from tb_firstloss.capture.keras.library import compiled_losses, is_librarys_own
 from tb_firstloss.capture.keras.observe import LossCall, Observation
 from tb_firstloss.capture.keras.recompute import recompute
-from tb_firstloss.first_batch import Array, OutputLoss
+from tb_firstloss.first_batch import OutputLoss
 
 Tensors = dict[str, Any]
 """Tensors by name: "loss", and "0/values", "0/sample_weight", "0/mask" for each output."""

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tb_firstloss.capture.window import tensorflow_private
 from tb_firstloss.capture.writing import summaries
+from tb_firstloss.errors import first_line
 
 _ENDS = frozenset({"_Arg", "_DeviceArg", "_Retval", "_DeviceRetval"})
 
@@ -89,7 +90,7 @@ def ask_for_graph(
     try:
         return None if graph is None else graph()
     except Exception as error:  # noqa: BLE001 - whatever it is, the recording goes on without
-        missing.append(f"graph: {_first_line(error)}")
+        missing.append(f"graph: {first_line(error, named=True)}")
         return None
 
 
@@ -122,7 +123,7 @@ def write_graphs(
         elif step_graph is None:
             missing.append(NO_GRAPH)
     except Exception as error:  # noqa: BLE001 - one too large for a proto, for example
-        missing.append(f"graph: it could not be written ({_first_line(error)})")
+        missing.append(f"graph: it could not be written ({first_line(error, named=True)})")
 
 
 def choose_function_graphs(collected: Sequence[Any], step_graph: tf.Graph | None) -> list[Any]:
@@ -153,7 +154,3 @@ def _is_single_operation(function: Any) -> bool:
     nodes = [node for node in function.pre_optimization_graph.node if node.op not in _ENDS]
     # Where oneDNN has a kernel of its own, the node that it replaced is listed too.
     return len({node.op.removeprefix("_Mkl") for node in nodes}) <= 1
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

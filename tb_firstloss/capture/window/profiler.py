@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from tb_firstloss.capture.window import native_log, tensorflow_private
+from tb_firstloss.errors import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def _start(run_dir: str, options: Any) -> str | None:
             tf.profiler.experimental.stop(save=False)
         return BUSY
     except Exception as error:  # noqa: BLE001 - of unusable options too: the step has to run
-        return f"profile: the profiler did not start ({_first_line(error)})"
+        return f"profile: the profiler did not start ({first_line(error)})"
     return None
 
 
@@ -72,7 +73,7 @@ def _stop(*, save: bool) -> str | None:
     except tf.errors.UnavailableError:
         return "profile: the step stopped the profiler"
     except Exception as error:  # noqa: BLE001 - training goes on without a profile
-        return f"profile: it could not be written ({_first_line(error)})"
+        return f"profile: it could not be written ({first_line(error)})"
     return None
 
 
@@ -148,7 +149,3 @@ def plane_names(xspace: bytes) -> list[str]:
 def _read(path: str) -> bytes:
     with tf.io.gfile.GFile(path, "rb") as file:
         return bytes(file.read())
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -13,6 +13,7 @@ import tensorflow as tf
 from tb_firstloss.capture.window.step_trace import StepTrace, step_window
 from tb_firstloss.capture.writing import recording, run_dirs, summaries
 from tb_firstloss.capture.writing.report import write_warm_report
+from tb_firstloss.errors import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class WarmStep:
         try:
             self.run_dir = run_dirs.claim_run_dir(logdir, f"{run}-warm")
         except (OSError, tf.errors.OpError) as error:
-            reason = f"profile: {(str(error).splitlines() or [''])[0]}"
+            reason = f"profile: {first_line(error)}"
         step = self._first.step + self._number
         try:
             with step_window(self.run_dir, step=step, graph=False, profile=self._profile) as trace:

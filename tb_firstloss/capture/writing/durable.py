@@ -17,8 +17,9 @@ from pathlib import Path
 import tensorflow as tf
 
 from tb_firstloss import contract, errors
-from tb_firstloss.capture.writing.run_dirs import is_remote, sync
+from tb_firstloss.capture.writing.run_dirs import sync
 from tb_firstloss.first_batch import FirstBatch
+from tb_firstloss.paths import is_url
 from tb_firstloss.reading.logdir import verify
 from tb_firstloss.reading.recordings import read_first_loss
 
@@ -38,7 +39,7 @@ def find_written(run_dir: str, recording_id: str) -> str:
 def _written(run_dir: str, recording_id: str) -> list[str]:
     # tf.summary puts time, host and process id in front, and does not tell the name.
     name = f"*{recording_id[:16]}{contract.FILE_SUFFIX}"
-    if not is_remote(run_dir):  # gfile's glob would start a pool of threads for it
+    if not is_url(run_dir):  # gfile's glob would start a pool of threads for it
         return [str(path) for path in Path(run_dir).glob(name)]
     return [str(path) for path in tf.io.gfile.glob(f"{glob.escape(run_dir)}/{name}")]
 
@@ -98,8 +99,7 @@ def optional(missing: list[str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # noqa: BLE001 - the values are safe; nothing else may lose them
-        reason = (str(error).splitlines() or [""])[0]
-        missing.append(f"graph or report: {type(error).__name__}: {reason}")
+        missing.append(f"graph or report: {errors.first_line(error, named=True)}")
 
 
 def finish(path: str, size: int) -> bool:

@@ -11,11 +11,13 @@ import numpy as np
 import tensorflow as tf
 
 from tb_firstloss import contract
+from tb_firstloss.arrays import Array, finite_values
 from tb_firstloss.capture.window import graphs
 from tb_firstloss.capture.window.step_trace import StepTrace
-from tb_firstloss.capture.writing import durable, run_dirs, summaries
+from tb_firstloss.capture.writing import durable, summaries
 from tb_firstloss.capture.writing.report import write_report
-from tb_firstloss.first_batch import Array, FirstBatch, OutputLoss, finite_values
+from tb_firstloss.first_batch import FirstBatch, OutputLoss
+from tb_firstloss.paths import is_url
 
 
 def write_recording(
@@ -54,7 +56,7 @@ def write_recording(
     missing: list[str] = [] if trace is None else trace.missing
     # Asked in the scopes of the user's call: in others, a tf.function may be traced anew.
     step_graph = graphs.ask_for_graph(graph, missing)
-    path, size, remote = "", 0, run_dirs.is_remote(run_dir)
+    path, size, remote = "", 0, is_url(run_dir)
     try:
         with event_file(run_dir, f".{recording_id[:16]}{contract.FILE_SUFFIX}") as writer:
             _write_values(first, recording, tag)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from tb_firstloss.arrays import describe
 from tb_firstloss.capture.window.step_trace import StepTrace
-from tb_firstloss.first_batch import FirstBatch, OutputLoss, describe
+from tb_firstloss.first_batch import FirstBatch, OutputLoss
 
 
 def write_report(first: FirstBatch, trace: StepTrace | None) -> str:

@@ -9,10 +9,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-
-def is_remote(path: str) -> bool:
-    """Tells whether a path names a file system that only tf.io.gfile reaches."""
-    return "://" in path
+from tb_firstloss.paths import is_url
 
 
 def claim_run_dir(logdir: str, tag: str) -> str:
@@ -26,7 +23,7 @@ def claim_run_dir(logdir: str, tag: str) -> str:
         f"{logdir}/{tag}" if number == 1 else f"{logdir}/{tag}-{number}"
         for number in itertools.count(1)
     )
-    if is_remote(logdir):
+    if is_url(logdir):
         run_dir = next(path for path in candidates if not tf.io.gfile.exists(path))
         tf.io.gfile.makedirs(run_dir)
         return run_dir
@@ -41,7 +38,7 @@ def claim_run_dir(logdir: str, tag: str) -> str:
 def release_run_dir(run_dir: str) -> None:
     """Removes a claimed run directory again if nothing was written to it."""
     with contextlib.suppress(OSError, tf.errors.OpError):
-        if not is_remote(run_dir):
+        if not is_url(run_dir):
             Path(run_dir).rmdir()
         elif not tf.io.gfile.listdir(run_dir):
             tf.io.gfile.rmtree(run_dir)

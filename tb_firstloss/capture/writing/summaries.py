@@ -14,7 +14,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tb_firstloss import contract
-from tb_firstloss.first_batch import Array
+from tb_firstloss.arrays import Array, count_in_buckets
 
 _DATA_CLASS_TENSOR = 2
 
@@ -30,7 +30,7 @@ def write_histogram(
     tag: str, values: npt.NDArray[np.float64], *, step: int, description: str
 ) -> None:
     """Writes finite values [count], at least one, for the Histograms dashboard."""
-    buckets = tf.constant(count_in_buckets(values, _bucket_count(values.size)))
+    buckets = tf.constant(count_in_buckets(values))
     tf.summary.write(tag, buckets, step=step, metadata=_metadata("histograms", description))
 
 
@@ -57,26 +57,6 @@ def write_graph_trace(tag: str, run_metadata: Any, *, step: int) -> None:
     metadata = _metadata("graph_run_metadata_graph", content=b"1")
     content = tf.constant(run_metadata.SerializeToString())
     tf.summary.write(tag, content, step=step, metadata=metadata)
-
-
-def count_in_buckets(values: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.float64]:
-    """Returns left edge, right edge and number of values of equal buckets, [count, 3] float64.
-
-    Where all values are equal, all edges are too, and the last bucket has the values: so does
-    tf.summary.histogram.
-    """
-    low, high = values.min(), values.max()
-    share = np.linspace(0, 1, count + 1)
-    # Not low + share * (high - low): the difference of two float64 may be infinite. Rounding may
-    # take an edge beyond its neighbour.
-    edges = np.maximum.accumulate(np.clip(low * (1 - share) + high * share, low, high))
-    numbers, _ = np.histogram(values, edges)
-    return np.stack([edges[:-1], edges[1:], numbers.astype(np.float64)], axis=1)
-
-
-def _bucket_count(count: int) -> int:
-    """Returns few enough buckets that a small batch shows a shape and not spikes."""
-    return int(np.clip(np.ceil(2 * np.sqrt(count)), 1, 30))
 
 
 def _metadata(

@@ -74,11 +74,11 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def _read_baseline(path: str, *, quiet: bool) -> FirstBatch:
-    from tb_firstloss.errors import SeveralRecordingsError
+    from tb_firstloss.errors import SeveralRecordingsError, some_of
 
     found = read_path(path, None, quiet=quiet)
     if len(found) > 1:
-        names = ", ".join(first.run for first in found[:10]) + (", …" if len(found) > 10 else "")
+        names = some_of([first.run for first in found])
         raise SeveralRecordingsError(
             f"{path}: {len(found)} recordings ({names}); give one of them as the baseline",
             path=path,

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tb_firstloss.errors import FirstLossError
+from tb_firstloss.paths import is_url
 
 _ADDRESS = re.compile(r"^TensorBoard \S+ at (http\S+) ", re.MULTILINE)
 
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     """Prints the tab's address and serves it until Ctrl-C."""
     from tb_firstloss.contract import PLUGIN_NAME  # with NumPy, which --help does not need
 
-    if "://" not in options.logdir and not Path(options.logdir).is_dir():
+    if not is_url(options.logdir) and not Path(options.logdir).is_dir():
         raise NotADirectoryError(f"{options.logdir}: no such directory; give the logdir")
     print("Starting TensorBoard …", file=sys.stderr)
     # Ended by a service manager or a notebook, this process must take TensorBoard with it.

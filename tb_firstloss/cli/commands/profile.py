@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tb_firstloss.errors import NoRecordingError, SeveralRecordingsError
+from tb_firstloss.errors import NoRecordingError, SeveralRecordingsError, some_of
 
 if TYPE_CHECKING:
     from tb_firstloss.profiles.step_profile import Operation, StepProfile
@@ -82,9 +82,9 @@ def _only_run(logdir: Path) -> Path:
             path=logdir,
         )
     if len(found) > 1:
-        names = ", ".join(str(run.relative_to(logdir)) for run in found[:10])
+        names = some_of([str(run.relative_to(logdir)) for run in found])
         raise SeveralRecordingsError(
-            f"{logdir}: {len(found)} profiled runs ({names}{', …' * (len(found) > 10)}); give one",
+            f"{logdir}: {len(found)} profiled runs ({names}); give one",
             path=logdir,
         )
     return found[0]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +61,9 @@ def print_losses(found: list[FirstBatch]) -> None:
 
 def print_json(content: Any) -> None:
     """Prints JSON in ASCII; NaN and infinities, which JSON has not, become text."""
-    print(json.dumps(finite(content), indent=2, allow_nan=False))
+    from tb_firstloss.arrays import finite_json
+
+    print(json.dumps(finite_json(content), indent=2, allow_nan=False))
 
 
 def _rows(first: FirstBatch) -> Iterator[list[str]]:
@@ -102,12 +103,3 @@ def to_json(first: FirstBatch) -> dict[str, Any]:
         "digest": first.digest,
         "metadata": dict(first.metadata),
     }
-
-
-def finite(value: Any) -> Any:
-    """Returns a JSON value with every NaN and infinity as text."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return value if not isinstance(value, float) or math.isfinite(value) else str(value)

@@ -18,7 +18,6 @@ from tb_firstloss.cli.exit_codes import FINDING
 from tb_firstloss.cli.output import print_table
 
 if TYPE_CHECKING:
-    from tb_firstloss.first_batch import Array
     from tb_firstloss.reading.format.tensor_proto import TensorDatum
 
 
@@ -76,13 +75,14 @@ def _read(path: str, options: argparse.Namespace) -> Iterable[Tag]:
 
 
 def _begin(path: str, datum: TensorDatum, *, several: bool) -> Tag:
+    from tb_firstloss.arrays import describe
     from tb_firstloss.cli.arguments import name_below
 
     return Tag(
         run=name_below(path, datum.run) if several else datum.run,
         tag=datum.tag,
         plugin=datum.plugin_name,
-        content=_describe(datum.value),
+        content=describe(datum.value),
         count=1,
         first_step=datum.step,
         last_step=datum.step,
@@ -90,17 +90,14 @@ def _begin(path: str, datum: TensorDatum, *, several: bool) -> Tag:
 
 
 def _count(tag: Tag, datum: TensorDatum) -> None:
-    content = _describe(datum.value)
+    from tb_firstloss.arrays import describe
+
+    content = describe(datum.value)
     if content not in tag.content.split(", "):
         tag.content += f", {content}"
     tag.count += 1
     tag.first_step = min(tag.first_step, datum.step)
     tag.last_step = max(tag.last_step, datum.step)
-
-
-def _describe(value: Array) -> str:
-    kind = "string" if value.dtype == object else value.dtype.name
-    return f"{kind}{list(value.shape)}" if value.ndim else kind
 
 
 def _row(tag: Tag) -> list[str]:

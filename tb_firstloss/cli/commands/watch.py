@@ -99,7 +99,7 @@ def _local_time(seconds: float) -> time.struct_time:
 
 
 def _to_json(datum: TensorDatum) -> str:
-    from tb_firstloss.cli.commands.show import finite
+    from tb_firstloss.arrays import describe, finite_json
 
     scalar = _is_number(datum)
     facts = {
@@ -109,17 +109,18 @@ def _to_json(datum: TensorDatum) -> str:
         "wall_time": datum.wall_time,
         "plugin": datum.plugin_name,
         "value": datum.value.item() if scalar else None,
-        "dtype": "string" if datum.value.dtype == object else datum.value.dtype.name,
+        "dtype": describe(datum.value).partition("[")[0],
         "shape": list(datum.value.shape),
     }
-    return json.dumps(finite(facts), allow_nan=False)
+    return json.dumps(finite_json(facts), allow_nan=False)
 
 
 def _value_text(datum: TensorDatum) -> str:
     if _is_number(datum):
         return f"{datum.value.item():.6g}"
-    kind = "string" if datum.value.dtype == object else datum.value.dtype.name
-    return f"{kind}{list(datum.value.shape)}"
+    from tb_firstloss.arrays import describe
+
+    return describe(datum.value)
 
 
 def _is_number(datum: TensorDatum) -> bool:

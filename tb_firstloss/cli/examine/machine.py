@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tb_firstloss.cli.examine.findings import Finding, note, ok, problem
+from tb_firstloss.paths import is_url
 
 _DRIVER = Path("/proc/driver/nvidia")
 _CAP_PERFMON, _CAP_SYS_ADMIN = 38, 21
@@ -84,7 +85,7 @@ def examine_logdir(logdir: str, *, mounts: Path = Path("/proc/mounts")) -> Itera
         logdir: The logdir; it need not exist yet, and is not made.
         mounts: File in which Linux lists what is mounted where.
     """
-    if "://" in logdir:
+    if is_url(logdir):
         yield note("logdir", f"{logdir}: remote, not tried", "record once and run show on it")
         return
     directory = Path(logdir).expanduser().absolute()

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from tb_firstloss.paths import is_url
 from tb_firstloss.reading.files import remote
 from tb_firstloss.reading.format.records import Damage, Report
 
@@ -48,7 +49,7 @@ def find_event_files(
     root = os.fspath(path)
     if root.startswith("file://"):
         root = root.removeprefix("file://")
-    if remote.is_url(root):
+    if is_url(root):
         return sorted(set(_find_remote(root, wanted)))
     return sorted(set(_find_local(root, wanted, report)))
 

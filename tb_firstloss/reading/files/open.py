@@ -7,6 +7,7 @@ import stat
 from collections.abc import Callable
 
 from tb_firstloss import errors
+from tb_firstloss.paths import is_url
 from tb_firstloss.reading.files import remote
 
 _FIRST_CHUNK = 1 << 16
@@ -79,7 +80,7 @@ def open_window(path: str) -> LocalFile | RemoteFile:
     Raises:
         EventFileError: It is no regular file, or cannot be opened.
     """
-    return RemoteFile(path) if remote.is_url(path) else LocalFile(path)
+    return RemoteFile(path) if is_url(path) else LocalFile(path)
 
 
 class LocalFile:

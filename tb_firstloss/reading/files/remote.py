@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from tb_firstloss import errors
-
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-
-
-def is_url(path: str) -> bool:
-    """Tells whether a path is a URL, other than one of a local file."""
-    return _URL.match(path) is not None
 
 
 def filesystem(url: str) -> tuple[Any, str]:

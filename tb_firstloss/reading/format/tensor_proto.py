@@ -16,7 +16,7 @@ import numpy as np
 from google.protobuf.message import DecodeError, Message
 from tensorboard.compat.proto import summary_pb2, tensor_pb2, tensor_shape_pb2
 
-from tb_firstloss.first_batch import Array
+from tb_firstloss.arrays import Array
 from tb_firstloss.reading.format import wire
 
 MAX_TENSOR_BYTES = 1 << 30

@@ -1,0 +1,169 @@
+"""Arrays described, summed up, counted into buckets and digested: NumPy alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossStatistics:
+    """Summary of per-example loss values, computed in float64.
+
+    Attributes:
+        count: Number of values, finite or not.
+        mean: Mean of the finite values; NaN when there are none, as for the next three.
+        std: Population standard deviation (divided by the number of finite values).
+        min: Smallest finite value.
+        max: Largest finite value.
+        nonfinite_count: Number of NaN and infinite values.
+    """
+
+    count: int
+    mean: float
+    std: float
+    min: float
+    max: float
+    nonfinite_count: int
+
+    @classmethod
+    def of(cls, values: Array) -> LossStatistics:
+        """Computes the statistics of an array of any shape and any real dtype."""
+        finite = finite_values(values)
+        count, finite_count = int(values.size), int(finite.size)
+        if not finite_count:
+            nan = math.nan
+            return cls(count=count, mean=nan, std=nan, min=nan, max=nan, nonfinite_count=count)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return cls(
+                count=count,
+                mean=float(finite.mean()),
+                std=float(finite.std()),
+                min=float(finite.min()),
+                max=float(finite.max()),
+                nonfinite_count=count - finite_count,
+            )
+
+
+def describe(array: Array) -> str:
+    """Returns an array's dtype and shape as text: ``float32[64, 10]``, ``string[]``."""
+    dtype = "string" if array.dtype == object else array.dtype.name
+    return f"{dtype}{list(array.shape)}"
+
+
+def to_float64(values: Array) -> npt.NDArray[np.float64]:
+    """Returns the values as float64 of the same shape."""
+    with np.errstate(invalid="ignore"):  # converting a signalling NaN raises that flag
+        return values.astype(np.float64)
+
+
+def finite_values(values: Array) -> npt.NDArray[np.float64]:
+    """Returns the finite values, flattened in C order, as float64 [number of finite]."""
+    wide = to_float64(values).ravel()
+    return wide[np.isfinite(wide)]
+
+
+def bucket_count(count: int) -> int:
+    """Returns how many buckets show the shape of ``count`` values, 1 to 30, and not spikes."""
+    return int(np.clip(np.ceil(2 * np.sqrt(count)), 1, 30))
+
+
+def count_in_buckets(
+    values: npt.NDArray[np.float64], count: int | None = None
+) -> npt.NDArray[np.float64]:
+    """Returns left edge, right edge and number of values of equal buckets, [count, 3] float64.
+
+    Where all values are equal, all edges are too, and the last bucket holds the values: so does
+    tf.summary.histogram.
+
+    Args:
+        values: Finite values, [n], at least one.
+        count: Number of buckets; None for as many as suit n.
+    """
+    low, high = values.min(), values.max()
+    share = np.linspace(0, 1, 1 + (bucket_count(values.size) if count is None else count))
+    # Not low + share * (high - low): the difference of two float64 may be infinite. Rounding may
+    # take an edge beyond its neighbour.
+    edges = np.maximum.accumulate(np.clip(low * (1 - share) + high * share, low, high))
+    numbers, _ = np.histogram(values, edges)
+    return np.stack([edges[:-1], edges[1:], numbers.astype(np.float64)], axis=1)
+
+
+def bar_heights(values: Array, count: int | None = None) -> list[float]:
+    """Returns the heights of a histogram's bars, 0 to 1; no bars without a finite value.
+
+    Args:
+        values: Any shape and any real dtype; only finite values count.
+        count: Number of bars; None for as many as suit the number of values.
+    """
+    finite = finite_values(values)
+    if not finite.size:
+        return []
+    numbers = count_in_buckets(finite, count)[:, 2]
+    if finite.min() == finite.max():
+        numbers = np.roll(numbers, len(numbers) // 2 + 1)  # a single bar stands in the middle
+    return list((numbers / numbers.max()).tolist())
+
+
+def tensor_sha256(array: Array) -> str:
+    """Returns the SHA-256 (hex) of an array's bytes: C order, little-endian."""
+    return hashlib.sha256(_little_endian_bytes(array)).hexdigest()
+
+
+def digest_of(arrays: Iterable[Array | None]) -> str:
+    """Returns the SHA-256 (hex) over dtype, shape and bytes of several arrays, in order.
+
+    Each contributes a line of compact JSON ``["<dtype>",[<shape>]]``, a newline, and its elements'
+    bytes in C order, little-endian; a missing one contributes the line ``null``.
+    """
+    sha = hashlib.sha256()
+    for array in arrays:
+        if array is None:
+            sha.update(b"null\n")
+        else:
+            sha.update(_digest_line(array.dtype, array.shape))
+            sha.update(_little_endian_bytes(array))
+    return sha.hexdigest()
+
+
+@functools.lru_cache(maxsize=256)
+def _digest_line(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    return json.dumps([dtype.name, shape], separators=(",", ":")).encode() + b"\n"
+
+
+def _little_endian_bytes(array: Array) -> bytes:
+    order = array.dtype.newbyteorder("<") if array.dtype.kind in "iufb" else array.dtype
+    return array.astype(order, copy=False).tobytes()
+
+
+def frozen(array: npt.ArrayLike) -> Array:
+    """Returns a read-only copy in C order and native byte order."""
+    copy = np.array(array, order="C")
+    copy = copy.astype(copy.dtype.newbyteorder("="), copy=False)
+    copy.setflags(write=False)
+    return copy
+
+
+def finite_json(value: Any) -> Any:
+    """Returns a JSON value whose NaN and infinities, which JSON lacks, are text.
+
+    They are spelled "NaN", "Infinity" and "-Infinity", which Python's ``float`` and JavaScript's
+    ``Number`` both read back.
+    """
+    if isinstance(value, dict):
+        return {key: finite_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite_json(item) for item in value]
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
