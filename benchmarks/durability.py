@@ -6,8 +6,8 @@
 
 Matrix: every cell is a process that trains and really dies, by a signal, a failure or an exit, at a
 chosen moment; its parent looks at what is on disk, and at how it died. Processes are forked from
-one that has imported TensorFlow and run nothing of it. Beside tb_firstloss, tf.summary as it is
-used: a scalar a step, and the writer open. The exit status is 1 if one promise is broken:
+one that has imported TensorFlow and run nothing of it. Next to tb_firstloss, tf.summary as people
+use it: one scalar per step, and the writer left open. Exits with 1 if one promise is broken:
 
 - once step 0 has returned, the first loss is there, complete and bit for bit;
 - before that it is complete or absent, never wrong, and never absent without a word when training
@@ -15,7 +15,7 @@ used: a scalar a step, and the writer open. The exit status is 1 if one promise 
 
 It says nothing about power loss. Barrier: how long training waits for one recording without graph
 and profile, from its values to the closed, synced and verified file, in new processes ("cold": the
-first recording pays for imports and for what TensorFlow sets up) and in one ("warm"); beside it
+first recording pays for imports and for what TensorFlow sets up) and in one ("warm"); next to it
 what the same numbers cost with tf.summary alone, which promises nothing.
 """
 
@@ -50,7 +50,7 @@ PATIENCE_SECONDS = 300
 
 
 def live(cell: Cell, folder: Path) -> None:
-    """Trains in a forked process, which dies on the way."""
+    """Trains in a forked process that dies on the way."""
     endings.prepare(folder / "log", PATIENCE_SECONDS)
     if cell.ending == "SIGXFSZ":
         endings.limit_file_size(int(cell.moment.rpartition(" ")[2]))
@@ -167,7 +167,7 @@ def time_recordings(way: str, logdir: Path, count: int, into: Path) -> None:
     endings.prepare(Path(f"{into}.log"), PATIENCE_SECONDS)
     step = training.make_step(training.Plan("never", lambda: None))
     for number in range(training.STEP_COUNT):
-        loss, per_example = step(number)  # what TensorFlow sets up for training is none of ours
+        loss, per_example = step(number)  # excludes what TensorFlow sets up for training
     times: list[tuple[float, float, float]] = []
     synced, fsync = 0.0, os.fsync
 

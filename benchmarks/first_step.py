@@ -1,8 +1,8 @@
-"""What step 0 costs with its loss, graph and profile recorded, beside other ways to get them.
+"""What recording loss, graph and profile adds to step 0, compared with other ways to get them.
 
     python benchmarks/first_step.py [--rounds 7] [--layers 12]
 
-Two first steps of the same convolutional network are compared, each with what runs beside it:
+Compares two first steps of the same convolutional network, each with what runs along with it:
 
     loop             the first call of a plain tf.function train step
     loop, ours       the same step wrapped by FirstLoss: loss, graph and profile
@@ -129,7 +129,7 @@ def measure_fit(name, model, x, y, logdir):
 
 
 def measure_here(name, layers):
-    """Prints wall and CPU seconds of one measurement, which must be the first in this process."""
+    """Prints wall and CPU seconds of one measurement; it must be the first in this process."""
     import tensorflow as tf
 
     tf.keras.utils.set_random_seed(0)

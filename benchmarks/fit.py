@@ -1,11 +1,11 @@
-"""What FirstLossCallback costs in model.fit, beside plain fit and Keras's TensorBoard callback.
+"""What FirstLossCallback costs in model.fit, against plain fit and Keras's TensorBoard callback.
 
     python benchmarks/fit.py                              # both tables
     python benchmarks/fit.py --only start --repetitions 3
     python benchmarks/fit.py --only steps
 
 Start: from the call of fit until the second execution has finished, for a new convolutional
-network each time; graph=False and profile=False, so that it is the capture that is measured and
+network each time; graph=False and profile=False, so that the capture alone is measured and
 not the tracing that one may ask for. Steps: per step of a fit that goes on after its first batch,
 for dense networks so small that every microsecond shows, on one thread. With one step an execution
 two layers go on with a function that returns the logs alone, thirteen with the one that captured.
@@ -48,7 +48,7 @@ VARIANTS: dict[str, Callbacks] = {
 def make_convolutional(**compile_options: object) -> keras.Model:
     """Returns a new network of twelve convolutions: images [batch, 32, 32, 3] → logits [10]."""
     keras.backend.clear_session()
-    gc.collect()  # of the model before, which is not this one's cost
+    gc.collect()  # the previous model's garbage is not this one's cost
     layers: list[object] = [keras.Input((32, 32, 3))]
     for block in range(4):
         for _ in range(3):

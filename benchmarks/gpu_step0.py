@@ -65,7 +65,7 @@ def run_part(part: str, name: str, options: argparse.Namespace) -> None:
 
 
 def start_part(part: str, name: str, options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    """Runs one part in a process of its own; returns its facts, or how it ended."""
+    """Runs one part in a separate process; returns its facts, or how it ended."""
     folder = scratch / name.replace("/", "-") / part.replace(" ", "-")
     folder.mkdir(parents=True)
     command = [sys.executable, __file__, "--part", part, "--only", name, "--scratch", folder]

@@ -1,8 +1,8 @@
-"""How fast are event files read, beside EventAccumulator, tbparse, RustBoard and a bare C pass?
+"""How fast event files are read, by us, EventAccumulator, tbparse, RustBoard and a bare C pass.
 
     python benchmarks/reading.py [--quick] [--repeats 5] [--peer-repeats 1]
 
-Every measurement is the first pass of a process of its own, timed from after the imports to the
+Every measurement is the first pass of a fresh process, timed from after the imports to the
 last value in an array; the file is in the page cache. The tables give medians. A ratio is the
 median over pairs: ours runs before and after each measurement of a peer, so that a machine that
 slows down meanwhile slows down both. The slow peers take over a minute a pass, so their repeats are
@@ -211,7 +211,7 @@ def run_one(name, path, passes):
 
 
 def run_fresh(name, path, expected, passes=1):
-    """Returns what `run_one` finds in a process of its own."""
+    """Returns what `run_one` finds in a fresh process."""
     done = subprocess.run(
         [sys.executable, __file__, "--one", name, str(path), str(passes)],
         capture_output=True,
@@ -251,8 +251,8 @@ def measure_peer(name, path, expected, ours, repeats):
     return statistics.median(seconds), statistics.median(ratios)
 
 
-def beside_bare_c(path, folder, count, repeats):
-    """Returns what five passes of ours and of the bare C program took in each of some processes."""
+def against_bare_c(path, folder, count, repeats):
+    """Returns the times of five passes, ours and bare C's, in each of several processes."""
     program = folder / "bare_scan"
     subprocess.run(
         [os.environ.get("CC", "cc"), "-O3", "-o", program, ROOT / "benchmarks" / "bare_scan.c"],
@@ -289,7 +289,7 @@ def scalars_table(folder, scale, repeats, peer_repeats):
     count = 1_000_000 // scale
     path = folder / f"scalars_{count}" / NAME
     make_scalars(path, count)
-    runs, bare_runs = beside_bare_c(path, folder, count, repeats)
+    runs, bare_runs = against_bare_c(path, folder, count, repeats)
     grown, columns = max(run["grown_mb"] for run in runs), count * 32 / 2**20
     line(f"{count:,} scalars, 10 tags → columns", "seconds", "ratio to ours")
     line("---", "---", "---")

@@ -29,7 +29,7 @@ def _fail() -> None:
 def _run_out_of_memory() -> None:
     """Takes all memory that a limit leaves, and asks for more, so that what follows has none.
 
-    The kernel's own out-of-memory killer sends SIGKILL, which is a way of its own here; to provoke
+    The kernel's own out-of-memory killer sends SIGKILL, which is listed separately here; to provoke
     it takes a machine, or a cgroup, that nobody else needs.
     """
     pages = int(Path("/proc/self/statm").read_text().split()[0])

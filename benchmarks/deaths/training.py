@@ -73,7 +73,7 @@ def expected() -> tuple[np.ndarray, np.ndarray]:
 def watch_capture(plan: Plan) -> None:
     """Tells of every moment at which the capture is about to touch the disk, or has just done so.
 
-    FirstLoss syncs, in this order: the logdir and its parent, which it has made; the event file;
+    FirstLoss syncs, in this order: the logdir and its parent, both newly made; the event file;
     the run directory; the event file once more when it is closed.
     """
     fsync, write, calls = os.fsync, tf.summary.write, itertools.count(1)

@@ -48,7 +48,7 @@ def tb_firstloss(logdir):
 
 
 def event_accumulator(logdir):
-    """Through the multiplexer, which keeps one accumulator a run."""
+    """Through the multiplexer, one accumulator per run."""
     from tensorboard.backend.event_processing import plugin_event_multiplexer
     from tensorboard.util import tensor_util
 

@@ -74,7 +74,7 @@ def record(configuration: Configuration, logdir: Path) -> dict[str, Any]:
 
 
 def is_same(found: np.ndarray | None, expected: np.ndarray) -> bool:
-    """Tells whether two arrays have the same dtype, shape and bits."""
+    """Returns whether two arrays have the same dtype, shape and bits."""
     if found is None or (found.dtype, found.shape) != (expected.dtype, expected.shape):
         return False
     return found.tobytes() == expected.tobytes()
@@ -145,7 +145,7 @@ def time_first_steps(configuration: Configuration, scratch: Path, seconds: float
         times = {}
         for recorded in (number % 2 == 0, number % 2 == 1):
             keras.backend.clear_session()
-            gc.collect()  # of the network before, which is not this one's cost
+            gc.collect()  # the previous network's garbage is not this one's cost
             step = compile_step(networks.make_network(configuration), jit=configuration.jit)
             if recorded:
                 first = FirstLoss(scratch / str(number))

@@ -1,4 +1,4 @@
-"""What a profile holds of a device, beside what `tb-firstloss profile` says of its time."""
+"""What a profile holds of a device, and what `tb-firstloss profile` says of its time."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def train_deterministically(configuration: Configuration, scratch: Path, *, agai
 
 
 def train_loop(configuration: Configuration, logdir: Path | None) -> dict[str, Any]:
-    """Trains in a loop of its own, recorded if there is a logdir."""
+    """Trains in a custom loop, recorded if there is a logdir."""
     network = networks.make_network(configuration)
     step = tf.function(networks.make_step(network), jit_compile=configuration.jit)
     first = None

@@ -37,7 +37,7 @@ def judge(parts: dict[str, Facts], policy: str) -> list[Check]:
 
     Args:
         parts: Facts of the processes "measure", "train" and "train again"; one that ended badly
-            has only "ended", which says how.
+            has only "ended", with the reason.
         policy: Its dtype policy.
     """
     checks = [
@@ -112,7 +112,7 @@ def compare_with_cpu(name: str, losses: list[float], cpu: Facts, kind: str) -> C
 
 
 def judge_steps(facts: Facts) -> Check:
-    """Tells whether a wrapped step takes longer: only when chance explains it in 1 of 1000."""
+    """Returns whether a wrapped step takes longer: chance would explain it in 1 of 1000 cases."""
     low, median, high = median_interval(facts["ratios"])
     found = f"wrapped / bare {median:.4f}, from {low:.4f} to {high:.4f} at 99.9 % confidence"
     return Check("step after step 0", low <= 1 + MOST_EXTRA_PER_STEP, found)
