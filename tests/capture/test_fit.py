@@ -15,6 +15,7 @@ import tensorflow as tf
 from tb_firstloss import errors
 from tb_firstloss.capture.fingerprint import fingerprint_weights
 from tb_firstloss.capture.fit import FirstLossCallback, capture_train_on_batch
+from tb_firstloss.capture.options import Options
 from tb_firstloss.capture.recorder import Recorder
 from tb_firstloss.reading.recordings import read_first_loss
 from tests.helpers import fit_cases
@@ -351,7 +352,7 @@ def test_the_first_train_on_batch_is_captured_and_trains_the_same(library, tmp_p
         results = [call(job.model.train_on_batch, (x, y)), job.model.train_on_batch(x, y)]
         return results, [w.tobytes() for w in job.model.get_weights()]
 
-    recorder = Recorder(tmp_path, graph=False, profile=False)
+    recorder = Recorder(Options(logdir=tmp_path, graph=False, profile=False))
     captured = train(lambda method, args: capture_train_on_batch(recorder, method, args, {}))
     assert captured == train(lambda method, args: method(*args))
     values, _ = build(BY_NAME[f"{library}-function"]).expect()

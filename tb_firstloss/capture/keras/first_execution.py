@@ -8,13 +8,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from tb_firstloss.capture import step_result
 from tb_firstloss.capture.distribution import workers
-from tb_firstloss.capture.fingerprint import fingerprint_weights
-from tb_firstloss.capture.keras import layers, library, step_loss
+from tb_firstloss.capture.keras import library, step_loss
 from tb_firstloss.capture.keras.later_executions import LaterExecutions
+from tb_firstloss.capture.keras.model_step import ModelStep
 from tb_firstloss.capture.keras.train_function import CapturingFunction
 from tb_firstloss.capture.recorder import Recorder
+from tb_firstloss.capture.step_result import Captured
 from tb_firstloss.capture.window.step_trace import StepTrace
 from tb_firstloss.errors import CaptureError
 
@@ -53,12 +53,11 @@ class FirstExecution:
         self._recorder = recorder
         self._source = source
         self._before = before
-        recorder.strategy = recorder.strategy or model.distribute_strategy
+        recorder.use(model.distribute_strategy)
         self._own = model.train_function
         self._is_new = is_new and not library.has_been_traced(self._own)
         self._capturing: CapturingFunction | None = None
         self._later: LaterExecutions | None = None
-        self._fingerprint: dict[str, str] = {}
         self.over = False
         model.train_function = self
 
@@ -110,10 +109,7 @@ class FirstExecution:
 
     def _capture(self, capturing: CapturingFunction, iterator: Any) -> Any:
         steps = library.steps_per_execution(self._model)
-        if self._recorder.fingerprint:
-            # The batch is behind the iterator: to look at it would take it away from training.
-            with self._recorder.guard(f"{self._recorder.logdir}: no fingerprint of the weights"):
-                self._fingerprint = fingerprint_weights(self._model)
+        self._recorder.take_fingerprint(ModelStep(self._model))
         try:
             with (
                 library.steps_set_to(self._model, 1),
@@ -177,17 +173,8 @@ class FirstExecution:
         logs = self._own(iterator)
         self.over = True
         with self._recorder.guard(self._doing()):
-            self._agree(_nothing, declines=True)
+            workers.agree(None, self._recorder.strategy, may_be_reduced=False)
         return logs
-
-    def _agree(
-        self, select: Callable[[], step_result.Captured], *, declines: bool = False
-    ) -> step_result.Captured | None:
-        """Returns what all workers captured; each of several has to come here once."""
-        strategy = self._recorder.current_strategy
-        if workers.worker_count(strategy) == 1:
-            return None if declines else select()
-        return workers.agree(select, strategy, declines=declines, may_be_reduced=False)
 
     def _run_uncaptured(self, capturing: CapturingFunction, iterator: Any, error: Exception) -> Any:
         """Runs the model's own function on the batch that ours has not touched."""
@@ -200,7 +187,7 @@ class FirstExecution:
                 "numbers again. Use keras.random or the layers of Keras 3, or steps_per_execution=1"
             )
         with self._recorder.guard(self._doing()):
-            self._recorder.commit(loss=None, outputs={}, metadata=self._metadata(logs))
+            self._recorder.commit(Captured(), metadata=self._metadata(logs))
             raise CaptureError(f"{self._doing()}: {reason}")
         return logs
 
@@ -217,20 +204,17 @@ class FirstExecution:
         missing = list(facts.missing)
         if tensors is None:
             missing.append("the loss: the train function had been traced before")
-        captured = self._agree(
-            lambda: _nothing() if tensors is None else step_loss.to_arrays(facts, tensors)
-        )
+        result = step_loss.StepTensors(facts, tensors)
+        captured = workers.agree(result, self._recorder.strategy, may_be_reduced=False)
         if captured is None:
             return []
         found = captured.loss is not None or captured.outputs
         self._recorder.commit(
-            loss=captured.loss,
-            outputs=captured.outputs,
-            metadata=self._metadata(None if found else logs) | step_result.describe_batch(captured),
+            captured,
+            metadata=self._metadata(None if found else logs),
             inferred=facts.expectation if found else None,
-            step_trace=trace,
-            graph=lambda: graph,
-            layers=lambda: layers.describe_layers(self._model),
+            trace=trace,
+            step=ModelStep(self._model, graph),
         )
         return missing
 
@@ -243,18 +227,12 @@ class FirstExecution:
             "run_eagerly": bool(model.run_eagerly),
             "steps_per_execution": library.steps_per_execution(model),
         }
-        if self._fingerprint:
-            facts["fingerprint"] = self._fingerprint
         if logs is not None:
             facts["running_means_after_first_execution"] = _plain_numbers(logs)
         return facts
 
     def _doing(self) -> str:
         return f"{self._recorder.logdir}: the first loss of {self._source} was not captured"
-
-
-def _nothing() -> step_result.Captured:
-    return step_result.Captured(loss=None, outputs={})
 
 
 def _plain_numbers(logs: Any) -> dict[str, float]:

@@ -81,7 +81,21 @@ def gather(model: Any, seen: Observation, *, by_xla: bool = False) -> tuple[Step
     return StepFacts(outputs, missing, infer_sole_expectation(losses)), tensors
 
 
-def to_arrays(facts: StepFacts, tensors: Tensors) -> step_result.Captured:
+@dataclasses.dataclass(frozen=True)
+class StepTensors:
+    """What one executed step has returned; tensors are None where it was traced without."""
+
+    facts: StepFacts
+    tensors: Tensors | None
+
+    def captured(self) -> step_result.Captured:
+        """Reads the loss."""
+        if self.tensors is None:
+            return step_result.Captured()
+        return _to_arrays(self.facts, self.tensors)
+
+
+def _to_arrays(facts: StepFacts, tensors: Tensors) -> step_result.Captured:
     """Turns the tensors of one executed step into arrays, in the dtypes of training.
 
     With several replicas every tensor is per replica: each one's loss is its share of the whole.

@@ -360,7 +360,7 @@ def test_the_size_of_the_profile_is_logged_and_reported(tmp_path, caplog):
     [
         ("yes", None, TypeError, "profile: 'yes' is neither"),
         (1, None, TypeError, "profile: 1 is neither"),
-        (False, 3, ValueError, "warm_step: 3 asks for a profile"),
+        (False, 3, ValueError, "warm_step: 3 needs a profile"),
         (True, -1, ValueError, "warm_step: -1 is too small"),
     ],
     ids=["text", "number", "warm-without-profile", "negative"],
