@@ -7,17 +7,17 @@ import dataclasses
 import inspect
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tb_firstloss.capture import options
 from tb_firstloss.capture.environment import describe_environment
 from tb_firstloss.capture.expectation import NOT_SEEN, Expectation, infer_expectation
 from tb_firstloss.capture.keras import observe, step_loss
 from tb_firstloss.capture.keras.library import library_of
+from tb_firstloss.capture.options import Options, check_expect
 from tb_firstloss.capture.recorder import Recorder
 from tb_firstloss.capture.step_result import Captured, StepResult
 from tb_firstloss.first_batch import FirstBatch
@@ -68,7 +68,7 @@ def probe(
     library = library_of(model)
     if loss is None and (library is None or getattr(model, "optimizer", None) is None):
         raise ValueError("probe: the model is not compiled, so its loss is unknown; give loss=")
-    expect = options.check_expect(expect)
+    expect = check_expect(expect)
     parts = _unpack(batch)
     forward = _compiled_loss if loss is None else _given_loss(loss)
     was_built = bool(getattr(model, "built", True))
@@ -176,19 +176,17 @@ def _variables_restored(concrete: Any, model: Any) -> Iterator[None]:
     A function changes no variable that it has not captured, so this covers metrics, seed generators
     and whatever else the user's code holds.
     """
-    found: Sequence[Any] = [*concrete.graph.variables, *getattr(model, "variables", ())]
-    variables = {id(v): v for v in (getattr(v, "value", v) if _is_keras(v) else v for v in found)}
+    variables = {}
+    for variable in (*concrete.graph.variables, *getattr(model, "variables", ())):
+        if not isinstance(variable, tf.Variable):
+            variable = getattr(variable, "value", variable)  # a Variable of Keras 3
+        variables[id(variable)] = variable
     before = [(variable, tf.identity(variable)) for variable in variables.values()]
     try:
         yield
     finally:
         for variable, value in before:
             variable.assign(value)
-
-
-def _is_keras(variable: Any) -> bool:
-    """Returns whether a variable is a Keras 3 Variable, which holds a tf.Variable in .value."""
-    return not isinstance(variable, tf.Variable)
 
 
 def _finish(
@@ -199,15 +197,10 @@ def _finish(
 ) -> FirstBatch:
     metadata = {"source": "probe", "training": training, **expectation.metadata()}
     if logdir is None:
-        facts = {**describe_environment(), **metadata}
+        facts = {**describe_environment(), **captured.describe_batch(), **metadata}
         first = captured.as_first_batch(run=RUN, metadata=facts)
     else:
-        asked = options.Options(
-            logdir=logdir, tag=RUN, graph=False, profile=False, on_error="raise"
-        )
-        recorder = Recorder(asked)
-        recorder.commit(captured, metadata=metadata)
-        assert recorder.first_batch is not None
-        first = recorder.first_batch
+        quiet = Options(logdir=logdir, tag=RUN, graph=False, profile=False, on_error="raise")
+        first = Recorder(quiet).commit(captured, metadata=metadata)
     expectation.judge(first, where=RUN)
     return first

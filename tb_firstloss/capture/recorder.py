@@ -107,16 +107,14 @@ class Recorder:
     @contextlib.contextmanager
     def window(self) -> Iterator[StepTrace]:
         """Opens the window around the first step; a step that raises leaves nothing behind."""
-        number = 0
         try:
-            number = self.step
-            self._claim()
+            step = self.step
         except Exception as error:  # noqa: BLE001 - commit raises it, after the step
-            self._blocked = error
-        ready = self.run_dir is not None
-        graph, profile = ready and self.options.graph, ready and self.options.profile
+            step, self._blocked = 0, error
+        self._claim()
+        graph, profile = self.options.graph, self.options.profile
         try:
-            with step_window(self.run_dir, step=number, graph=graph, profile=profile) as trace:
+            with step_window(self.run_dir, step=step, graph=graph, profile=profile) as trace:
                 yield trace
         except BaseException:
             self._release()
@@ -141,8 +139,8 @@ class Recorder:
         trace: StepTrace | None = None,
         step: Step | None = None,
         inferred: Expectation | None = None,
-    ) -> None:
-        """Makes the first batch out of a step's loss, and writes it before it returns.
+    ) -> FirstBatch:
+        """Makes the first batch out of a step's loss, writes it, and returns it.
 
         Args:
             captured: The loss.
@@ -155,29 +153,23 @@ class Recorder:
         Raises:
             NotDurableError: The first batch is in memory, and not on disk.
         """
-        if self._blocked is None:
-            try:
-                self._claim()
-            except Exception as error:  # noqa: BLE001 - raised once the loss is safe in memory
-                self._blocked = error
+        self._claim()
         trace = trace or StepTrace(step=self.step)
         expectation = self._expectation(inferred)
-        self.first_batch = first = captured.as_first_batch(
-            run=self.options.tag if self.run_dir is None else self.run_dir.rpartition("/")[2],
-            step=trace.step,
-            metadata={
-                **describe_environment(self.strategy),
-                **metadata,
-                **captured.describe_batch(),
-                **({"fingerprint": self._fingerprint} if self._fingerprint else {}),
-                **(self.options.metadata or {}),
-                **expectation.metadata(),
-            },
-        )
+        facts = {
+            **describe_environment(self.strategy),
+            **metadata,
+            **captured.describe_batch(),
+            **({"fingerprint": self._fingerprint} if self._fingerprint else {}),
+            **(self.options.metadata or {}),
+            **expectation.metadata(),
+        }
+        run = self.options.tag if self.run_dir is None else self.run_dir.rpartition("/")[2]
+        self.first_batch = first = captured.as_first_batch(run=run, step=trace.step, metadata=facts)
         if self._blocked is not None:
             raise self._blocked
         if self.run_dir is None:
-            return  # the chief writes
+            return first  # the chief writes
         left_out = write_recording(first, self.run_dir, self.options, trace=trace, step=step)
         self._report_trace(trace)
         self._report_left_out(left_out)
@@ -185,6 +177,7 @@ class Recorder:
         if number is not None and trace.seconds is not None:
             self._warm = WarmStep(number, self.options, first_run_dir=self.run_dir, first=trace)
         expectation.judge(first, where=self.run_dir, on_error=self.options.on_error)
+        return first
 
     @property
     def awaits_warm_step(self) -> bool:
@@ -211,9 +204,13 @@ class Recorder:
         return Expectation(expect)
 
     def _claim(self) -> None:
-        # Of several workers, only the chief writes.
-        if self.run_dir is None and self.strategy.extended.should_save_summary:
-            self.run_dir = run_dirs.claim_run_dir(self.logdir, self.options.tag)
+        if self.run_dir is not None or self._blocked is not None:
+            return
+        if self.strategy.extended.should_save_summary:  # of several workers, only the chief's
+            try:
+                self.run_dir = run_dirs.claim_run_dir(self.logdir, self.options.tag)
+            except Exception as error:  # noqa: BLE001 - commit raises it, the loss safe in memory
+                self._blocked = error
 
     def _release(self) -> None:
         if self.run_dir is not None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import warnings
 from typing import Any
 
 import tensorflow as tf
+from tensorboard.plugins.graph import keras_util
 
 from tb_firstloss.capture.fingerprint import fingerprint_weights
-from tb_firstloss.capture.keras.layers import describe_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,5 +34,16 @@ class ModelStep:
         return self.traced
 
     def layers(self) -> str | None:
-        """Returns the JSON of the layers; None if they form no graph."""
-        return describe_layers(self.model)
+        """Returns the model as the JSON text from which TensorBoard draws its conceptual graph.
+
+        None for a model that is no graph of layers, such as a subclassed one: TensorBoard would
+        list it and fail to draw it.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about layers that cannot be saved: none are
+                text = str(self.model.to_json())
+            drawn = keras_util.keras_model_to_graph_def(json.loads(text))
+        except Exception:  # noqa: BLE001 - from custom layers, or TensorBoard at an unknown format
+            return None
+        return text if drawn.node else None

@@ -19,7 +19,7 @@ NO_GRAPH = (
     "jit-compiled"
 )
 NO_COLLECTOR = "graph trace: this version of TensorFlow offers no known way to stop it again"
-USER_TRACE = "graph trace: tf.summary.trace_on was on already, and was left alone"
+USER_TRACE = "graph trace: tf.summary.trace_on is already on, and was left alone"
 
 
 @contextlib.contextmanager

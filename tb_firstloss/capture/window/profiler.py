@@ -12,8 +12,6 @@ import tensorflow as tf
 from tb_firstloss.capture.window import native_log, tensorflow_private
 from tb_firstloss.errors import first_line
 
-logger = logging.getLogger(__name__)
-
 BUSY = "profile: another profiler is running, and was left alone"
 NO_DEVICE_PLANE = (
     "the profile has no events of the GPU. Usually only root may read its performance counters "

@@ -50,7 +50,7 @@ def step_window(
     It raises nothing but what the step raises; the trace's ``missing`` says what else went wrong.
 
     Args:
-        run_dir: Where the profile is written; None for no profile.
+        run_dir: Run directory, for the profile; None for neither graph nor profile.
         step: Number of the step marker.
         graph: Whether to collect the graphs of the functions built in the window.
         profile: Whether to profile, or the profiler's options.
@@ -58,7 +58,7 @@ def step_window(
     trace = StepTrace(step=step)
     collected = None
     with contextlib.ExitStack() as window:
-        if graph:
+        if graph and run_dir is not None:
             collected = window.enter_context(graphs.collecting(trace.missing))
         if profile and run_dir is not None:
             window.enter_context(profiler.profiling(run_dir, profile, trace.missing))
