@@ -1,4 +1,4 @@
-"""The profile of one step: TensorFlow's profiler, started and stopped without noise or remains."""
+"""The profile of one step: TensorFlow's profiler, started and stopped, leaving nothing behind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tb_firstloss.capture.window import native_log, tensorflow_private
+from tb_firstloss.capture.window import tensorflow_private
 from tb_firstloss.errors import first_line
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def _start(run_dir: str, options: Any) -> str | None:
     if tensorflow_private.running_profiler() is not None:
         return BUSY
     try:
-        with native_log.leave_out(native_log.PROFILER), _without_warning():
+        with _without_warning():
             tf.profiler.experimental.start(run_dir, options)
     except tf.errors.AlreadyExistsError:
         if tensorflow_private.running_profiler() is not None:
@@ -68,8 +68,7 @@ def _start(run_dir: str, options: Any) -> str | None:
 def _stop(*, save: bool) -> str | None:
     """Stops the profiler and returns None, or returns why there is no profile."""
     try:
-        with native_log.leave_out(native_log.PROFILER):
-            tf.profiler.experimental.stop(save=save)
+        tf.profiler.experimental.stop(save=save)
     except tf.errors.UnavailableError:
         return "profile: the step stopped the profiler"
     except Exception as error:  # noqa: BLE001 - training goes on without a profile

@@ -1,7 +1,7 @@
 """The step-0 window: what it writes, and that TensorFlow is afterwards as it was before."""
 
 import logging
-import os
+import re
 import subprocess
 import sys
 import threading
@@ -15,7 +15,7 @@ from tensorflow.python.profiler import profiler_v2
 from tensorflow.python.profiler.internal import _pywrap_profiler
 
 from tb_firstloss import FirstLoss, iter_events, iter_tensors, read_first_loss
-from tb_firstloss.capture.window import graphs, native_log, profiler
+from tb_firstloss.capture.window import graphs, profiler
 from tests.helpers.profiles import events, marked_steps, read_xspace, write_xspace
 from tests.helpers.training import Linear, batches
 
@@ -506,8 +506,11 @@ for _ in range(3):
 """
 
 
+PROFILER_LINE = re.compile(r"(I\d{4}|\d{4}-\d\d-\d\d) .*(profiler_session|save_profile)\.cc:\d+\] ")
+
+
 @pytest.mark.slow
-def test_the_terminal_shows_nothing_that_it_did_not_show_before(tmp_path):
+def test_the_terminal_shows_nothing_more_than_that_tensorflow_profiles(tmp_path):
     def lines(mode):
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT, mode, str(tmp_path)],
@@ -517,18 +520,18 @@ def test_the_terminal_shows_nothing_that_it_did_not_show_before(tmp_path):
             check=True,
         )
         assert done.stdout == ""
+        return done.stderr.splitlines()
+
+    def said(lines):
         # Times and process ids differ; what is said, and where in TensorFlow, does not.
-        return sorted({line.rpartition("] ")[2] for line in done.stderr.splitlines()})
+        return sorted({line.rpartition("] ")[2] for line in lines})
 
-    assert lines("ours") == lines("plain")
+    ours = lines("ours")
+    profiler = [line for line in ours if PROFILER_LINE.match(line)]
+    assert said(line for line in ours if line not in profiler) == said(lines("plain"))
+    # TensorFlow's native code says at level INFO that it starts, stops and saves; two profiles.
+    assert 1 <= len(said(profiler)) <= len(profiler) <= 10
     assert len(profiles(tmp_path)) == 2
-
-
-def test_other_lines_on_stderr_are_passed_on(capfd):
-    with native_log.leave_out(native_log.PROFILER), native_log.leave_out(native_log.PROFILER):
-        line = b"I0000 00:00:1.0 1 profiler_session.cc:112] Profiler session started.\n"
-        os.write(2, b"mine\n" + line + line.replace(b"I0000", b"E0000"))
-    assert capfd.readouterr().err == f"mine\n{line.decode().replace('I0000', 'E0000')}"
 
 
 def test_the_window_waits_for_the_devices(tmp_path):
