@@ -13,12 +13,13 @@ import tensorflow as tf
 from tb_firstloss.capture import resume, step_result
 from tb_firstloss.capture.distribution import workers
 from tb_firstloss.capture.fingerprint import fingerprint
-from tb_firstloss.capture.fit import capture_train_on_batch, is_train_on_batch
+from tb_firstloss.capture.keras.train_on_batch import capture_train_on_batch, is_train_on_batch
 from tb_firstloss.capture.notices import warn
 from tb_firstloss.capture.recorder import DEFAULT_MAX_TENSOR_BYTES, Recorded, Recorder
 from tb_firstloss.capture.turn import Turn
 from tb_firstloss.capture.window import graphs
 from tb_firstloss.capture.window.step_trace import StepTrace
+from tb_firstloss.capture.window.tensorflow_private import UnchangingState
 from tb_firstloss.capture.writing import packed
 from tb_firstloss.errors import CaptureWarning
 from tb_firstloss.first_batch import FirstBatch
@@ -31,7 +32,7 @@ _INSIDE_FUNCTION = (
 )
 
 
-class FirstLoss(Recorded, tf.train.experimental.PythonState):  # type: ignore[misc]  # TensorFlow is untyped
+class FirstLoss(Recorded, UnchangingState):
     """Records the loss of the first training batch, exactly as training computed it.
 
     ::
@@ -214,11 +215,6 @@ class FirstLoss(Recorded, tf.train.experimental.PythonState):  # type: ignore[mi
         """Takes the first batch back from a checkpoint; one captured here already stays."""
         with self._recorder.guard(f"{self.logdir}: the first loss was not restored"):
             self._restored = packed.from_bytes(content)
-
-    def _copy_trackable_to_cpu(self, object_map: dict[Any, Any]) -> None:
-        # Asynchronous checkpoints ask for a copy (TensorFlow 2.16 to 2.21). What is captured never
-        # changes, so it can be its own copy.
-        object_map[self] = self
 
     def _take_turn(self, what: str) -> bool:
         """Tells whether this call is the one to capture."""

@@ -17,8 +17,9 @@ import tensorflow as tf
 from tb_firstloss import checks
 from tb_firstloss.capture import step_result
 from tb_firstloss.capture.environment import describe_environment
-from tb_firstloss.capture.expectation import NOT_SEEN, Expectation, infer_expectation
+from tb_firstloss.capture.expectation import NOT_SEEN, Expectation
 from tb_firstloss.capture.keras import observe, step_loss
+from tb_firstloss.capture.keras.expectation import infer_expectation
 from tb_firstloss.capture.keras.library import library_of
 from tb_firstloss.capture.recorder import Recorder
 from tb_firstloss.first_batch import FirstBatch
