@@ -24,7 +24,7 @@ def describe_environment(strategy: tf.distribute.Strategy | None = None) -> dict
         "devices": [device.name for device in tf.config.list_logical_devices()],
         "replicas": strategy.num_replicas_in_sync,
     }
-    if type(strategy).__name__ != "_DefaultDistributionStrategy":
+    if not tensorflow_private.is_default_strategy(strategy):
         facts["strategy"] = type(strategy).__name__
     for library in ("keras", "tf_keras"):
         # Only what training has imported: importing Keras here would cost seconds.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -17,16 +15,7 @@ from tb_firstloss.capture.options import DEFAULT_MAX_TENSOR_BYTES, Options
 from tb_firstloss.capture.recorder import Recorded, Recorder
 
 
-def _idle(_callback: Any, *_args: Any, **_kwargs: Any) -> None:
-    """Stands for a hook of the callback that has nothing to do."""
-
-
-# Keras 3 and tf_keras leave out hooks that carry this mark: no step waits for its logs on our
-# account, and Keras 3 may go on calling the others' hooks from its own thread.
-_idle._is_default = True  # type: ignore[attr-defined]  # noqa: SLF001
-
-
-class FirstLossCallback(Recorded):
+class FirstLossCallback(Recorded, library.IdleCallback):
     """Records the loss of the first batch that ``model.fit`` trains on.
 
     ::
@@ -67,19 +56,6 @@ class FirstLossCallback(Recorded):
         ValueError: An option is unusable, or Keras computes with another backend.
         TypeError: An option has the wrong type.
     """
-
-    _supports_tf_logs = True  # tf_keras: it needs no logs as NumPy
-    _chief_worker_only = None
-    async_safe = True  # Keras 3
-
-    on_batch_begin = on_batch_end = _idle
-    on_train_batch_begin = on_train_batch_end = _idle
-    on_test_batch_begin = on_test_batch_end = on_test_begin = on_test_end = _idle
-    on_predict_batch_begin = on_predict_batch_end = on_predict_begin = on_predict_end = _idle
-    on_train_begin = on_epoch_end = _idle
-    # tf_keras calls no hook of a batch for a callback that answers with a false value here.
-    _implements_train_batch_hooks = _implements_test_batch_hooks = _idle
-    _implements_predict_batch_hooks = _idle
 
     def __init__(
         self,
@@ -153,7 +129,7 @@ class FirstLossCallback(Recorded):
 
     def _finish(self) -> None:
         if self._execution is not None:
-            self._execution.leave()
+            self._execution.give_back()
             self._over = self._execution.over
             self._execution = None
 
@@ -171,47 +147,3 @@ class FirstLossCallback(Recorded):
         else:
             return True
         return resume.may_record(self._recorder, signs, trained=iterations)
-
-
-def capture_train_on_batch(
-    recorder: Recorder, train_on_batch: Callable[..., Any], args: Any, kwargs: Any
-) -> Any:
-    """Calls a model's ``train_on_batch`` once and records the batch that it trains on.
-
-    Args:
-        recorder: Where the first batch goes.
-        train_on_batch: The bound method of a Keras 3 or tf_keras model.
-        args: Its positional arguments.
-        kwargs: Its keyword arguments.
-
-    Returns:
-        What the method returned.
-    """
-    model = train_on_batch.__self__  # type: ignore[attr-defined]
-    make, is_new = model.make_train_function, model.train_function is None
-    with contextlib.ExitStack() as stack:
-
-        @functools.wraps(make)
-        def make_train_function(force: bool = False) -> Any:
-            hook.close()
-            make(force)
-            execution = FirstExecution(
-                model, recorder, source="model.train_on_batch", is_new=is_new
-            )
-            stack.callback(execution.leave)
-            return execution
-
-        # The model is built by then: whether it can be jit-compiled depends on its layers.
-        hook = stack.enter_context(contextlib.ExitStack())
-        hook.enter_context(library.own_attribute(model, "make_train_function", make_train_function))
-        return train_on_batch(*args, **kwargs)
-
-
-def is_train_on_batch(step_fn: Any) -> bool:
-    """Tells whether a step is the bound ``train_on_batch`` of a Keras 3 or tf_keras model."""
-    owner = getattr(step_fn, "__self__", None)
-    return (
-        getattr(step_fn, "__name__", None) == "train_on_batch"
-        and hasattr(owner, "make_train_function")
-        and library.library_of(owner) is not None
-    )

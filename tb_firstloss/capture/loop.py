@@ -13,7 +13,7 @@ import tensorflow as tf
 from tb_firstloss import checks
 from tb_firstloss.capture import resume
 from tb_firstloss.capture.distribution import workers
-from tb_firstloss.capture.fit import capture_train_on_batch, is_train_on_batch
+from tb_firstloss.capture.keras.train_on_batch import capture_train_on_batch, is_train_on_batch
 from tb_firstloss.capture.notices import warn
 from tb_firstloss.capture.options import DEFAULT_MAX_TENSOR_BYTES, Options
 from tb_firstloss.capture.recorder import Recorded, Recorder
@@ -21,6 +21,7 @@ from tb_firstloss.capture.step_call import StepCall
 from tb_firstloss.capture.step_result import Selector, StepResult
 from tb_firstloss.capture.turn import Turn
 from tb_firstloss.capture.window.step_trace import StepTrace
+from tb_firstloss.capture.window.tensorflow_private import UnchangingState
 from tb_firstloss.capture.writing import packed
 from tb_firstloss.errors import CaptureWarning
 from tb_firstloss.first_batch import FirstBatch
@@ -33,7 +34,7 @@ _INSIDE_FUNCTION = (
 )
 
 
-class FirstLoss(Recorded, tf.train.experimental.PythonState):  # type: ignore[misc]  # TensorFlow is untyped
+class FirstLoss(Recorded, UnchangingState):
     """Records the loss of the first training batch, exactly as training computed it.
 
     ::
@@ -215,11 +216,6 @@ class FirstLoss(Recorded, tf.train.experimental.PythonState):  # type: ignore[mi
         """Restores the first batch from a checkpoint; what was captured here takes precedence."""
         with self._recorder.guard(f"{self.logdir}: the first loss was not restored"):
             self._restored = packed.from_bytes(content)
-
-    def _copy_trackable_to_cpu(self, object_map: dict[Any, Any]) -> None:
-        # Asynchronous checkpoints ask for a copy (TensorFlow 2.16 to 2.21). What is captured never
-        # changes, so the object serves as its own copy.
-        object_map[self] = self
 
     def _take_turn(self, caller: str) -> bool:
         """Returns whether this call captures."""

@@ -14,8 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from tb_firstloss.capture.environment import describe_environment
-from tb_firstloss.capture.expectation import NOT_SEEN, Expectation, infer_expectation
+from tb_firstloss.capture.expectation import NOT_SEEN, Expectation
 from tb_firstloss.capture.keras import observe, step_loss
+from tb_firstloss.capture.keras.expectation import infer_expectation
 from tb_firstloss.capture.keras.library import library_of
 from tb_firstloss.capture.options import Options, check_expect
 from tb_firstloss.capture.recorder import Recorder

@@ -12,8 +12,6 @@ from tb_firstloss.capture.window import tensorflow_private
 from tb_firstloss.capture.writing import summaries
 from tb_firstloss.errors import first_line
 
-_ENDS = frozenset({"_Arg", "_DeviceArg", "_Retval", "_DeviceRetval"})
-
 NO_GRAPH = (
     "graph: the step built none; it ran eagerly, or called functions that were built before or are "
     "jit-compiled"
@@ -69,9 +67,9 @@ def step_graph(step_fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     if tf.config.functions_run_eagerly() or not hasattr(step_fn, "experimental_get_tracing_count"):
         return None
     if step_fn.experimental_get_tracing_count() == 1:
-        # Private, and for the common case: with one trace there is no doubt which one ran, and not
-        # even an argument that the step has changed can lead to another.
-        functions: Sequence[Any] = getattr(step_fn, "_list_all_concrete_functions", lambda: ())()
+        # The common case: a single trace must be the one that ran, and not even an argument that
+        # the step has changed can lead to another.
+        functions = tensorflow_private.concrete_functions(step_fn)
         if len(functions) == 1:
             return functions[0].graph
     return step_fn.get_concrete_function(*args, **kwargs).graph
@@ -121,7 +119,7 @@ def choose_function_graphs(collected: Sequence[Any], step_graph: tf.Graph | None
             nodes with it is returned, if these are more than half of the step: they are fewer
             where another function calls the step. None for all graphs of several operations.
     """
-    functions = [function for function in collected if not _is_single_operation(function)]
+    functions = [function for function in collected if _has_several_operations(function)]
     if step_graph is None or not functions:
         return functions
     names = {operation.name for operation in step_graph.get_operations()}
@@ -133,7 +131,5 @@ def choose_function_graphs(collected: Sequence[Any], step_graph: tf.Graph | None
     return [best] if shared(best) > len(names) / 2 else []
 
 
-def _is_single_operation(function: Any) -> bool:
-    nodes = [node for node in function.pre_optimization_graph.node if node.op not in _ENDS]
-    # Where oneDNN has a kernel of its own, the node that it replaced is listed too.
-    return len({node.op.removeprefix("_Mkl") for node in nodes}) <= 1
+def _has_several_operations(function: Any) -> bool:
+    return len(tensorflow_private.operation_types(function.pre_optimization_graph.node)) > 1

@@ -1,4 +1,4 @@
-"""The profile of one step: starts and stops TensorFlow's profiler, and leaves nothing running."""
+"""The profile of one step: TensorFlow's profiler, started and stopped, leaving nothing behind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tb_firstloss.capture.window import native_log, tensorflow_private
+from tb_firstloss.capture.window import tensorflow_private
 from tb_firstloss.errors import first_line
 
 BUSY = "profile: another profiler is running, and was left alone"
@@ -50,7 +50,7 @@ def _start(run_dir: str, options: Any) -> str | None:
     if tensorflow_private.running_profiler() is not None:
         return BUSY
     try:
-        with native_log.leave_out(native_log.PROFILER), _without_warning():
+        with _without_warning():
             tf.profiler.experimental.start(run_dir, options)
     except tf.errors.AlreadyExistsError:
         if tensorflow_private.running_profiler() is not None:
@@ -66,8 +66,7 @@ def _start(run_dir: str, options: Any) -> str | None:
 def _stop(*, save: bool) -> str | None:
     """Stops the profiler; returns why there is no profile, or None."""
     try:
-        with native_log.leave_out(native_log.PROFILER):
-            tf.profiler.experimental.stop(save=save)
+        tf.profiler.experimental.stop(save=save)
     except tf.errors.UnavailableError:
         return "profile: the step stopped the profiler"
     except Exception as error:  # noqa: BLE001 - training goes on without a profile

@@ -1,7 +1,7 @@
 """The step-0 window: what it writes, and that it leaves TensorFlow as it was."""
 
 import logging
-import os
+import re
 import subprocess
 import sys
 import threading
@@ -15,7 +15,7 @@ from tensorflow.python.profiler import profiler_v2
 from tensorflow.python.profiler.internal import _pywrap_profiler
 
 from tb_firstloss import FirstLoss, iter_events, iter_tensors, read_first_loss
-from tb_firstloss.capture.window import graphs, native_log, profiler
+from tb_firstloss.capture.window import graphs, profiler
 from tests.helpers.profiles import events, marked_steps, read_xspace, write_xspace
 from tests.helpers.training import Linear, batches
 
@@ -493,8 +493,11 @@ for _ in range(3):
 """
 
 
+PROFILER_LINE = re.compile(r"(I\d{4}|\d{4}-\d\d-\d\d) .*(profiler_session|save_profile)\.cc:\d+\] ")
+
+
 @pytest.mark.slow
-def test_the_terminal_shows_nothing_that_it_did_not_show_before(tmp_path):
+def test_the_terminal_shows_nothing_more_than_that_tensorflow_profiles(tmp_path):
     def lines(mode):
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT, mode, str(tmp_path)],
@@ -504,18 +507,18 @@ def test_the_terminal_shows_nothing_that_it_did_not_show_before(tmp_path):
             check=True,
         )
         assert done.stdout == ""
+        return done.stderr.splitlines()
+
+    def said(lines):
         # Times and process ids differ; the text and its place in TensorFlow do not.
-        return sorted({line.rpartition("] ")[2] for line in done.stderr.splitlines()})
+        return sorted({line.rpartition("] ")[2] for line in lines})
 
-    assert lines("wrapped") == lines("plain")
+    wrapped = lines("wrapped")
+    profiler = [line for line in wrapped if PROFILER_LINE.match(line)]
+    assert said(line for line in wrapped if line not in profiler) == said(lines("plain"))
+    # TensorFlow's native code says at level INFO that it starts, stops and saves; two profiles.
+    assert 1 <= len(said(profiler)) <= len(profiler) <= 10
     assert len(profiles(tmp_path)) == 2
-
-
-def test_other_lines_on_stderr_are_passed_on(capfd):
-    with native_log.leave_out(native_log.PROFILER), native_log.leave_out(native_log.PROFILER):
-        line = b"I0000 00:00:1.0 1 profiler_session.cc:112] Profiler session started.\n"
-        os.write(2, b"mine\n" + line + line.replace(b"I0000", b"E0000"))
-    assert capfd.readouterr().err == f"mine\n{line.decode().replace('I0000', 'E0000')}"
 
 
 def test_the_window_waits_for_the_devices(tmp_path):
