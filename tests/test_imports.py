@@ -1,6 +1,7 @@
 """Which module may import which, and what importing costs."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 HEAVY = {"tensorflow", "keras", "tf_keras"}
+WITHOUT_TENSORFLOW = ("reading", "profiles", "checks", "comparison", "cli", "tensorboard_tab")
 # A FirstBatch loads notebook only when a notebook shows it.
 GROUND = ("arrays", "contract", "errors", "first_batch", "notebook", "paths")
 BASE = {f"tb_firstloss.{name}" for name in GROUND}
@@ -45,16 +47,37 @@ def test_the_base_imports_only_itself(name):
     assert siblings_of(MODULES[name]) <= BASE
 
 
-def test_reading_imports_nothing_of_capture():
-    for name, path in in_rooms("reading", "checks", "comparison").items():
-        assert not {n for n in siblings_of(path) if ".capture" in n or ".cli" in n}, name
+def test_what_does_without_tensorflow_imports_nothing_of_capture():
+    for name, path in in_rooms(*WITHOUT_TENSORFLOW).items():
+        assert not {n for n in siblings_of(path) if ".capture" in n}, name
+
+
+def test_reading_imports_nothing_of_the_command_line():
+    for name, path in in_rooms("reading", "profiles", "checks", "comparison").items():
+        assert not {n for n in siblings_of(path) if ".cli" in n}, name
 
 
 def test_reading_and_checks_never_import_tensorflow():
     # TensorDatum.to_tensor is asked for a tf.Tensor, and is the one exception.
-    for name, path in in_rooms("reading", "checks", "comparison", "cli").items():
+    for name, path in in_rooms(*WITHOUT_TENSORFLOW).items():
         if name != "tb_firstloss.reading.format.tensor_proto":
             assert not {n.split(".")[0] for n in imports_of(path)} & HEAVY, name
+
+
+def test_in_capture_only_the_doors_know_of_keras():
+    keras = "tb_firstloss.capture.keras"
+    importers = {
+        name
+        for name, path in in_rooms("capture").items()
+        if any(n.startswith(keras) for n in siblings_of(path)) and not name.startswith(keras)
+    }
+    assert importers == {f"tb_firstloss.capture.{door}" for door in ("fit", "loop", "probe")}
+
+
+def test_capture_has_no_circle():
+    rooms = in_rooms("capture")
+    imports = {name: siblings_of(path) & rooms.keys() - {name} for name, path in rooms.items()}
+    assert set(graphlib.TopologicalSorter(imports).static_order()) == rooms.keys()  # or CycleError
 
 
 def test_capture_imports_reading_only_to_verify():

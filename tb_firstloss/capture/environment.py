@@ -1,4 +1,4 @@
-"""What is known of the run beside its loss: versions, devices, strategy, policies."""
+"""Where the loss was computed: versions, devices, strategy, policies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tb_firstloss.capture.window import tensorflow_private
 
 
 def describe_environment(strategy: tf.distribute.Strategy | None = None) -> dict[str, Any]:
-    """Returns what the recording's metadata says of its environment; unknown keys are left out.
+    """Returns the environment for a recording's metadata; what is unknown is left out.
 
     Args:
         strategy: Distribution strategy of the training loop; None for the one in scope.
@@ -24,25 +24,17 @@ def describe_environment(strategy: tf.distribute.Strategy | None = None) -> dict
         "devices": [device.name for device in tf.config.list_logical_devices()],
         "replicas": strategy.num_replicas_in_sync,
     }
-    if type(strategy).__name__ != "_DefaultDistributionStrategy":
+    if not tensorflow_private.is_default_strategy(strategy):
         facts["strategy"] = type(strategy).__name__
-    for name in ("keras", "tf_keras"):
+    for library in ("keras", "tf_keras"):
         # Only what training has imported: importing Keras here would cost seconds.
-        version = getattr(sys.modules.get(name), "__version__", None)
+        version = getattr(sys.modules.get(library), "__version__", None)
         if version is not None:
-            facts[name] = version
-    facts.update(_dtype_policy())
-    facts.update(_determinism())
-    return facts
-
-
-def _dtype_policy() -> dict[str, str]:
+            facts[library] = version
     keras = sys.modules.get("keras")
-    if keras is None or not hasattr(keras, "mixed_precision"):
-        return {}
-    return {"dtype_policy": keras.mixed_precision.dtype_policy().name}
-
-
-def _determinism() -> dict[str, bool]:
-    known = tensorflow_private.op_determinism()
-    return {} if known is None else {"op_determinism": known}
+    if hasattr(keras, "mixed_precision"):
+        facts["dtype_policy"] = keras.mixed_precision.dtype_policy().name  # type: ignore[union-attr]
+    deterministic = tensorflow_private.op_determinism()
+    if deterministic is not None:
+        facts["op_determinism"] = deterministic
+    return facts

@@ -1,4 +1,4 @@
-"""Digests of the batch and of the weights, so that two runs can tell what differs between them."""
+"""Digests of the batch and of the weights: they show what differs between two runs."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tb_firstloss.arrays import describe
 from tb_firstloss.capture.distribution import replicas
 
 
-def fingerprint(
+def fingerprint_call(
     step_fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[str, str]:
     """Returns digests of what a step is about to train on, as far as it can be seen.
 
     The batch is every tensor and array among the arguments; an iterator is left alone, since
-    looking at it would take a batch away. The weights are those of the models and modules among
-    the arguments, the method's owner, and what the step's code refers to. It costs one read and
-    one SHA-256 of each byte, about a second for each GB.
+    reading it would take a batch from training. The weights are those of the models and modules
+    among the arguments, of the method's owner, and of whatever the step's code refers to. Every
+    byte is read and hashed once: about a second per GB.
 
     Returns:
-        SHA-256 (hex) under "batch" and "weights", either absent where nothing was seen.
+        SHA-256 (hex) under "batch" and "weights"; a key is absent where nothing was seen.
     """
     found = {
         "batch": _digest(_tensors((args, kwargs))),
@@ -36,13 +36,13 @@ def fingerprint(
 
 
 def fingerprint_weights(model: Any) -> dict[str, str]:
-    """Returns the digest of a model's weights under "weights"; nothing for a model without any."""
+    """Returns the digest of a model's weights under "weights"; {} for a model without weights."""
     digest = _digest(_weights([model]))
     return {} if digest is None else {"weights": digest}
 
 
 def _digest(values: Iterator[Any]) -> str | None:
-    """Hashes dtype, shape and bytes of each value in order; None for no values."""
+    """Hashes dtype, shape and bytes of each value in order; returns None for no values."""
     sha, empty = hashlib.sha256(), True
     for value in values:
         array = np.asarray(value)
@@ -71,16 +71,10 @@ def _weights(objects: Sequence[Any]) -> Iterator[Any]:
 
 
 def _referred_to(step_fn: Callable[..., Any]) -> list[Any]:
-    """Returns the objects that a step's code names: its closure, its globals, its owner."""
+    """Returns the objects that a step refers to: its owner, and what its code names."""
     function = getattr(step_fn, "python_function", step_fn)
     owner = getattr(function, "__self__", None) or getattr(step_fn, "__self__", None)
-    found = (
-        []
-        if owner is None
-        else [owner, *vars(owner).values()]
-        if hasattr(owner, "__dict__")
-        else [owner]
-    )
+    found = [] if owner is None else [owner, *getattr(owner, "__dict__", {}).values()]
     with contextlib.suppress(TypeError, ValueError):
         variables = inspect.getclosurevars(inspect.unwrap(function))
         named = {**variables.globals, **variables.nonlocals}

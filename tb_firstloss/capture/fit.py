@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -13,19 +11,11 @@ import tensorflow as tf
 from tb_firstloss.capture import resume
 from tb_firstloss.capture.keras import library
 from tb_firstloss.capture.keras.first_execution import FirstExecution
-from tb_firstloss.capture.recorder import DEFAULT_MAX_TENSOR_BYTES, Recorded, Recorder
+from tb_firstloss.capture.options import DEFAULT_MAX_TENSOR_BYTES, Options
+from tb_firstloss.capture.recorder import Recorded, Recorder
 
 
-def _idle(_callback: Any, *_args: Any, **_kwargs: Any) -> None:
-    """Stands for a hook of the callback that has nothing to do."""
-
-
-# Keras 3 and tf_keras leave out hooks that carry this mark: no step waits for its logs on our
-# account, and Keras 3 may go on calling the others' hooks from its own thread.
-_idle._is_default = True  # type: ignore[attr-defined]  # noqa: SLF001
-
-
-class FirstLossCallback(Recorded):
+class FirstLossCallback(Recorded, library.IdleCallback):
     """Records the loss of the first batch that ``model.fit`` trains on.
 
     ::
@@ -34,51 +24,38 @@ class FirstLossCallback(Recorded):
         model.fit(dataset, callbacks=[first])
         first.first_batch.per_example
 
-    The loss per example, its weights and mask, and the loss that is differentiated come out of the
-    training step itself: no second forward pass, no other batch, and the same weights in the end.
+    The per-example loss, its weights and mask, and the differentiated loss come out of the training
+    step itself: no second forward pass, no extra batch, the same weights in the end.
 
-    It is no subclass of a Callback, because Keras 3 and tf_keras have each their own and either
-    takes any object with a callback's methods; so one class serves both, and importing this module
-    imports neither.
+    It works with Keras 3 and with tf_keras. It subclasses neither's Callback: both take any object
+    with a callback's methods, and importing this module imports neither.
 
     Args:
-        logdir: Directory under which the run directory is created, local or of a scheme that
-            TensorFlow knows (``gs://``). Resolved at once; ``~`` is expanded.
-        tag: Name of the run directory and first component of every summary tag.
-        step: Step of the summaries, or a callable that gives it when the first batch is captured.
+        logdir: Directory under which the run directory is created: a local path, or a URL of a
+            scheme that TensorFlow can write to (``gs://``). Resolved at once; ``~`` is expanded.
+        tag: Name of the run directory, and first component of every summary tag.
+        step: Step of the summaries, or a callable that returns it, called with the first batch.
         graph: Whether to record the step's graph.
         profile: Whether to profile the step, or ``tf.profiler.experimental.ProfilerOptions``.
-        warm_step: Number of a later step that is profiled too, or None.
-        expect: Expected mean loss: a number or an expression such as ``"log(10)"``; "auto" for
-            what the loss function tells: ln K for a softmax cross-entropy over K classes, ln 2 for
-            a binary one, and nothing, with a warning, for others. When the first loss is something
-            else, that is an UnexpectedLossWarning.
+        warm_step: Number of a later step to profile as well, or None.
+        expect: Expected mean loss: a number, or an expression such as ``"log(10)"``. "auto" infers
+            it from the loss function: ln K for a softmax cross-entropy over K classes, ln 2 for a
+            binary one; for any other loss, a warning says that nothing is expected. An
+            UnexpectedLossWarning reports a first loss that differs.
         hparams: Hyperparameters for TensorBoard's HParams dashboard.
-        metadata: Anything of yours that JSON can hold; it comes back in ``FirstBatch.metadata``.
-        fingerprint: Whether to add a digest of the initial weights; fit's batch cannot be read
-            without taking it away from training.
-        max_tensor_bytes: Tensors above this many bytes are left out, with one warning.
-        on_resume: What to do when fit goes on where an earlier process stopped: "skip" takes that
-            one's recording, "record" records under a later step, "error" raises.
-        on_error: "warn" lets training go on whatever fails here; "raise" is for CI.
+        metadata: Anything that JSON can hold; ``FirstBatch.metadata`` returns it.
+        fingerprint: Whether to add a digest of the initial weights. The batch is left alone:
+            reading it would take it away from training.
+        max_tensor_bytes: Size above which a tensor is left out, with one warning.
+        on_resume: What a resumed fit does: "skip" keeps the earlier recording, "record" records
+            under a later step, "error" raises.
+        on_error: "warn" turns every failure of the capture into a warning, and training goes on;
+            "raise", meant for CI, raises it.
 
     Raises:
-        ValueError: An option is not usable, or Keras computes with another backend.
+        ValueError: An option is unusable, or Keras computes with another backend.
         TypeError: An option has the wrong type.
     """
-
-    _supports_tf_logs = True  # tf_keras: it needs no logs as NumPy
-    _chief_worker_only = None
-    async_safe = True  # Keras 3
-
-    on_batch_begin = on_batch_end = _idle
-    on_train_batch_begin = on_train_batch_end = _idle
-    on_test_batch_begin = on_test_batch_end = on_test_begin = on_test_end = _idle
-    on_predict_batch_begin = on_predict_batch_end = on_predict_begin = on_predict_end = _idle
-    on_train_begin = on_epoch_end = _idle
-    # tf_keras calls no hook of a batch for a callback that answers with a false value here.
-    _implements_train_batch_hooks = _implements_test_batch_hooks = _idle
-    _implements_predict_batch_hooks = _idle
 
     def __init__(
         self,
@@ -98,14 +75,14 @@ class FirstLossCallback(Recorded):
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
         library.check_backend()
-        self._recorder = Recorder(
-            logdir,
+        options = Options(
+            logdir=logdir,
             tag=tag,
             step=step,
             graph=graph,
             profile=profile,
             warm_step=warm_step,
-            expect=None if expect == "auto" else expect,
+            expect=expect,
             hparams=hparams,
             metadata=metadata,
             fingerprint=fingerprint,
@@ -113,7 +90,7 @@ class FirstLossCallback(Recorded):
             on_resume=on_resume,
             on_error=on_error,
         )
-        self._recorder.expects_auto = expect == "auto"
+        self._recorder = Recorder(options)
         self.model: Any = None
         self.params: Mapping[str, Any] | None = None
         self._over = False
@@ -126,14 +103,14 @@ class FirstLossCallback(Recorded):
         self.params = params
 
     def set_model(self, model: Any) -> None:
-        """Takes the model, before fit has made its train function or restored a checkpoint."""
-        self._finish()  # a fit that ended by an exception has not said so
+        """Takes the model, before fit makes its train function or restores a checkpoint."""
+        self._finish()  # an exception may have ended an earlier fit without on_train_end
         self.model = model
         self._train_function_before = getattr(model, "train_function", None)
         self._iterations_before = library.iterations_of(model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras's
-        """Takes the train function's place, as late as fit says anything before a batch."""
+        """Takes the train function's place: the last hook before the first batch."""
         if self._over or self._execution is not None:
             return
         model, history = self.model, getattr(self.model, "history", None)
@@ -142,25 +119,25 @@ class FirstLossCallback(Recorded):
             self._recorder,
             source="model.fit",
             is_new=self._train_function_before is None,
-            # Another fit has another history: this one ended before it came to a batch.
+            # Another history means another fit: this one ended before its first batch.
             before=lambda: getattr(model, "history", None) is history and self._begin(epoch),
         )
 
     def on_train_end(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's
-        """Gives the train function back if fit has come to no batch."""
+        """Gives the train function back if fit has trained on no batch."""
         self._finish()
 
     def _finish(self) -> None:
         if self._execution is not None:
-            self._execution.leave()
+            self._execution.give_back()
             self._over = self._execution.over
             self._execution = None
 
     def _begin(self, epoch: int) -> bool:
-        """Decides inside the first train call, when every callback has restored what it restores.
+        """Returns whether to record; the first train call asks, once callbacks have restored.
 
-        A callback cannot see which others there are, and it need not: whichever restores a
-        checkpoint, the optimizer has been given batches that this process has not.
+        Whichever callback restores a checkpoint, the optimizer has then trained on batches that
+        this process has not.
         """
         iterations = library.iterations_of(self.model)
         if epoch > 0:
@@ -169,52 +146,4 @@ class FirstLossCallback(Recorded):
             signs = f"a callback has restored an optimizer after {iterations} batches"
         else:
             return True
-        if self._recorder.on_resume == "error":
-            resume.refuse(self._recorder, signs)
-        with self._recorder.guard(f"{self.logdir}: the first loss was not recorded"):
-            return resume.take_up(self._recorder, trained=iterations, signs=signs)
-        return False
-
-
-def capture_train_on_batch(
-    recorder: Recorder, train_on_batch: Callable[..., Any], args: Any, kwargs: Any
-) -> Any:
-    """Calls a model's ``train_on_batch`` once and records the batch that it trains on.
-
-    Args:
-        recorder: Where the first batch goes.
-        train_on_batch: The bound method of a Keras 3 or tf_keras model.
-        args: Its positional arguments.
-        kwargs: Its keyword arguments.
-
-    Returns:
-        What the method returned.
-    """
-    model = train_on_batch.__self__  # type: ignore[attr-defined]
-    make, is_new = model.make_train_function, model.train_function is None
-    with contextlib.ExitStack() as stack:
-
-        @functools.wraps(make)
-        def make_train_function(force: bool = False) -> Any:
-            hook.close()
-            make(force)
-            execution = FirstExecution(
-                model, recorder, source="model.train_on_batch", is_new=is_new
-            )
-            stack.callback(execution.leave)
-            return execution
-
-        # The model is built by then: whether it can be jit-compiled depends on its layers.
-        hook = stack.enter_context(contextlib.ExitStack())
-        hook.enter_context(library.own_attribute(model, "make_train_function", make_train_function))
-        return train_on_batch(*args, **kwargs)
-
-
-def is_train_on_batch(step_fn: Any) -> bool:
-    """Tells whether a step is the bound ``train_on_batch`` of a Keras 3 or tf_keras model."""
-    owner = getattr(step_fn, "__self__", None)
-    return (
-        getattr(step_fn, "__name__", None) == "train_on_batch"
-        and hasattr(owner, "make_train_function")
-        and library.library_of(owner) is not None
-    )
+        return resume.may_record(self._recorder, signs, trained=iterations)

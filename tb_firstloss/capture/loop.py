@@ -10,15 +10,18 @@ from typing import Any, Literal
 
 import tensorflow as tf
 
-from tb_firstloss.capture import resume, step_result
+from tb_firstloss import checks
+from tb_firstloss.capture import resume
 from tb_firstloss.capture.distribution import workers
-from tb_firstloss.capture.fingerprint import fingerprint
-from tb_firstloss.capture.fit import capture_train_on_batch, is_train_on_batch
+from tb_firstloss.capture.keras.train_on_batch import capture_train_on_batch, is_train_on_batch
 from tb_firstloss.capture.notices import warn
-from tb_firstloss.capture.recorder import DEFAULT_MAX_TENSOR_BYTES, Recorded, Recorder
+from tb_firstloss.capture.options import DEFAULT_MAX_TENSOR_BYTES, Options
+from tb_firstloss.capture.recorder import Recorded, Recorder
+from tb_firstloss.capture.step_call import StepCall
+from tb_firstloss.capture.step_result import Selector, StepResult
 from tb_firstloss.capture.turn import Turn
-from tb_firstloss.capture.window import graphs
 from tb_firstloss.capture.window.step_trace import StepTrace
+from tb_firstloss.capture.window.tensorflow_private import UnchangingState
 from tb_firstloss.capture.writing import packed
 from tb_firstloss.errors import CaptureWarning
 from tb_firstloss.first_batch import FirstBatch
@@ -26,12 +29,12 @@ from tb_firstloss.first_batch import FirstBatch
 _INSIDE_FUNCTION = (
     "is inside a tf.function, where the loss of the first batch has no value yet: it records "
     "nothing and changes nothing there. Wrap the outermost call, the one that your Python loop "
-    "makes; if the loop itself is in the tf.function, take one batch from the iterator, give it to "
-    "a wrapped step, and give the iterator to the tf.function for the rest"
+    "makes; if the loop itself is in the tf.function, take one batch from the iterator, pass it to "
+    "a wrapped step, and pass the iterator to the tf.function for the rest"
 )
 
 
-class FirstLoss(Recorded, tf.train.experimental.PythonState):  # type: ignore[misc]  # TensorFlow is untyped
+class FirstLoss(Recorded, UnchangingState):
     """Records the loss of the first training batch, exactly as training computed it.
 
     ::
@@ -41,32 +44,35 @@ class FirstLoss(Recorded, tf.train.experimental.PythonState):  # type: ignore[mi
         for batch in batches:
             train_step(batch)
 
-    Before the first call of the wrapped step returns, its loss is in the event file, with the
-    step's graph and profile; every later call goes straight through. Only one thread captures.
+    When the first call of the wrapped step returns, its loss is in the event file, along with the
+    step's graph and profile. Every later call goes straight through. If several threads call the
+    step, exactly one captures.
 
-    ``tf.train.Checkpoint(first_loss=first)`` saves what was captured and restores it, so that a
-    resumed run still has it; see ``on_resume``.
+    ``tf.train.Checkpoint(first_loss=first)`` saves what was captured and restores it, so a resumed
+    run still has it; see ``on_resume``.
 
     Args:
-        logdir: Directory under which the run directory is created, local or of a scheme that
-            TensorFlow knows (``gs://``). Resolved at once; ``~`` is expanded.
-        tag: Name of the run directory and first component of every summary tag.
-        step: Step of the summaries, or a callable that gives it when the first batch is captured.
+        logdir: Directory under which the run directory is created: a local path, or a URL of a
+            scheme that TensorFlow can write to (``gs://``). Resolved at once; ``~`` is expanded.
+        tag: Name of the run directory, and first component of every summary tag.
+        step: Step of the summaries, or a callable that returns it, called with the first batch.
         graph: Whether to record the step's graph.
         profile: Whether to profile the step, or ``tf.profiler.experimental.ProfilerOptions``.
-        warm_step: Number of a later step that is profiled too, or None.
-        expect: Expected mean loss: a number or an expression such as ``"log(10)"``. When the first
-            loss is something else, that is an UnexpectedLossWarning.
+        warm_step: Number of a later step to profile as well, or None.
+        expect: Expected mean loss: a number, or an expression such as ``"log(10)"``. An
+            UnexpectedLossWarning reports any other first loss.
         hparams: Hyperparameters for TensorBoard's HParams dashboard.
-        metadata: Anything of yours that JSON can hold; it comes back in ``FirstBatch.metadata``.
+        metadata: Anything that JSON can hold; ``FirstBatch.metadata`` returns it.
         fingerprint: Whether to add digests of the batch and of the weights.
         strategy: Distribution strategy of the loop; None for the one in scope.
-        max_tensor_bytes: Tensors above this many bytes are left out, with one warning.
-        on_resume: What to do in a resumed run: "skip", "record" or "error".
-        on_error: "warn" lets training go on whatever fails here; "raise" is for CI.
+        max_tensor_bytes: Size above which a tensor is left out, with one warning.
+        on_resume: What a resumed run does: "skip" keeps the earlier recording, "record" records
+            under a later step, "error" raises.
+        on_error: "warn" turns every failure of the capture into a warning, and training goes on;
+            "raise", meant for CI, raises it.
 
     Raises:
-        ValueError: An option is not usable; the message names it.
+        ValueError: An option is unusable; the message names it.
         TypeError: An option has the wrong type.
     """
 
@@ -88,14 +94,15 @@ class FirstLoss(Recorded, tf.train.experimental.PythonState):  # type: ignore[mi
         on_resume: Literal["skip", "record", "error"] = "skip",
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
-        self._recorder = Recorder(
-            logdir,
+        options = Options(
+            logdir=logdir,
             tag=tag,
             step=step,
             graph=graph,
             profile=profile,
             warm_step=warm_step,
-            expect=expect,
+            # Refuses "auto": nobody sees the loss function of a loop.
+            expect=None if expect is None else checks.parse_expectation(expect),
             hparams=hparams,
             metadata=metadata,
             fingerprint=fingerprint,
@@ -104,11 +111,10 @@ class FirstLoss(Recorded, tf.train.experimental.PythonState):  # type: ignore[mi
             on_resume=on_resume,
             on_error=on_error,
         )
+        self._recorder = Recorder(options)
         self._turn = Turn()
         self._trace: StepTrace | None = None
-        self._recorded = False
-        self._pending: Callable[[], step_result.Captured] | None = None
-        self._fingerprint: dict[str, str] = {}
+        self._pending: StepResult | None = None
         self._restored: FirstBatch | None = None
         self._declines = False
         self._warned_inside_function = False
@@ -122,20 +128,20 @@ class FirstLoss(Recorded, tf.train.experimental.PythonState):  # type: ignore[mi
         self,
         step_fn: Callable[..., Any] | None = None,
         *,
-        loss: step_result.Selector | None = None,
-        total: step_result.Selector | None = None,
+        loss: Selector | None = None,
+        total: Selector | None = None,
     ) -> Callable[..., Any]:
-        """Wraps a training step: the same call, the same result, and its first call is recorded.
+        """Wraps a training step so that its first call is recorded: same arguments, same result.
 
         Also a decorator, with or without options. A ``tf.function`` keeps its
-        ``get_concrete_function``; everything else of it is at ``.__wrapped__``.
+        ``get_concrete_function``; ``.__wrapped__`` has the rest.
 
         Args:
             step_fn: Eager function, tf.function or jit-compiled tf.function.
-            loss: Where the loss is in what the step returns: a key, an index or a callable. None
-                takes a lone tensor, or a mapping's "loss". A scalar is the loss that is
-                differentiated; of rank 1 and more it is the loss per example, [batch, …].
-            total: Where the loss that is differentiated is, if the step returns that too.
+            loss: Where the loss is in the step's result: a key, an index or a callable. None takes
+                a lone tensor, or a mapping's "loss". A scalar is the differentiated loss; a tensor
+                of rank 1 or more is the loss per example, [batch, …].
+            total: Where the differentiated loss is, if the step returns it as well.
         """
         if step_fn is None:
             return functools.partial(self.wrap, loss=loss, total=total)
@@ -145,9 +151,8 @@ class FirstLoss(Recorded, tf.train.experimental.PythonState):  # type: ignore[mi
         def step(*args: Any, **kwargs: Any) -> Any:
             if turn.over:
                 return step_fn(*args, **kwargs)
-            if turn.captured:
-                return self._later_call(step_fn, args, kwargs)
-            return self._first_call(step_fn, args, kwargs, loss, total)
+            call = StepCall(step_fn, args, kwargs)
+            return self._later_call(call) if turn.captured else self._first_call(call, loss, total)
 
         if hasattr(step_fn, "get_concrete_function"):
             step.get_concrete_function = step_fn.get_concrete_function  # type: ignore[attr-defined]
@@ -155,11 +160,10 @@ class FirstLoss(Recorded, tf.train.experimental.PythonState):  # type: ignore[mi
 
     @contextlib.contextmanager
     def trace(self) -> Iterator[None]:
-        """Opens the step-0 window by hand, for a loop that is not wrapped.
+        """Puts the step-0 window around exactly one step of a loop that is not wrapped.
 
-        ``with first.trace(): loss = step(x, y); first.record(loss)``. Put exactly one step in it.
-        From the second time on it does nothing but count for ``warm_step``, so it can stand in the
-        loop.
+        ``with first.trace(): loss = step(x, y); first.record(loss)``. It can stay in the loop: from
+        the second time on, it only counts steps for ``warm_step``.
         """
         if self._turn.captured and not self._turn.over:
             with self._counted():
@@ -169,199 +173,126 @@ class FirstLoss(Recorded, tf.train.experimental.PythonState):  # type: ignore[mi
             yield
             return
         try:
-            with self._window() as step_trace:
+            with self._window() as trace:
                 yield
         except BaseException:
-            self._recorded, self._pending = False, None
+            self._pending = None
             self._turn.give_back()
             raise
-        self._trace = step_trace
-        if self._pending is None:
+        self._trace, pending, self._pending = trace, self._pending, None
+        if pending is None:
             self._turn.give_back()
-            return
-        with self._last_act():
-            self._write(self._pending)
+        else:
+            self._finish(pending)
 
     def record(self, loss: Any, *, total: Any = None) -> None:
-        """Records a loss; the first call wins, later ones do nothing.
+        """Records a loss. The first call wins; later ones do nothing.
 
         Args:
-            loss: Scalar [] that is differentiated, or loss per example [batch, …], or a mapping
-                or sequence of such tensors, one an output.
-            total: The scalar that is differentiated, if ``loss`` is per example.
+            loss: The differentiated scalar [], or the loss per example [batch, …], or a mapping or
+                sequence of such tensors, one per output.
+            total: The differentiated scalar, if ``loss`` is per example.
         """
-        if self._turn.over or self._recorded:
+        if self._turn.captured or self._pending is not None:
             return
         inside_trace = self._turn.is_mine() and tf.executing_eagerly()
         if not inside_trace and not self._take_turn("record()"):
             return
-        self._recorded = True
-        select = functools.partial(
-            step_result.select, (loss, total), loss=0, total=None if total is None else 1
-        )
-        if inside_trace:
-            # Written when the window is closed, so that the profile shows none of it.
-            self._pending = _call_now(select)
-        else:
-            with self._last_act():
-                self._write(select)
+        result = StepResult((loss, total), loss=0, total=None if total is None else 1)
+        if not inside_trace:
+            self._finish(result)
+            return
+        # Read now, as a variable may change. Written when the window closes, so that the profile
+        # does not show it; an unusable loss raises again then.
+        with contextlib.suppress(Exception):
+            result.captured()
+        self._pending = result
 
     def serialize(self) -> bytes:
-        """Returns what a checkpoint keeps: every bit of the first batch, or nothing."""
+        """Returns what a checkpoint stores: every bit of the first batch, or nothing."""
         return packed.to_bytes(self.first_batch)
 
     def deserialize(self, content: bytes) -> None:
-        """Takes the first batch back from a checkpoint; one captured here already stays."""
+        """Restores the first batch from a checkpoint; what was captured here takes precedence."""
         with self._recorder.guard(f"{self.logdir}: the first loss was not restored"):
             self._restored = packed.from_bytes(content)
 
-    def _copy_trackable_to_cpu(self, object_map: dict[Any, Any]) -> None:
-        # Asynchronous checkpoints ask for a copy (TensorFlow 2.16 to 2.21). What is captured never
-        # changes, so it can be its own copy.
-        object_map[self] = self
-
-    def _take_turn(self, what: str) -> bool:
-        """Tells whether this call is the one to capture."""
+    def _take_turn(self, caller: str) -> bool:
+        """Returns whether this call captures."""
         if not tf.executing_eagerly():
-            self._warn_inside_function(what)
+            if not self._warned_inside_function:
+                self._warned_inside_function = True
+                warn(f"{caller} {_INSIDE_FUNCTION}", CaptureWarning)
             return False
         if not self._turn.take():
             return False
-        if self._restored is None or self._go_on_recording(self._restored):
-            return True
-        if workers.worker_count(self._recorder.current_strategy) > 1:
-            self._declines = True  # the other workers may want to record, and wait for this one
-            return True
-        self._turn.finish()
-        return False
-
-    def _go_on_recording(self, restored: FirstBatch) -> bool:
-        signs = f"a checkpoint has restored the first batch of step {restored.step}"
-        if self._recorder.on_resume == "error":
-            self._turn.give_back()
-            resume.refuse(self._recorder, signs)
-        with self._recorder.guard(self._doing()):
-            return resume.take_up(self._recorder, earlier=restored, signs=signs)
-        return False
-
-    def _first_call(
-        self,
-        step_fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        loss: step_result.Selector | None,
-        total: step_result.Selector | None,
-    ) -> Any:
-        if not self._take_turn("the wrapped step"):
-            return step_fn(*args, **kwargs)
-        if is_train_on_batch(step_fn):
-            return self._train_on_batch(step_fn, args, kwargs)
         try:
-            self._take_fingerprint(step_fn, args, kwargs)
-            with self._window() as step_trace:
-                result = step_fn(*args, **kwargs)
+            if self._restored is None or resume.may_record(
+                self._recorder,
+                f"a checkpoint has restored the first batch of step {self._restored.step}",
+                earlier=self._restored,
+            ):
+                return True
         except BaseException:
             self._turn.give_back()
             raise
-        self._trace = step_trace
-        with self._last_act():
-            self._write(
-                lambda: step_result.select(result, loss=loss, total=total),
-                graph=lambda: graphs.step_graph(step_fn, args, kwargs),
-            )
-        return result
+        if workers.worker_count(self._recorder.strategy) > 1:
+            self._declines = True  # the other workers may want to record, and wait for this one
+            return True
+        self._turn.finish(over=True)
+        return False
 
-    def _later_call(
-        self, step_fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def _first_call(self, call: StepCall, loss: Selector | None, total: Selector | None) -> Any:
+        if not self._take_turn("the wrapped step"):
+            return call.step_fn(*call.args, **call.kwargs)
+        try:
+            if is_train_on_batch(call.step_fn):
+                value = capture_train_on_batch(self._recorder, call.step_fn, call.args, call.kwargs)
+                self._end_turn()
+                return value
+            self._recorder.take_fingerprint(call)
+            with self._window() as trace:
+                value = call.step_fn(*call.args, **call.kwargs)
+        except BaseException:
+            self._turn.give_back()
+            raise
+        self._trace = trace
+        self._finish(StepResult(value, loss=loss, total=total), call)
+        return value
+
+    def _later_call(self, call: StepCall) -> Any:
         with self._counted():
-            return step_fn(*args, **kwargs)
+            return call.step_fn(*call.args, **call.kwargs)
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:
-        """Counts the step inside on the way to the warm step."""
-        if not tf.executing_eagerly():
-            yield
-            return
+        """Counts the step inside towards the warm step."""
         try:
             with self._recorder.later_step():
                 yield
         finally:
             self._turn.over = not self._recorder.awaits_warm_step
 
-    @contextlib.contextmanager
-    def _last_act(self) -> Iterator[None]:
-        """Ends the turn for good, whether or not the recording succeeds."""
-        try:
-            with self._recorder.guard(self._doing()):
-                yield
-        finally:
-            self._turn.finish(over=not self._recorder.awaits_warm_step)
-
     def _window(self) -> contextlib.AbstractContextManager[StepTrace | None]:
         return contextlib.nullcontext() if self._declines else self._recorder.window()
 
-    def _take_fingerprint(self, step_fn: Callable[..., Any], args: Any, kwargs: Any) -> None:
-        if self._recorder.fingerprint:
-            with self._recorder.guard(f"{self.logdir}: no fingerprint of the first batch"):
-                self._fingerprint = fingerprint(step_fn, args, kwargs)
-
-    def _train_on_batch(self, train_on_batch: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Calls a Keras model's train_on_batch, which captures as model.fit does."""
+    def _finish(self, result: StepResult, call: StepCall | None = None) -> None:
+        """Writes the first batch and ends the turn, whether or not writing succeeds."""
+        strategy = self._recorder.strategy
         try:
-            result = capture_train_on_batch(self._recorder, train_on_batch, args, kwargs)
-        except BaseException:
-            self._turn.give_back()
-            raise
+            with self._recorder.guard(f"{self.logdir}: the first loss was not recorded"):
+                workers.check_strategy_is_known(strategy)
+                own = None if self._declines else result
+                captured = workers.agree(own, strategy, may_be_reduced=True)
+                if captured is not None:
+                    self._recorder.commit(
+                        captured,
+                        metadata={"captured_from": "custom loop"},
+                        trace=self._trace or self._recorder.no_window(),
+                        step=call,
+                    )
+        finally:
+            self._end_turn()
+
+    def _end_turn(self) -> None:
         self._turn.finish(over=not self._recorder.awaits_warm_step)
-        return result
-
-    def _write(
-        self,
-        select: Callable[[], step_result.Captured],
-        graph: Callable[[], tf.Graph | None] | None = None,
-    ) -> None:
-        captured: step_result.Captured | None
-        strategy = self._recorder.current_strategy
-        workers.check_strategy_is_known(strategy)
-        if workers.worker_count(strategy) == 1:
-            captured = select()
-        else:
-            captured = workers.agree(select, strategy, declines=self._declines)
-        if captured is not None:
-            self._recorder.commit(
-                loss=captured.loss,
-                outputs=captured.outputs,
-                metadata=self._metadata(captured),
-                step_trace=self._trace or self._recorder.no_window(),
-                graph=graph,
-            )
-
-    def _metadata(self, captured: step_result.Captured) -> dict[str, Any]:
-        facts = {"captured_from": "custom loop", **step_result.describe_batch(captured)}
-        if self._fingerprint:
-            facts["fingerprint"] = self._fingerprint
-        return facts
-
-    def _doing(self) -> str:
-        return f"{self.logdir}: the first loss was not recorded"
-
-    def _warn_inside_function(self, what: str) -> None:
-        if not self._warned_inside_function:
-            self._warned_inside_function = True
-            warn(f"{what} {_INSIDE_FUNCTION}", CaptureWarning)
-
-
-def _call_now(select: Callable[[], step_result.Captured]) -> Callable[[], step_result.Captured]:
-    """Calls a function now, and returns one that gives its result, or its error, later."""
-    try:
-        captured = select()
-    except Exception as error:  # noqa: BLE001 - raised later
-        failure = error
-    else:
-        return lambda: captured
-
-    def fail() -> step_result.Captured:
-        raise failure
-
-    return fail

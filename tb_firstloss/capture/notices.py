@@ -1,4 +1,4 @@
-"""Warnings that point at the user's own line."""
+"""Warnings that point at the user's line."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _PACKAGE = str(Path(__file__).parents[1]) + os.sep
 
 
 def warn(message: str, category: type[FirstLossWarning]) -> None:
-    """Warns at the nearest frame outside this package, which is where the user called it."""
+    """Warns at the nearest frame outside this package: the line that called it."""
     frame, stacklevel = sys._getframe(1), 2  # noqa: SLF001 - warnings.warn needs the depth
-    while frame.f_back is not None and _is_ours(frame.f_code.co_filename):
+    while frame.f_back is not None and _is_internal(frame.f_code.co_filename):
         frame, stacklevel = frame.f_back, stacklevel + 1
     warnings.warn(message, category, stacklevel=stacklevel)
 
 
-def _is_ours(filename: str) -> bool:
+def _is_internal(filename: str) -> bool:
     return filename.startswith(_PACKAGE) or filename == contextlib.__file__

@@ -1,31 +1,78 @@
-"""What the recorders' options may be; misuse raises ValueError or TypeError at construction."""
+"""The options of `FirstLoss` and `FirstLossCallback`, checked once, at construction."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tensorflow as tf
 
+from tb_firstloss import checks, contract
 from tb_firstloss.paths import is_url
 
+DEFAULT_MAX_TENSOR_BYTES = 256 * 2**20
 
-def resolve_logdir(logdir: str | os.PathLike[str]) -> str:
-    """Returns an absolute local path, or a URL of a scheme that TensorFlow can write to.
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options that `FirstLoss` documents, in the form in which they are used.
+
+    The signatures of `FirstLoss` and `FirstLossCallback` repeat names and defaults, so that editors
+    show them; a test compares them with this class.
+
+    Attributes:
+        logdir: Absolute local path, or a URL of a scheme that TensorFlow can write to.
+        expect: Number, "auto", or None.
 
     Raises:
-        ValueError: An empty path, one with a NUL byte, or an unknown scheme.
-        TypeError: No path at all.
+        ValueError: An option is unusable; the message names it.
+        TypeError: An option has the wrong type.
     """
+
+    logdir: str | os.PathLike[str]
+    tag: str = "first_batch"
+    step: int | Callable[[], int] = 0
+    graph: bool = True
+    profile: bool | tf.profiler.experimental.ProfilerOptions = True
+    warm_step: int | None = None
+    expect: float | str | None = None
+    hparams: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any] | None = None
+    fingerprint: bool = False
+    strategy: tf.distribute.Strategy | None = None
+    max_tensor_bytes: int = DEFAULT_MAX_TENSOR_BYTES
+    on_resume: Literal["skip", "record", "error"] = "skip"
+    on_error: Literal["warn", "raise"] = "warn"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "logdir", _resolve_logdir(self.logdir))
+        contract.check_tag(self.tag)
+        if not callable(self.step):
+            _check_integer("step", self.step)
+        _check_profile(self.profile, self.warm_step)
+        object.__setattr__(self, "expect", check_expect(self.expect))
+        object.__setattr__(self, "metadata", _copy_metadata(self.metadata))
+        _check_positive("max_tensor_bytes", self.max_tensor_bytes)
+        _check_choice("on_resume", self.on_resume, ("skip", "record", "error"))
+        _check_choice("on_error", self.on_error, ("warn", "raise"))
+
+
+def check_expect(expect: float | str | None) -> float | str | None:
+    """Returns an expectation as a number; "auto" and None as they are."""
+    return expect if expect is None or expect == "auto" else checks.parse_expectation(expect)
+
+
+def _resolve_logdir(logdir: str | os.PathLike[str]) -> str:
     path = os.fspath(logdir)
     if not isinstance(path, str):
         raise TypeError(f"logdir: {path!r} is not text")
     if not path or "\0" in path:
-        what = "is empty" if not path else "has a NUL byte"
-        raise ValueError(f"logdir: {path!r} {what}; give a directory")
+        problem = "is empty" if not path else "has a NUL byte"
+        raise ValueError(f"logdir: {path!r} {problem}; give a directory")
     scheme, _, rest = path.partition("://")
     if not is_url(path):
         return str(Path(path).expanduser().absolute())
@@ -40,54 +87,37 @@ def resolve_logdir(logdir: str | os.PathLike[str]) -> str:
     return path.rstrip("/")
 
 
-def check_step(step: int | Callable[[], int]) -> int | Callable[[], int]:
-    """Returns the step if it is an integer, or a callable that gives one."""
-    if not callable(step):
-        _check_integer("step", step)
-    return step
-
-
-def check_profile(profile: object) -> bool | tf.profiler.experimental.ProfilerOptions:
-    """Returns the option if it is True, False or the profiler's options."""
+def _check_profile(profile: object, warm_step: int | None) -> None:
     if not isinstance(profile, (bool, tf.profiler.experimental.ProfilerOptions)):
         raise TypeError(
             f"profile: {profile!r} is neither True, False nor tf.profiler.experimental."
             "ProfilerOptions"
         )
-    return profile
-
-
-def check_warm_step(warm_step: int | None, profile: object) -> int | None:
-    """Returns the number of the warm step if it is one and a profile is wanted."""
     if warm_step is None:
-        return None
+        return
     if profile is False:
-        raise ValueError(f"warm_step: {warm_step} asks for a profile, and profile=False for none")
-    return check_positive("warm_step", warm_step)
+        raise ValueError(f"warm_step: {warm_step} needs a profile; leave out profile=False")
+    _check_positive("warm_step", warm_step)
 
 
-def check_positive(option: str, value: int) -> int:
-    """Returns the value if it is an integer of at least 1."""
-    if _check_integer(option, value) < 1:
-        raise ValueError(f"{option}: {value} is too small; it starts at 1")
-    return value
+def _check_positive(option: str, value: int) -> None:
+    _check_integer(option, value)
+    if value < 1:
+        raise ValueError(f"{option}: {value} is too small; give at least 1")
 
 
-def _check_integer(option: str, value: int) -> int:
+def _check_integer(option: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{option}: {value!r} is not an integer")
-    return value
 
 
-def check_choice(option: str, value: str, choices: tuple[str, ...]) -> str:
-    """Returns the value if it is one of the choices."""
+def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{option}: {value!r} is none of {', '.join(map(repr, choices))}")
-    return value
 
 
-def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns a copy of the metadata as JSON gives it back."""
+def _copy_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns a copy of the metadata in the form in which JSON gives it back."""
     try:
         kept: dict[str, Any] = json.loads(json.dumps(dict(metadata or {}), allow_nan=False))
     except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The first batch looked at before training, and nothing read twice or lost."""
+"""peek: a look at the first batch before training, with no batch read twice or lost."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Any
 
 
 def peek(batches: Iterable[Any]) -> tuple[Any, Batches]:
-    """Takes the first batch, and gives the batches again with that one at their head.
+    """Returns the first batch, and all batches for training, beginning with that one.
 
     ::
 
         first, batches = peek(dataset)
-        for batch in batches:       # begins with that very batch
+        for batch in batches:       # begins with the very same batch
             train_step(batch)
 
-    ``take(1)`` and ``skip(1)`` read the source twice: under shuffle the batch looked at is another
-    than the one trained on, some elements come twice and others never. Here the source is read
-    once, and the first batch is remembered.
+    ``take(1)`` and ``skip(1)`` would read the source twice: under shuffle, the batch you look at is
+    not the one you train on, some elements come twice and others never. ``peek`` reads the source
+    once and remembers the first batch.
 
     Args:
         batches: A tf.data.Dataset, a distributed dataset, a list, a generator, an iterator, or
-            anything else that Python iterates.
+            any other iterable.
 
     Returns:
-        The first batch as the source gave it, and the batches for the training loop.
+        The first batch, as the source yields it, and the batches for the training loop.
 
     Raises:
-        ValueError: There is no batch; the message gives the element_spec where there is one.
-        TypeError: The source cannot be iterated.
+        ValueError: There is no batch; the message shows the source's element_spec if it has one.
+        TypeError: The source is not iterable.
     """
     rest = iter(batches)
     try:
@@ -38,18 +38,18 @@ def peek(batches: Iterable[Any]) -> tuple[Any, Batches]:
         spec = getattr(batches, "element_spec", None)
         of = f" (element_spec {spec})" if spec is not None else ""
         raise ValueError(
-            f"peek: {type(batches).__name__}{of} has no batch; is a filter too strict, a path "
-            "wrong, or an iterator used up?"
+            f"peek: {type(batches).__name__}{of} has no batch; check for a filter that is too "
+            "strict, a wrong path, or an iterator that is used up"
         ) from None
     return first, Batches(batches, first, rest)
 
 
 class Batches:
-    """The batches of a source whose first one was looked at.
+    """The batches of a source, after a look at the first one.
 
-    The first time it is iterated it gives the remembered batch and then the rest of that very
-    iterator; from then on it starts the source afresh, as iterating the source itself would: a
-    dataset shuffles anew, a generator is used up. Iterate it in Python, not inside a tf.function.
+    The first iteration yields the remembered batch and then the rest of the same iterator. Every
+    later one iterates the source afresh: a dataset shuffles anew, a generator is used up. Iterate
+    it in Python, not inside a tf.function.
     """
 
     def __init__(self, source: Iterable[Any], first: Any, rest: Iterator[Any]) -> None:
@@ -61,27 +61,27 @@ class Batches:
         return iter(self._source) if started is None else started
 
     def __len__(self) -> int:
-        """Returns the number of batches of one epoch, as the source gives it.
+        """Returns the source's number of batches per epoch.
 
         Raises:
-            TypeError: The source does not know.
+            TypeError: The source has no length.
         """
         return len(self._source)  # type: ignore[arg-type]
 
     @property
     def element_spec(self) -> Any:
-        """What the source says that its batches look like.
+        """Shape and dtype of the batches, as the source declares them.
 
         Raises:
-            AttributeError: The source does not say.
+            AttributeError: The source declares none.
         """
         return self._source.element_spec  # type: ignore[attr-defined]
 
     def as_generator(self, epochs: int = 1) -> Iterator[Any]:
-        """Gives the batches of some epochs as a generator, for ``model.fit``.
+        """Yields the batches of several epochs, for ``model.fit``.
 
         ``model.fit(batches.as_generator(epochs=3), epochs=3, steps_per_epoch=len(batches))``: Keras
-        takes a generator for all epochs at once, so it has to be told where one ends.
+        reads one generator through all epochs, so it needs to know where each one ends.
         """
         for _ in range(epochs):
             yield from self

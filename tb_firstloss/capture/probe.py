@@ -1,4 +1,4 @@
-"""The loss of a batch by one forward pass that changes neither the model nor a random stream."""
+"""probe: the loss of a batch without training on it, and without changing model or random state."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import dataclasses
 import inspect
 import os
 import random
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tb_firstloss import checks
-from tb_firstloss.capture import step_result
 from tb_firstloss.capture.environment import describe_environment
-from tb_firstloss.capture.expectation import NOT_SEEN, Expectation, infer_expectation
+from tb_firstloss.capture.expectation import NOT_SEEN, Expectation
 from tb_firstloss.capture.keras import observe, step_loss
+from tb_firstloss.capture.keras.expectation import infer_expectation
 from tb_firstloss.capture.keras.library import library_of
+from tb_firstloss.capture.options import Options, check_expect
 from tb_firstloss.capture.recorder import Recorder
+from tb_firstloss.capture.step_result import Captured, StepResult
 from tb_firstloss.first_batch import FirstBatch
 
 RUN = "probe"
-"""Run and tag of what `probe` writes, so that it is never taken for training's first batch."""
+"""Run and tag of what `probe` writes, so that nobody takes it for training's first batch."""
 
 
 def probe(
@@ -38,36 +38,38 @@ def probe(
 ) -> FirstBatch:
     """Computes the loss of one batch without training on it.
 
-    One forward pass and no update. Afterwards every variable that the pass could reach (weights,
-    BatchNorm statistics, metrics, seed generators), the optimizer, and the random streams of
-    TensorFlow, Keras, NumPy and Python are as before, bit for bit. A Keras model that is not built
-    yet is built, as its first training step would.
+    ::
+
+        probe(model, (x, y)).mean
+
+    One forward pass, no update. Whatever the pass changes is put back, bit for bit: weights,
+    BatchNorm statistics, metrics, seed generators, the optimizer, and the random streams of
+    TensorFlow, Keras, NumPy and Python. A Keras model that is not built yet gets built, as its
+    first training step would build it.
 
     Args:
         model: Keras model, or a callable such as a tf.Module.
-        batch: ``(x, y)``, ``(x, y, sample_weight)``, or ``x`` alone, as a dataset gives it.
+        batch: ``(x, y)``, ``(x, y, sample_weight)`` or ``x``, as a dataset yields it.
         loss: Keras Loss, or a function of (y_true, y_pred) that returns the loss per example,
             [batch, …], or a scalar. None takes the loss that the model is compiled with.
-        logdir: Where to write it, as run "probe"; None for nowhere.
-        training: Whether to run the model as in training (dropout on) or as in inference.
-        expect: Expected mean loss: a number, an expression such as ``"log(10)"``, or "auto" for
-            what the loss function tells: ln K for a softmax cross-entropy over K classes, ln 2 for
-            a binary one, and nothing, with a warning, for others. When the loss is something else,
-            that is an UnexpectedLossWarning.
+        logdir: Directory in which to record it as run "probe"; None to record nothing.
+        training: Whether the model runs as in training (dropout on) or as in inference.
+        expect: Expected mean loss: a number, or an expression such as ``"log(10)"``. "auto" infers
+            it from the loss function: ln K for a softmax cross-entropy over K classes, ln 2 for a
+            binary one; for any other loss, a warning says that nothing is expected. An
+            UnexpectedLossWarning reports a loss that differs.
 
     Returns:
-        The loss: per example by output, and the total (regularisers in it) for a compiled model.
+        The loss per example by output; for a compiled model also the total, with regularisers.
 
     Raises:
-        ValueError: There is neither ``loss`` nor a compiled model, or ``expect`` is not usable.
-        LossNotFoundError: The loss is not made of numbers.
+        ValueError: No ``loss`` and no compiled model, or an unusable ``expect``.
+        LossNotFoundError: The loss does not consist of real numbers.
     """
     library = library_of(model)
     if loss is None and (library is None or getattr(model, "optimizer", None) is None):
-        raise ValueError("probe: the model is not compiled, so its loss is not known; give loss=")
-    given = Expectation(None)
-    if expect is not None and expect != "auto":
-        given = Expectation(checks.parse_expectation(expect))
+        raise ValueError("probe: the model is not compiled, so its loss is unknown; give loss=")
+    expect = check_expect(expect)
     parts = _unpack(batch)
     forward = _compiled_loss if loss is None else _given_loss(loss)
     was_built = bool(getattr(model, "built", True))
@@ -78,14 +80,14 @@ def probe(
         with _variables_restored(concrete, model):
             result = concrete()
     facts = traced.facts
-    captured = step_result.select(result) if facts is None else step_loss.to_arrays(facts, result)
-    expectation = traced.expectation if expect == "auto" else given
-    return _finish(captured, logdir, training, expectation)
+    taken = StepResult(result) if facts is None else step_loss.StepTensors(facts, result)
+    expectation = traced.expectation if isinstance(expect, str) else Expectation(expect)
+    return _finish(taken.captured(), logdir, training, expectation)
 
 
 @dataclasses.dataclass
 class _Traced:
-    """What is learned of the loss while the pass is traced."""
+    """What tracing the pass reveals about the loss."""
 
     facts: step_loss.StepFacts | None = None
     expectation: Expectation = NOT_SEEN
@@ -104,7 +106,7 @@ def _compiled_loss(model: Any, batch: Any, training: bool, traced: _Traced) -> s
 
 
 def _given_loss(loss: Callable[..., Any]) -> Callable[..., Any]:
-    # A Keras Loss reduces when it is called; its call method is the public, unreduced form.
+    # Calling a Keras Loss reduces; its call method is the public, unreduced form.
     per_example = loss.call if library_of(loss) is not None and hasattr(loss, "call") else loss
 
     def forward(model: Any, batch: Any, training: bool, traced: _Traced) -> Any:
@@ -127,12 +129,14 @@ def _call(model: Callable[..., Any], x: Any, training: bool) -> Any:
 def _unpack(batch: Any) -> tuple[Any, Any, Any]:
     batch = batch if isinstance(batch, tuple) else (batch,)
     if not 1 <= len(batch) <= 3:
-        raise ValueError(f"probe: a batch of {len(batch)} parts; give x, (x, y) or (x, y, weight)")
+        raise ValueError(
+            f"probe: the batch has {len(batch)} parts; give x, (x, y) or (x, y, sample_weight)"
+        )
     return (*batch, None, None)[:3]
 
 
 def _symbolic(parts: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-    """Returns the batch as tensors of the graph being built; only those can be given back."""
+    """Returns the batch as tensors of the graph being built: a function returns no others."""
     x, y, sample_weight = tf.nest.map_structure(
         lambda part: None if part is None else tf.identity(part), parts, expand_composites=True
     )
@@ -141,7 +145,7 @@ def _symbolic(parts: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
 
 @contextlib.contextmanager
 def _python_random_streams(*, restore: bool) -> Iterator[None]:
-    """Keeps the streams of Python and NumPy, from which Keras takes the seeds of new layers."""
+    """Restores the streams of Python and NumPy, from which Keras seeds new layers."""
     states = random.getstate(), np.random.get_state()
     try:
         yield
@@ -153,10 +157,10 @@ def _python_random_streams(*, restore: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _in_graph() -> Iterator[None]:
-    """Makes sure that tf.functions are functions.
+    """Makes sure that tf.functions are not run eagerly.
 
-    The whole pass is one new function because random operations in it then keep their state and
-    take their seeds inside it; run eagerly they would advance the global stream.
+    The pass is one new function, so that its random operations keep their state and take their
+    seeds inside it; run eagerly, they would advance the global stream.
     """
     eagerly = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(False)
@@ -168,13 +172,16 @@ def _in_graph() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _variables_restored(concrete: Any, model: Any) -> Iterator[None]:
-    """Puts back every variable that the function or the model holds, when the block ends.
+    """Restores every variable that the function or the model holds.
 
-    A function can only change variables that it has captured, so no list of places to look at
-    (metrics, seed generators, a generator of the user's) could be more complete.
+    A function changes no variable that it has not captured, so this covers metrics, seed generators
+    and whatever else the user's code holds.
     """
-    found: Sequence[Any] = [*concrete.graph.variables, *getattr(model, "variables", ())]
-    variables = {id(v): v for v in (getattr(v, "value", v) if _is_keras(v) else v for v in found)}
+    variables = {}
+    for variable in (*concrete.graph.variables, *getattr(model, "variables", ())):
+        if not isinstance(variable, tf.Variable):
+            variable = getattr(variable, "value", variable)  # a Variable of Keras 3
+        variables[id(variable)] = variable
     before = [(variable, tf.identity(variable)) for variable in variables.values()]
     try:
         yield
@@ -183,31 +190,18 @@ def _variables_restored(concrete: Any, model: Any) -> Iterator[None]:
             variable.assign(value)
 
 
-def _is_keras(variable: Any) -> bool:
-    """Tells whether a variable is a Keras 3 Variable, which holds a tf.Variable in .value."""
-    return not isinstance(variable, tf.Variable)
-
-
 def _finish(
-    captured: step_result.Captured,
+    captured: Captured,
     logdir: str | os.PathLike[str] | None,
     training: bool,
     expectation: Expectation,
 ) -> FirstBatch:
     metadata = {"source": "probe", "training": training, **expectation.metadata()}
     if logdir is None:
-        first = FirstBatch(
-            run=RUN,
-            step=0,
-            wall_time=time.time(),
-            loss=captured.loss,
-            outputs=captured.outputs,
-            metadata={**describe_environment(), **metadata},
-        )
+        facts = {**describe_environment(), **captured.describe_batch(), **metadata}
+        first = captured.as_first_batch(run=RUN, metadata=facts)
     else:
-        recorder = Recorder(logdir, tag=RUN, graph=False, profile=False, on_error="raise")
-        recorder.commit(loss=captured.loss, outputs=captured.outputs, metadata=metadata)
-        assert recorder.first_batch is not None
-        first = recorder.first_batch
+        quiet = Options(logdir=logdir, tag=RUN, graph=False, profile=False, on_error="raise")
+        first = Recorder(quiet).commit(captured, metadata=metadata)
     expectation.judge(first, where=RUN)
     return first

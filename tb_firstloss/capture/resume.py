@@ -1,74 +1,73 @@
-"""What a resumed run does about its first batch, which an earlier process has trained on."""
+"""What a resumed run does about its first batch: an earlier process has trained on it."""
 
 from __future__ import annotations
 
 import logging
 import re
-from typing import NoReturn
 
 from tb_firstloss.capture.recorder import Recorder
-from tb_firstloss.errors import CaptureError, ResumedRunError
+from tb_firstloss.errors import CaptureError, ReadError, ResumedRunError
 from tb_firstloss.first_batch import FirstBatch
+from tb_firstloss.reading.recordings import read_first_losses
 
 logger = logging.getLogger(__name__)
 
 
-def refuse(recorder: Recorder, signs: str) -> NoReturn:
-    """Says that the run is resumed, for ``on_resume="error"``.
-
-    Raises:
-        ResumedRunError: Always.
-    """
-    raise ResumedRunError(
-        f"{recorder.logdir}: {signs}, so its first batch is past; on_resume='skip' takes the "
-        "recording that exists, on_resume='record' records under a later step"
-    )
-
-
-def take_up(
-    recorder: Recorder, *, signs: str, trained: int = 0, earlier: FirstBatch | None = None
+def may_record(
+    recorder: Recorder, signs: str, *, trained: int = 0, earlier: FirstBatch | None = None
 ) -> bool:
-    """Does what ``on_resume`` says, and tells whether this process's first batch is recorded.
+    """Does what ``on_resume`` says; returns whether to record this process's first batch.
 
     Args:
-        recorder: Where it would go; "skip" gives it the recording of the earlier process.
-        signs: How the run was seen to be resumed, for messages.
-        trained: Number of batches that the restored optimizer has been given, where it is known.
-        earlier: The recording of the earlier process; None for the newest one on disk.
+        recorder: The recorder; "skip" makes it adopt the earlier process's recording.
+        signs: What shows that the run is resumed, for messages.
+        trained: Number of batches that the restored optimizer has trained on, where it is known.
+        earlier: The earlier process's first batch; None for the newest recording on disk.
 
     Raises:
-        CaptureError: ``on_resume="record"``, and the step would not be later than the recording's.
+        ResumedRunError: ``on_resume="error"``.
+        CaptureError: ``on_resume="record"`` and ``on_error="raise"``, and the step is not later
+            than the recording's.
     """
-    if earlier is None:
-        earlier = newest_recording(recorder.logdir, recorder.tag)
-    if recorder.on_resume == "skip":
-        recorder.first_batch = earlier
+    if recorder.options.on_resume == "error":
+        raise ResumedRunError(
+            f"{recorder.logdir}: {signs}, so its first batch is past; on_resume='skip' takes the "
+            "recording that exists, on_resume='record' records under a later step"
+        )
+    with recorder.guard(f"{recorder.logdir}: the first loss was not recorded"):
+        if earlier is None:
+            earlier = _newest_recording(recorder.logdir, recorder.options.tag)
+        if recorder.options.on_resume == "record":
+            _start_later(recorder, signs, trained, earlier)
+            return True
+        recorder.adopt(earlier)
         if earlier is None:
             logger.warning(
-                "%s: %s, and no recording of its first batch is here; none is made",
+                "%s: %s, and there is no recording of its first batch; none is made",
                 recorder.logdir,
                 signs,
             )
-        return False
-    step = recorder.step() if callable(recorder.step) else recorder.step or trained
+    return False
+
+
+def _start_later(recorder: Recorder, signs: str, trained: int, earlier: FirstBatch | None) -> None:
+    step = recorder.step
+    if not callable(recorder.options.step):
+        step = step or trained
     if step <= (0 if earlier is None else earlier.step):
         raise CaptureError(
             f"{recorder.logdir}: {signs}, and step {step} is not later than the first batch's; "
             "give step= as a callable that returns the number of the step"
         )
-    recorder.step = step
-    return True
+    recorder.start_at(step)
 
 
-def newest_recording(logdir: str, tag: str) -> FirstBatch | None:
+def _newest_recording(logdir: str, tag: str) -> FirstBatch | None:
     """Returns the newest recording that a recorder with this logdir and tag has made, or None."""
-    from tb_firstloss.errors import ReadError
-    from tb_firstloss.reading.recordings import read_first_losses
-
-    own_run = re.compile(re.escape(tag) + r"(-\d+)?")
+    run_of_tag = re.compile(re.escape(tag) + r"(-\d+)?")
     try:
         found = read_first_losses(logdir)
     except (FileNotFoundError, ReadError):
         return None
-    own = [first for run, first in found.items() if own_run.fullmatch(run)]
-    return max(own, key=lambda first: first.wall_time, default=None)
+    recordings = [first for run, first in found.items() if run_of_tag.fullmatch(run)]
+    return max(recordings, key=lambda first: first.wall_time, default=None)

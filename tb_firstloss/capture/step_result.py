@@ -1,10 +1,11 @@
-"""What a training step returned → the loss as NumPy arrays, in the dtype of training."""
+"""What a training step returned → its loss as NumPy arrays, in the dtype of training."""
 
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -13,7 +14,7 @@ import tensorflow as tf
 from tb_firstloss.arrays import Array, describe
 from tb_firstloss.capture.distribution import replicas
 from tb_firstloss.errors import LossNotFoundError
-from tb_firstloss.first_batch import OutputLoss
+from tb_firstloss.first_batch import FirstBatch, OutputLoss
 
 RemoteValue = tf.distribute.experimental.coordinator.RemoteValue
 
@@ -26,73 +27,108 @@ class Captured:
     """The loss of one step.
 
     Attributes:
-        loss: What the optimizer differentiates, usually []; None when the step gave none.
+        loss: What the optimizer differentiates, usually []; None if the step returned none.
         outputs: Per-example values by output name.
-        replica_counts: Number of examples of each replica, in the order of the examples; empty
-            for a value that is not per replica.
+        replica_counts: Number of examples per replica, in the order of the examples; empty for a
+            value that is not per replica.
     """
 
-    loss: Array | None
-    outputs: dict[str, OutputLoss]
+    loss: Array | None = None
+    outputs: Mapping[str, OutputLoss] = dataclasses.field(default_factory=dict)
     replica_counts: tuple[int, ...] = ()
 
+    def describe_batch(self) -> dict[str, Any]:
+        """Returns the batch's size, and each replica's share of it, for the metadata."""
+        facts: dict[str, Any] = {}
+        output = next(iter(self.outputs.values()), None)
+        if output is not None and output.per_example is not None:
+            rows = replicas.row_count((output.per_example, output.row_splits))
+            facts["global_batch_size"] = rows
+        if self.replica_counts:
+            facts["replica_counts"] = list(self.replica_counts)
+            facts["replicas"] = len(self.replica_counts)
+        return facts
 
-def select(result: Any, *, loss: Selector | None = None, total: Selector | None = None) -> Captured:
-    """Takes the loss out of what a step returned.
+    def as_first_batch(self, *, run: str, step: int = 0, metadata: Mapping[str, Any]) -> FirstBatch:
+        """Returns the loss as a first batch, captured now."""
+        return FirstBatch(
+            run=run,
+            step=step,
+            wall_time=time.time(),
+            loss=self.loss,
+            outputs=self.outputs,
+            metadata=metadata,
+        )
+
+
+class HasLoss(Protocol):
+    """A step's result in which the loss is still to be read."""
+
+    def captured(self) -> Captured:
+        """Reads the loss.
+
+        Raises:
+            LossNotFoundError: The result holds nothing usable as a loss.
+        """
+
+
+class StepResult:
+    """What a step returned, and where its loss is in it.
 
     Args:
-        result: What the step returned.
-        loss: Where the loss is: of rank 0 it is the total, of rank 1 or more the per-example
-            loss; a mapping or sequence of tensors gives one output each. None takes a lone tensor
-            or a mapping's "loss".
-        total: Where the loss that is differentiated is, if the step returns that too.
-
-    Raises:
-        LossNotFoundError: Nothing usable there; the message lists what was returned.
+        value: What the step returned.
+        loss: Where the loss is: of rank 0 it is the total, of rank 1 or more the per-example loss;
+            a mapping or sequence of tensors holds one output each. None takes a lone tensor, or a
+            mapping's "loss".
+        total: Where the differentiated loss is, if the step returns that too.
     """
-    if isinstance(result, RemoteValue):
-        result = result.fetch()
-    if loss is None and total is not None and not _has_default(result):
-        return Captured(loss=_total(_pick(result, total, "total")), outputs={})
-    value = _default(result) if loss is None else _pick(result, loss, "loss")
-    name = loss if isinstance(loss, str) else "loss"
-    chosen_total = None if total is None else _total(_pick(result, total, "total"))
-    if not isinstance(value, (Mapping, list, tuple)):
+
+    def __init__(
+        self, value: Any, *, loss: Selector | None = None, total: Selector | None = None
+    ) -> None:
+        self._value = value
+        self._loss = loss
+        self._total = total
+        self._captured: Captured | None = None
+
+    def captured(self) -> Captured:
+        """Reads the loss, once; see `HasLoss`. The message of its error lists what was returned."""
+        if self._captured is None:
+            self._captured = self._read()
+        return self._captured
+
+    def _read(self) -> Captured:
+        result = self._value
+        if isinstance(result, RemoteValue):
+            result = result.fetch()
+        if self._loss is None and self._total is not None and not _has_default(result):
+            return Captured(_read_total(result, self._total))
+        value = _default(result) if self._loss is None else _pick(result, self._loss, "loss")
+        total = None if self._total is None else _read_total(result, self._total)
+        if isinstance(value, (Mapping, list, tuple)):
+            outputs = dict(_outputs(value))
+            return Captured(total, outputs, count_rows(next(_leaves(value, ()))[1]))
         array, row_splits = to_array(value)
         if array.ndim == 0:
-            return Captured(loss=array if chosen_total is None else chosen_total, outputs={})
+            return Captured(array if total is None else total)
+        name = self._loss if isinstance(self._loss, str) else "loss"
         output = OutputLoss(per_example=array, row_splits=row_splits)
-        return Captured(chosen_total, {name: output}, count_rows(value))
-    leaf = next((leaf for _, leaf in _leaves(value, ())), None)
-    return Captured(chosen_total, dict(_outputs(value)), count_rows(leaf))
-
-
-def describe_batch(captured: Captured) -> dict[str, Any]:
-    """Returns what metadata says of the batch: its size, and each replica's share of it."""
-    facts: dict[str, Any] = {}
-    output = next(iter(captured.outputs.values()), None)
-    if output is not None and output.per_example is not None:
-        rows = replicas.row_count((output.per_example, output.row_splits))
-        facts["global_batch_size"] = rows
-    if captured.replica_counts:
-        facts["replica_counts"] = list(captured.replica_counts)
-        facts["replicas"] = len(captured.replica_counts)
-    return facts
+        return Captured(total, {name: output}, count_rows(value))
 
 
 def count_rows(value: Any) -> tuple[int, ...]:
-    """Returns the number of examples that each replica has in a per-replica value, or nothing."""
+    """Returns each replica's number of examples in a per-replica value; () for other values."""
     parts = replicas.local_values(value)
     return tuple(replicas.row_count(_one_array(part)) for part in parts) if len(parts) > 1 else ()
 
 
 def to_array(value: Any) -> tuple[Array, tuple[Array, ...]]:
-    """Turns one loss value into its array, and the row splits if it is ragged.
+    """Turns one loss value into its array, and its row splits if it is ragged.
 
-    The values of several replicas become one: see `replicas.combine`.
+    `replicas.combine` makes one value out of those of several replicas.
 
     Raises:
-        LossNotFoundError: No value of a real numeric dtype, or a symbolic tensor.
+        LossNotFoundError: A symbolic tensor, or no real numbers.
     """
     return replicas.combine([_one_array(part) for part in replicas.local_values(value)])
 
@@ -104,7 +140,7 @@ def _one_array(value: Any) -> tuple[Array, tuple[Array, ...]]:
     if tf.is_symbolic_tensor(value):
         raise LossNotFoundError(
             f"the loss is a symbolic tensor ({value.name}), which has no value outside its "
-            "tf.function; return it from the step, and wrap or record where the step is called"
+            "tf.function; return it from the step, and wrap or record where you call the step"
         )
     if isinstance(value, (tf.Tensor, tf.Variable)):
         if value.dtype in (tf.string, tf.resource, tf.variant):
@@ -113,19 +149,19 @@ def _one_array(value: Any) -> tuple[Array, tuple[Array, ...]]:
     elif isinstance(value, (np.ndarray, np.generic, float, int)):
         array = np.asarray(value)
     else:
-        raise LossNotFoundError(f"the loss is {outline(value)}, not a tensor")
+        raise LossNotFoundError(f"the loss is {_outline(value)}, not a tensor")
     if not _is_real_number(array.dtype):
         raise LossNotFoundError(f"the loss has dtype {array.dtype.name}; it needs real numbers")
     return array, ()
 
 
-def outline(value: Any) -> str:
-    """Says in a few words what a step returned, for messages."""
+def _outline(value: Any) -> str:
+    """Describes in a few words what a step returned, for messages."""
     if isinstance(value, Mapping):
         return "a mapping with " + (_list((f"{k!r}", v) for k, v in value.items()) or "no keys")
     if isinstance(value, (list, tuple)):
-        kind = type(value).__name__
-        return f"a {kind} with " + (_list((f"[{i}]", v) for i, v in enumerate(value)) or "no items")
+        items = _list((f"[{i}]", v) for i, v in enumerate(value)) or "no items"
+        return f"a {type(value).__name__} with {items}"
     return _outline_leaf(value)
 
 
@@ -161,8 +197,8 @@ def _has_default(result: Any) -> bool:
 def _default(result: Any) -> Any:
     if not _has_default(result):
         raise LossNotFoundError(
-            f"the step returned {outline(result)}; say which of it is the loss, with loss= (a key, "
-            "an index or a callable)"
+            f"the step returned {_outline(result)}; say which part is the loss, with loss= (a "
+            "key, an index or a callable)"
         )
     return result["loss"] if isinstance(result, Mapping) else result
 
@@ -176,23 +212,23 @@ def _pick(result: Any, selector: Selector, option: str) -> Any:
         return result[selector]
     except (KeyError, IndexError, AttributeError, TypeError) as error:
         raise LossNotFoundError(
-            f"{option}={selector!r} is not in what the step returned: {outline(result)}"
+            f"{option}={selector!r} is not in what the step returned: {_outline(result)}"
         ) from error
 
 
-def _total(value: Any) -> Array:
-    array, row_splits = to_array(value)
+def _read_total(result: Any, total: Selector) -> Array:
+    array, row_splits = to_array(_pick(result, total, "total"))
     if row_splits:
-        raise LossNotFoundError("the total loss is ragged; it needs a dense tensor")
+        raise LossNotFoundError("the total loss is ragged; give a dense tensor")
     return array
 
 
 def _outputs(value: Any) -> Iterator[tuple[str, OutputLoss]]:
-    """Yields name and values of each output of a nested structure, names made unique."""
+    """Yields the name, made unique, and the values of each output of a nested structure."""
     taken: set[str] = set()
     leaves = list(_leaves(value, ()))
     if not leaves:
-        raise LossNotFoundError(f"the loss is {outline(value)}, with no tensor in it")
+        raise LossNotFoundError(f"the loss is {_outline(value)}, with no tensor in it")
     for path, leaf in leaves:
         array, row_splits = to_array(leaf)
         name = unique("/".join(path), taken)

@@ -1,4 +1,4 @@
-"""Whose turn it is to capture, where several threads call the same step."""
+"""Lets exactly one thread capture when several call the same step."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import threading
 
 
 class Turn:
-    """Whose turn it is to capture: nobody's yet, one thread's, or over.
+    """The turn to capture: free, held by one thread, or finished.
 
     Attributes:
-        captured: Whether the turn has ended for good.
-        over: Whether later steps need no attention at all. It is read at every one of them.
+        captured: Whether the turn is finished.
+        over: Whether later steps go straight through. Every one of them reads it.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class Turn:
         self._lock = threading.Lock()
 
     def take(self) -> bool:
-        """Takes the turn if nobody has it; tells whether this thread has just got it."""
+        """Takes the turn if it is free; returns whether this thread has just taken it."""
         with self._lock:
             if self.captured or self._owner is not None:
                 return False
@@ -28,14 +28,14 @@ class Turn:
             return True
 
     def is_mine(self) -> bool:
-        """Tells whether this thread is the one that captures."""
+        """Returns whether this thread holds the turn."""
         return self._owner == threading.get_ident()
 
     def give_back(self) -> None:
-        """Leaves the turn to the next call: the step raised, so there was no first batch."""
+        """Frees the turn for the next call: nothing has been trained on yet."""
         self._owner = None
 
-    def finish(self, *, over: bool = True) -> None:
+    def finish(self, *, over: bool) -> None:
         """Ends the turn for good."""
         self.captured = True
         self.over = over

@@ -13,7 +13,7 @@ QUIET = {"graph": False, "profile": False, "on_error": "raise"}
 
 
 def tensors():
-    """Losses of every kind: dtype, shape and raggedness."""
+    """Losses of various dtypes, shapes and raggedness."""
     odd = np.array([0x7FC1, 0x8000, 0xFF81, 0x0001], np.uint16)
     return {
         "float16": tf.constant(odd.view(np.float16)),
@@ -35,24 +35,24 @@ def bits(first):
     return [None if a is None else (a.dtype.name, a.shape, a.tobytes()) for a in arrays]
 
 
-def save(kind, path, **objects):
-    if kind == "manager":
+def save(how, path, **objects):
+    if how == "manager":
         manager = tf.train.CheckpointManager(tf.train.Checkpoint(**objects), path, max_to_keep=1)
         return manager.save()
-    options = tf.train.CheckpointOptions(enable_async=kind == "async")
+    options = tf.train.CheckpointOptions(enable_async=how == "async")
     point = tf.train.Checkpoint(**objects)
     saved = point.save(f"{path}/point", options=options)
-    if kind == "async":
+    if how == "async":
         point.sync()
     return saved
 
 
-@pytest.mark.parametrize("kind", ["sync", "async", "manager"])
-def test_every_loss_comes_back_exactly(tmp_path, kind, caplog):
+@pytest.mark.parametrize("how", ["sync", "async", "manager"])
+def test_every_loss_comes_back_exactly(tmp_path, how, caplog):
     for name, loss in tensors().items():
         first = FirstLoss(tmp_path / "logs", **QUIET)
         first.record(loss)
-        saved = save(kind, str(tmp_path / name), first_loss=first, v=tf.Variable(1.0))
+        saved = save(how, str(tmp_path / name), first_loss=first, v=tf.Variable(1.0))
         resumed = FirstLoss(tmp_path / "logs", **QUIET)
         restored = tf.train.Checkpoint(first_loss=resumed, v=tf.Variable(0.0)).restore(saved)
         restored.assert_consumed()
@@ -60,7 +60,7 @@ def test_every_loss_comes_back_exactly(tmp_path, kind, caplog):
         assert list(resumed.first_batch.outputs) == list(first.first_batch.outputs)
         assert resumed.first_batch.digest == first.first_batch.digest
     warned = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-    assert not [line for line in warned if "retracing" not in line]  # of tests that ran before
+    assert not [line for line in warned if "retracing" not in line]  # from earlier tests
 
 
 def test_a_checkpoint_before_the_first_batch_restores_as_none(tmp_path):
@@ -72,7 +72,7 @@ def test_a_checkpoint_before_the_first_batch_restores_as_none(tmp_path):
     assert resumed.first_batch.loss == 3
 
 
-def test_a_checkpoint_from_before_we_were_added_restores_in_part(tmp_path):
+def test_a_checkpoint_without_a_recorder_restores_in_part(tmp_path):
     saved = save("sync", str(tmp_path), v=tf.Variable(5.0))
     variable, first = tf.Variable(0.0), FirstLoss(tmp_path / "logs", **QUIET)
     status = tf.train.Checkpoint(v=variable, first_loss=first).restore(saved)
@@ -83,8 +83,8 @@ def test_a_checkpoint_from_before_we_were_added_restores_in_part(tmp_path):
         status.assert_existing_objects_matched()
 
 
-@pytest.mark.parametrize("content", [b"PK\x03\x04torn", b"nothing of ours"])
-def test_other_bytes_are_refused(content):
+@pytest.mark.parametrize("content", [b"PK\x03\x04torn", b"anything else"])
+def test_bytes_of_another_origin_are_refused(content):
     with pytest.raises(ValueError):
         packed.from_bytes(content)
 
@@ -115,13 +115,13 @@ def test_a_resumed_run_keeps_the_first_loss_and_records_nothing(tmp_path, saved)
     assert losses(tmp_path / "logs") == {"first_batch": (1, 0)}
 
 
-def test_a_resumed_run_can_record_under_its_own_later_step(tmp_path, saved):
+def test_a_resumed_run_can_record_under_a_later_step(tmp_path, saved):
     first = resume(saved, tmp_path / "logs", on_resume="record", step=lambda: 500)
     first.wrap(lambda: tf.constant(2.0))()
     assert losses(tmp_path / "logs") == {"first_batch": (1, 0), "first_batch-2": (2, 500)}
 
 
-def test_a_resumed_run_cannot_record_under_a_step_that_is_not_later(tmp_path, saved):
+def test_a_resumed_run_cannot_record_under_an_earlier_or_equal_step(tmp_path, saved):
     first = resume(saved, tmp_path / "logs", on_resume="record", on_error="warn")
     step = first.wrap(lambda: tf.constant(2.0))
     with pytest.warns(CaptureWarning, match="step 0 is not later"):
@@ -129,7 +129,7 @@ def test_a_resumed_run_cannot_record_under_a_step_that_is_not_later(tmp_path, sa
     assert losses(tmp_path / "logs") == {"first_batch": (1, 0)}
 
 
-def test_a_resumed_run_is_an_error_when_asked(tmp_path, saved):
+def test_a_resumed_run_raises_when_asked(tmp_path, saved):
     first = resume(saved, tmp_path / "logs", on_resume="error")
     called = []
     with pytest.raises(ResumedRunError, match="restored the first batch of step 0"):

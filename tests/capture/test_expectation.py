@@ -8,7 +8,7 @@ import tensorflow as tf
 import tf_keras
 
 from tb_firstloss import FirstLoss, FirstLossCallback, probe, read_first_loss
-from tb_firstloss.capture.expectation import infer_expectation
+from tb_firstloss.capture.keras.expectation import infer_expectation
 from tb_firstloss.errors import CaptureError, UnexpectedLossError, UnexpectedLossWarning
 
 X = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
@@ -121,7 +121,10 @@ def test_fit_warns_of_a_loss_that_is_too_high_once_it_is_recorded_and_trains_on(
 
 @pytest.mark.parametrize(
     ("loss", "reason"),
-    [("mse", "is no cross-entropy of Keras"), (lambda y, p: p**2, "is no cross-entropy of Keras")],
+    [
+        ("mse", "only Keras cross-entropies are supported"),
+        (lambda y, p: p**2, "only Keras cross-entropies are supported"),
+    ],
     ids=["mse", "function"],
 )
 def test_fit_says_why_it_expects_nothing(tmp_path, loss, reason):

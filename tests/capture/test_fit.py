@@ -1,4 +1,4 @@
-"""model.fit with the callback: training bit for bit as without, and the first batch's loss."""
+"""model.fit with the callback: training unchanged bit for bit, and the first batch's loss."""
 
 import importlib
 import logging
@@ -14,7 +14,9 @@ import tensorflow as tf
 
 from tb_firstloss import errors
 from tb_firstloss.capture.fingerprint import fingerprint_weights
-from tb_firstloss.capture.fit import FirstLossCallback, capture_train_on_batch
+from tb_firstloss.capture.fit import FirstLossCallback
+from tb_firstloss.capture.keras.train_on_batch import capture_train_on_batch
+from tb_firstloss.capture.options import Options
 from tb_firstloss.capture.recorder import Recorder
 from tb_firstloss.reading.recordings import read_first_loss
 from tests.helpers import fit_cases
@@ -43,7 +45,7 @@ def fit(job, callbacks, epochs=2):
 
 
 def state_after(case, callbacks=()):
-    """Trains twice, the second time without callbacks, and returns everything that training has."""
+    """Trains twice, the second time without callbacks, and returns the whole state of training."""
     job = build(case)
     histories = [fit(job, list(callbacks))]
     if not job.reads_ahead:
@@ -71,9 +73,9 @@ def test_training_is_the_same_and_the_first_loss_is_the_formulas(case, tmp_path)
     if not case.is_exact:
         del captured["histories"], plain["histories"]
     assert captured == plain
-    ours = [str(w.message) for w in caught if issubclass(w.category, errors.FirstLossWarning)]
-    assert len(ours) == (case.missing is not None)
-    assert case.missing is None or case.missing in ours[0]
+    said = [str(w.message) for w in caught if issubclass(w.category, errors.FirstLossWarning)]
+    assert len(said) == (case.missing is not None)
+    assert case.missing is None or case.missing in said[0]
     if case.outputs < 0:
         assert first.first_batch is None
         return
@@ -170,7 +172,7 @@ class _StopsAt(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize("hook", ["on_epoch_begin", "on_train_batch_begin", "on_train_batch_end"])
-def test_a_fit_that_is_interrupted_leaves_the_next_one_plain(hook, tmp_path):
+def test_after_an_interrupted_fit_the_next_one_is_plain(hook, tmp_path):
     job = fit_cases.regression(keras)
     first = callback(tmp_path)
     with pytest.raises(KeyboardInterrupt):
@@ -182,7 +184,7 @@ def test_a_fit_that_is_interrupted_leaves_the_next_one_plain(hook, tmp_path):
     assert type(job.model.train_function).__module__ != "tb_firstloss.capture.keras.first_execution"
 
 
-def test_a_step_that_raises_raises_the_same_and_the_next_fit_is_the_first(tmp_path):
+def test_an_error_of_the_step_propagates_and_the_next_fit_is_the_first(tmp_path):
     job = fit_cases.regression(keras)
     good = job.data["y"]
     job.data["y"] = good[:, :2]
@@ -263,26 +265,26 @@ def test_the_step_is_traced_as_often_as_in_a_plain_fit(options, tmp_path):
 @LIBRARIES
 @pytest.mark.parametrize("ours_first", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize("profile_batch", [0, 1])
-def test_tensorboards_callback_works_beside_it(library, ours_first, profile_batch, tmp_path):
+def test_tensorboards_callback_works_alongside(library, ours_first, profile_batch, tmp_path):
     k = importlib.import_module(library)
-    job, first = fit_cases.regression(k), FirstLossCallback(tmp_path / "ours")
-    theirs = k.callbacks.TensorBoard(tmp_path / "theirs", profile_batch=profile_batch)
-    fit(job, [first, theirs] if ours_first else [theirs, first])
+    job, first = fit_cases.regression(k), FirstLossCallback(tmp_path / "first_loss")
+    tensorboard = k.callbacks.TensorBoard(tmp_path / "tensorboard", profile_batch=profile_batch)
+    fit(job, [first, tensorboard] if ours_first else [tensorboard, first])
     assert first.first_batch is not None
     assert len(list(tmp_path.rglob("*.xplane.pb"))) == 1
-    owner = "theirs" if profile_batch else "ours"
+    owner = "tensorboard" if profile_batch else "first_loss"
     assert list((tmp_path / owner).rglob("*.xplane.pb"))
 
 
 class _Restores(keras.callbacks.Callback):
-    """Stands where BackupAndRestore stands when it has a checkpoint: it sets the optimizer."""
+    """Sets the optimizer, as BackupAndRestore does when it has a checkpoint."""
 
     def on_train_begin(self, logs=None):
         self.model.optimizer.iterations.assign(40)
 
 
 @pytest.mark.parametrize("ours_first", [True, False], ids=["before", "after"])
-def test_a_restored_fit_takes_up_the_recording_that_exists(ours_first, tmp_path, caplog):
+def test_a_restored_fit_adopts_the_existing_recording(ours_first, tmp_path, caplog):
     earlier = callback(tmp_path)
     fit(fit_cases.regression(keras), [earlier])
 
@@ -314,7 +316,7 @@ def test_a_restored_fit_may_have_a_new_logdir(tmp_path, caplog):
 @pytest.mark.skipif(
     fit_cases.KERAS < (3, 6), reason="BackupAndRestore restored neither epoch nor optimizer"
 )
-def test_backup_and_restore_is_noticed_wherever_it_stands(tmp_path):
+def test_backup_and_restore_is_noticed_anywhere_in_the_list(tmp_path):
     class Crash(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 1:
@@ -331,7 +333,7 @@ def test_backup_and_restore_is_noticed_wherever_it_stands(tmp_path):
     assert [p.name for p in (tmp_path / "runs").iterdir()] == ["first_batch"]
 
 
-def test_a_fit_that_begins_at_a_later_epoch_is_a_resumed_one(tmp_path):
+def test_a_fit_that_begins_at_a_later_epoch_is_resumed(tmp_path):
     job = fit_cases.regression(keras)
     with pytest.raises(errors.ResumedRunError, match="epoch 1"):
         job.model.fit(
@@ -351,7 +353,7 @@ def test_the_first_train_on_batch_is_captured_and_trains_the_same(library, tmp_p
         results = [call(job.model.train_on_batch, (x, y)), job.model.train_on_batch(x, y)]
         return results, [w.tobytes() for w in job.model.get_weights()]
 
-    recorder = Recorder(tmp_path, graph=False, profile=False)
+    recorder = Recorder(Options(logdir=tmp_path, graph=False, profile=False))
     captured = train(lambda method, args: capture_train_on_batch(recorder, method, args, {}))
     assert captured == train(lambda method, args: method(*args))
     values, _ = build(BY_NAME[f"{library}-function"]).expect()

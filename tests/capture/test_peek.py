@@ -25,8 +25,8 @@ def test_under_shuffle_nothing_is_read_twice_and_nothing_lost(epochs):
     assert all(sorted(np.concatenate(epoch)) == list(range(10)) for epoch in seen)
 
 
-def test_take_and_skip_do_get_another_batch_under_shuffle():
-    """The mistake that peek is for; if TensorFlow ever changes this, the README has to."""
+def test_take_and_skip_return_another_batch_under_shuffle():
+    """The mistake that peek prevents; if TensorFlow ever changes this, the README must follow."""
     data = numbers(count=1000, seed=7, reshuffle_each_iteration=True)
     (first,) = as_lists(data.take(1))
     assert sorted(np.concatenate([first, *as_lists(data.skip(1))])) != list(range(1000))
@@ -47,7 +47,7 @@ def test_a_generator_is_read_once():
     assert list(batches) == []  # used up, as the generator itself is
 
 
-def test_a_ready_iterator_goes_on_where_it_was():
+def test_an_iterator_in_use_continues_where_it_was():
     iterator = iter(numbers())
     next(iterator)
     first, batches = peek(iterator)
@@ -61,7 +61,7 @@ def test_the_source_is_read_no_further_than_its_first_batch():
     assert next(iterator) == 1
 
 
-def test_an_epoch_that_is_broken_off_is_followed_by_a_fresh_one():
+def test_a_fresh_epoch_follows_one_that_was_broken_off():
     _, batches = peek([1, 2, 3])
     for _ in batches:
         break
@@ -74,8 +74,8 @@ def test_a_distributed_dataset_gives_its_per_replica_batches():
     plain = [strategy.experimental_local_results(b) for b in distributed]
     first, batches = peek(distributed)
     for _ in range(2):
-        ours = [strategy.experimental_local_results(b) for b in batches]
-        assert [as_lists(o) for o in ours] == [as_lists(p) for p in plain]
+        peeked = [strategy.experimental_local_results(b) for b in batches]
+        assert [as_lists(p) for p in peeked] == [as_lists(p) for p in plain]
     assert as_lists(strategy.experimental_local_results(first)) == as_lists(plain[0])
 
 
@@ -97,19 +97,19 @@ def test_length_and_element_spec_are_the_sources():
     ],
     ids=["dataset", "list", "iterator"],
 )
-def test_no_batch_is_a_clear_error(make, message):
+def test_a_source_without_a_batch_is_a_clear_error(make, message):
     with pytest.raises(ValueError, match=message):
         peek(make())
 
 
-def test_what_cannot_be_iterated_is_a_type_error():
+def test_a_source_that_is_not_iterable_is_a_type_error():
     with pytest.raises(TypeError):
         peek(3)
 
 
 def test_fit_on_the_generator_trains_on_every_epoch_as_python_iterates_it():
-    # Not compared with fit(dataset): for that Keras starts one iterator more than it reads, so
-    # that under shuffle its second epoch is the third that the dataset gives.
+    # Not compared with fit(dataset): there, Keras starts one iterator more than it reads, so under
+    # shuffle its second epoch is the dataset's third.
     x = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
 
     def dataset():

@@ -60,7 +60,7 @@ def test_weights_statistics_metrics_and_seeds_are_as_before(training):
 
 
 @pytest.mark.parametrize("eagerly", [False, True], ids=["graph", "run-functions-eagerly"])
-def test_every_random_stream_goes_on_as_without_us(eagerly):
+def test_every_random_stream_continues_as_without_probe(eagerly):
     tf.config.run_functions_eagerly(eagerly)
     try:
         drawn = []
@@ -78,7 +78,7 @@ def test_every_random_stream_goes_on_as_without_us(eagerly):
 
 
 @pytest.mark.parametrize("built", [True, False], ids=["built", "not-built"])
-def test_training_after_it_is_bit_for_bit_training_without_it(built):
+def test_training_after_probe_is_bit_for_bit_training_without_it(built):
     def train(probed):
         keras.utils.set_random_seed(5)
         layers = [keras.layers.Dense(8), keras.layers.Dropout(0.5), keras.layers.Dense(3)]
@@ -94,7 +94,7 @@ def test_training_after_it_is_bit_for_bit_training_without_it(built):
 
 
 def test_seeded_legacy_random_operations_are_not_advanced():
-    """tf.random.* keeps its state in the kernel, which no variable shows."""
+    """tf.random.* keeps its state in the kernel, where no variable holds it."""
 
     def run(probed):
         tf.random.set_seed(11)
@@ -132,7 +132,7 @@ def test_training_mode_uses_batch_statistics_and_dropout():
     assert probe(model, (X, Y)).per_example.tobytes() == training.tobytes()
 
 
-def test_training_mode_gives_the_loss_that_the_first_step_then_has():
+def test_training_mode_gives_the_loss_that_the_first_step_has():
     model = make_model()
     before = probe(model, (X, Y)).loss
     logged = model.train_on_batch(X, Y, return_dict=True)["loss"]
@@ -163,7 +163,7 @@ def test_a_scalar_loss_is_the_total():
     assert not first.outputs
 
 
-def test_sample_weights_are_kept_beside_the_values():
+def test_sample_weights_are_kept_with_the_values():
     model = make_model()
     weights = np.linspace(0, 1, 16).astype(np.float32)
     first = probe(model, (X, Y, weights), training=False)
@@ -174,14 +174,14 @@ def test_sample_weights_are_kept_beside_the_values():
     )
 
 
-def test_it_is_written_under_its_own_name(tmp_path):
+def test_the_recording_is_named_probe(tmp_path):
     first = probe(make_model(), (X, Y), logdir=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["probe"]
     assert read_first_loss(tmp_path).digest == first.digest
 
 
 @pytest.mark.parametrize("model", [lambda x: x, keras.Sequential([keras.layers.Dense(1)])])
-def test_without_any_loss_it_says_to_give_one(model):
+def test_without_any_loss_the_error_says_to_give_one(model):
     with pytest.raises(ValueError, match="give loss="):
         probe(model, (X, Y))
 

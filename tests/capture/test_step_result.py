@@ -1,4 +1,4 @@
-"""Every loss tensor there is: bit for bit back, and readable by everybody else's reader."""
+"""Loss tensors of every dtype come back bit for bit, and every other reader can read them."""
 
 import ml_dtypes
 import numpy as np
@@ -42,7 +42,7 @@ CASES = {**{name: every_bit_pattern(d) for name, d in SMALL.items()}, **OTHERS}
 
 @pytest.fixture(scope="module")
 def logdir(tmp_path_factory):
-    """One recording per case, in a run named after it, as the per-example loss and as total."""
+    """One recording per case, in a run of its name, as the per-example loss and as the total."""
     path = tmp_path_factory.mktemp("logs")
     for name, values in CASES.items():
         first = FirstLoss(path / name, graph=False, profile=False, on_error="raise")
@@ -74,7 +74,7 @@ def test_a_ragged_loss_comes_back_ragged(logdir):
     assert ragged.to_list() == [[1, 2], [], [3]]
 
 
-def test_a_total_that_is_no_scalar_is_kept_without_a_scalar_summary(logdir):
+def test_a_total_of_higher_rank_is_kept_without_a_scalar_summary(logdir):
     assert read_first_loss(logdir / "rank-5").loss.shape == (2, 2, 2, 2, 2)
     tags = {d.tag for d in iter_tensors(logdir / "rank-5") if d.plugin_name == "scalars"}
     assert "first_batch/loss_mean" in tags

@@ -490,7 +490,7 @@ CASES = [
     *both(
         "own-make-train-function",
         own_make_train_function,
-        missing="a make_train_function of its own",
+        missing="a custom make_train_function",
         outputs=-1,
     ),
     *both("mixed-float16", mixed, "mixed_float16"),

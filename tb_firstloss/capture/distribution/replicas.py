@@ -1,4 +1,4 @@
-"""Per-replica values → one tensor, examples in replica order."""
+"""Per-replica values → one tensor, with the examples in replica order."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ Values = tuple[Array, tuple[Array, ...]]
 
 
 def local_values(value: Any) -> tuple[Any, ...]:
-    """Returns the value of each replica of this process, in replica order; a lone value for one.
+    """Returns the values of this process's replicas, in replica order; a lone value as one.
 
-    A tuple is what this has returned before.
+    What it has returned before, a tuple, it returns unchanged.
     """
     if isinstance(value, tuple):
         return value
     if not is_per_replica(value):
         return (value,)
-    # strategy.experimental_local_results gives the same, but only for the strategy's own values,
-    # and nothing public tells which strategy a value belongs to (TensorFlow 2.16 to 2.21).
+    # strategy.experimental_local_results returns the same, but only for the strategy's own values,
+    # and nothing public says which strategy a value belongs to (TensorFlow 2.16 to 2.21).
     return tuple(value.values)
 
 
 def is_per_replica(value: Any) -> bool:
-    """Tells whether a value has one component a replica; a variable counts as one value."""
+    """Returns whether a value has one component per replica; a variable counts as one value."""
     distributed = isinstance(value, tf.distribute.DistributedValues)
     return distributed and hasattr(value, "values") and not hasattr(value, "assign")
 
 
 def combine(parts: Sequence[Values]) -> Values:
-    """Combines the values of all replicas into one tensor, examples in replica order.
+    """Combines the values of all replicas into one tensor, with the examples in replica order.
 
-    Scalars are summed, as training sums them: each replica's loss is its share of the global one.
-    Tensors are concatenated; if only their second dimension differs, into a ragged one.
+    Scalars are summed, as in training: each replica's loss is its share of the global one. Tensors
+    are concatenated, into a ragged one if they differ in their second dimension.
 
     Args:
-        parts: One entry a replica, all of one dtype.
+        parts: One entry per replica, all of one dtype.
 
     Raises:
-        LossNotFoundError: Dtypes, ranks or further dimensions differ; the message gives them.
+        LossNotFoundError: Dtypes, ranks or other dimensions differ; the message lists them.
     """
     if len(parts) == 1:
         return parts[0]
@@ -91,6 +91,6 @@ def _join_row_splits(level: Sequence[Array]) -> Array:
 def _different(arrays: Sequence[Array]) -> LossNotFoundError:
     found = ", ".join(describe(array) for array in arrays)
     return LossNotFoundError(
-        f"the replicas' losses do not fit together: {found}; return tensors of one dtype whose "
-        "dimensions agree but for the first and the second"
+        f"the replicas' losses do not fit together: {found}; return tensors of one dtype that "
+        "differ in their first two dimensions only"
     )

@@ -8,33 +8,33 @@ from typing import Any
 
 import tensorflow as tf
 
-from tb_firstloss.capture import step_result
 from tb_firstloss.capture.distribution import workers
-from tb_firstloss.capture.fingerprint import fingerprint_weights
-from tb_firstloss.capture.keras import layers, library, step_loss
+from tb_firstloss.capture.keras import library, step_loss
 from tb_firstloss.capture.keras.later_executions import LaterExecutions
+from tb_firstloss.capture.keras.model_step import ModelStep
+from tb_firstloss.capture.keras.stand_in import StandIn
 from tb_firstloss.capture.keras.train_function import CapturingFunction
 from tb_firstloss.capture.recorder import Recorder
+from tb_firstloss.capture.step_result import Captured
 from tb_firstloss.capture.window.step_trace import StepTrace
 from tb_firstloss.errors import CaptureError
 
 _END_OF_DATA = (StopIteration, tf.errors.OutOfRangeError)
 
 
-class FirstExecution:
-    """Stands in for ``model.train_function`` until one batch has been trained on.
+class FirstExecution(StandIn):
+    """Captures the first batch, and leaves in its place the function that trains on.
 
-    Called, it captures the batch and leaves in its place the function that goes on. With several
-    steps an execution, Keras 3 gets the first execution step by step from a function for one
-    step, and then its own; tf_keras reads the number of steps from a variable, so there one
-    function serves for both.
+    With several steps per execution, a Keras 3 model runs its first execution one step at a time,
+    in a function for one step, and the rest in its own function. A tf_keras model reads the number
+    of steps from a variable, so one function serves for both.
 
     Args:
         model: Compiled model whose train function has been made.
         recorder: Where the first batch goes.
         source: What trains: "model.fit" or "model.train_on_batch".
-        is_new: Whether the train function was made for this training, so that it has no trace.
-        before: Asked before anything else; False leaves the model to itself.
+        is_new: Whether the train function was made for this training, and so has no trace yet.
+        before: Asked before each call; False leaves the model to itself.
 
     Attributes:
         over: Whether a batch has been trained on, captured or not.
@@ -49,34 +49,25 @@ class FirstExecution:
         is_new: bool,
         before: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._model = model
+        super().__init__(model)
         self._recorder = recorder
         self._source = source
         self._before = before
-        recorder.strategy = recorder.strategy or model.distribute_strategy
-        self._own = model.train_function
-        self._is_new = is_new and not library.has_been_traced(self._own)
+        recorder.use(model.distribute_strategy)
+        self._is_new = is_new and not library.has_been_traced(self._function)
         self._capturing: CapturingFunction | None = None
         self._later: LaterExecutions | None = None
-        self._fingerprint: dict[str, str] = {}
         self.over = False
-        model.train_function = self
+        self.take()
 
-    def __getattr__(self, name: str) -> Any:
-        # Others look for the parts of a tf.function in a model's train function.
-        if name == "_own" or name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self._own, name)
-
-    def leave(self) -> None:
-        """Gives the model its own train function back, if ours is still in its place."""
+    def give_back(self) -> None:
+        """Gives the place back, also where the steps on the way to the warm one are counted."""
         if self._later is not None:
-            self._later.leave()
-        if self._model.train_function is self:
-            self._model.train_function = self._own
+            self._later.give_back()
+        super().give_back()
 
     def __call__(self, iterator: Any) -> Any:
-        """Trains on what the model's train function would have trained on, and captures it."""
+        """Trains on the batch that the model's train function would have, and captures it."""
         try:
             if self._before() and self._capturing is None:
                 self._prepare()
@@ -86,7 +77,7 @@ class FirstExecution:
         except _END_OF_DATA:
             raise  # there was no batch, so the next call is still the first
         except BaseException:
-            self.leave()
+            self.give_back()
             raise
 
     @property
@@ -99,8 +90,8 @@ class FirstExecution:
             reason = library.why_not_capturable(self._model)
             if reason is not None:
                 raise CaptureError(f"{self._doing()}: {reason}")
-            if isinstance(self._own, CapturingFunction):
-                self._capturing = self._own  # of an earlier fit, and traced with its loss
+            if isinstance(self._function, CapturingFunction):
+                self._capturing = self._function  # of an earlier fit, and traced with its loss
                 return
             self._capturing = CapturingFunction(
                 self._model,
@@ -110,10 +101,7 @@ class FirstExecution:
 
     def _capture(self, capturing: CapturingFunction, iterator: Any) -> Any:
         steps = library.steps_per_execution(self._model)
-        if self._recorder.fingerprint:
-            # The batch is behind the iterator: to look at it would take it away from training.
-            with self._recorder.guard(f"{self._recorder.logdir}: no fingerprint of the weights"):
-                self._fingerprint = fingerprint_weights(self._model)
+        self._recorder.take_fingerprint(ModelStep(self._model))
         try:
             with (
                 library.steps_set_to(self._model, 1),
@@ -142,65 +130,58 @@ class FirstExecution:
         return logs
 
     def _hand_over(self, capturing: CapturingFunction) -> None:
-        """Leaves the function in the model that goes on, with what random state there is."""
+        """Chooses the function that trains on, random state included, and leaves it the place."""
         eager = self._model.run_eagerly or tf.config.functions_run_eagerly()
         if not self._is_new or eager:
-            self.leave()
+            self.give_back()
             return
         successor = capturing.make_successor()
         if successor is not None:
-            self._model.train_function = successor
+            self.leave_to(successor)
         elif self._goes_step_by_step:
-            self.leave()
+            self.give_back()
         else:
-            capturing.stay()
+            capturing.take()
 
     def _run_rest(self, capturing: CapturingFunction, iterator: Any, steps: int, logs: Any) -> Any:
-        """Runs what is left of an execution of several steps, and returns its logs."""
+        """Runs the remaining steps of the first execution, and returns its logs."""
         if steps == 1 or not isinstance(
             iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)
         ):
-            return logs  # train_on_batch gives an iterator of one batch
+            return logs  # train_on_batch passes an iterator over one batch
         if not self._goes_step_by_step:
             with library.steps_set_to(self._model, steps - 1):
                 return self._model.train_function(iterator)
         with contextlib.suppress(StopIteration):  # Keras 3.7 and later; before, they raise
             for _ in range(steps - 1):
                 logs, _ = capturing.run(iterator)
-        # The TensorBoard callback of Keras before 3.7 asks a tf.function for its graph now.
-        if self._model.train_function is self._own and hasattr(self._own, "get_concrete_function"):
-            self._own.get_concrete_function(iterator)
+        # Before Keras 3.7, the TensorBoard callback asks the tf.function for its graph next.
+        own = self._function
+        if self._model.train_function is own and hasattr(own, "get_concrete_function"):
+            own.get_concrete_function(iterator)
         return logs
 
     def _run_own(self, iterator: Any) -> Any:
-        self.leave()
-        logs = self._own(iterator)
+        self.give_back()
+        logs = self._function(iterator)
         self.over = True
         with self._recorder.guard(self._doing()):
-            self._agree(_nothing, declines=True)
+            workers.agree(None, self._recorder.strategy, may_be_reduced=False)
         return logs
 
-    def _agree(
-        self, select: Callable[[], step_result.Captured], *, declines: bool = False
-    ) -> step_result.Captured | None:
-        """Returns what all workers captured; each of several has to come here once."""
-        strategy = self._recorder.current_strategy
-        if workers.worker_count(strategy) == 1:
-            return None if declines else select()
-        return workers.agree(select, strategy, declines=declines, may_be_reduced=False)
-
     def _run_uncaptured(self, capturing: CapturingFunction, iterator: Any, error: Exception) -> Any:
-        """Runs the model's own function on the batch that ours has not touched."""
+        """Runs the model's own function on the batch, which the capture has not consumed."""
         logs = self._run_own(iterator)
         reason = f"the training step could not be traced with its loss ({error})"
         if capturing.has_random_state:
             reason = (
-                "the training step draws seeded numbers with tf.random, whose state is in the "
-                "function that draws; another one, as the capture needs here, would draw the same "
-                "numbers again. Use keras.random or the layers of Keras 3, or steps_per_execution=1"
+                "the training step draws seeded numbers with tf.random, whose state lives in the "
+                "tf.function that draws; the second function that the capture needs here would "
+                "draw the same numbers again. Use keras.random or the layers of Keras 3, or "
+                "steps_per_execution=1"
             )
         with self._recorder.guard(self._doing()):
-            self._recorder.commit(loss=None, outputs={}, metadata=self._metadata(logs))
+            self._recorder.commit(Captured(), metadata=self._metadata(logs))
             raise CaptureError(f"{self._doing()}: {reason}")
         return logs
 
@@ -212,30 +193,27 @@ class FirstExecution:
         tensors: step_loss.Tensors | None,
         graph: tf.Graph | None,
     ) -> list[str]:
-        """Writes the first batch and returns what it lacks, and why."""
+        """Writes the first batch and returns what it lacks, and why, one line each."""
         facts = capturing.facts or step_loss.StepFacts([], [])
         missing = list(facts.missing)
         if tensors is None:
             missing.append("the loss: the train function had been traced before")
-        captured = self._agree(
-            lambda: _nothing() if tensors is None else step_loss.to_arrays(facts, tensors)
-        )
+        result = step_loss.StepTensors(facts, tensors)
+        captured = workers.agree(result, self._recorder.strategy, may_be_reduced=False)
         if captured is None:
             return []
         found = captured.loss is not None or captured.outputs
         self._recorder.commit(
-            loss=captured.loss,
-            outputs=captured.outputs,
-            metadata=self._metadata(None if found else logs) | step_result.describe_batch(captured),
+            captured,
+            metadata=self._metadata(None if found else logs),
             inferred=facts.expectation if found else None,
-            step_trace=trace,
-            graph=lambda: graph,
-            layers=lambda: layers.describe_layers(self._model),
+            trace=trace,
+            step=ModelStep(self._model, graph),
         )
         return missing
 
     def _metadata(self, logs: Any) -> dict[str, Any]:
-        """Returns what is known of the training; the logs where there is nothing better."""
+        """Returns facts about the training, and the logs where no loss was found."""
         model = self._model
         facts: dict[str, Any] = {
             "captured_from": self._source,
@@ -243,18 +221,12 @@ class FirstExecution:
             "run_eagerly": bool(model.run_eagerly),
             "steps_per_execution": library.steps_per_execution(model),
         }
-        if self._fingerprint:
-            facts["fingerprint"] = self._fingerprint
         if logs is not None:
             facts["running_means_after_first_execution"] = _plain_numbers(logs)
         return facts
 
     def _doing(self) -> str:
         return f"{self._recorder.logdir}: the first loss of {self._source} was not captured"
-
-
-def _nothing() -> step_result.Captured:
-    return step_result.Captured(loss=None, outputs={})
 
 
 def _plain_numbers(logs: Any) -> dict[str, float]:

@@ -1,7 +1,8 @@
-"""What a Keras model says of itself: its library, its compiled losses, its steps per execution.
+"""What Keras 3 and tf_keras keep in private places, and everything that differs between the two.
 
-Keras 3 and tf_keras keep these in places of their own, some of them private and moved between
-versions; where one is missing, callers get an empty answer and not an exception.
+No other file of the package names a private attribute or module of Keras; a test holds that. Where
+a version (Keras 3.0 to 3.15, tf_keras 2.16 to 2.21) lacks one, these functions return an empty
+answer and raise nothing; callers then record without it and say what is missing.
 """
 
 from __future__ import annotations
@@ -10,12 +11,66 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
 
+from tb_firstloss.capture.keras.hooks import temporary_attribute
+
 LIBRARIES = ("keras", "tf_keras")
+
+_LOSS_MODULES = {"keras": "keras.src.losses.loss", "tf_keras": "tf_keras.src.losses"}
+_TRAINER_MODULES = {
+    "keras": "keras.src.backend.tensorflow.trainer",
+    "tf_keras": "tf_keras.src.engine.training",
+}
+_TF_KERAS_REDUCTIONS = "tf_keras.src.utils.losses_utils"
+_REDUCTIONS: dict[str, dict[tuple[str, str], dict[str, str]]] = {
+    # Module and function, and its arguments by what they are of a loss.
+    "keras": {
+        ("keras.src.losses.loss", "reduce_weighted_values"): {
+            name: name for name in ("values", "sample_weight", "mask", "reduction")
+        },
+    },
+    "tf_keras": {
+        (_TF_KERAS_REDUCTIONS, "apply_valid_mask"): {"sample_weight": "sw", "mask": "mask"},
+        (_TF_KERAS_REDUCTIONS, "compute_weighted_loss"): {
+            "values": "losses",
+            "reduction": "reduction",
+        },
+    },
+}
+
+
+def _idle(_callback: Any, *_args: Any, **_kwargs: Any) -> None:
+    """Stands for a hook that has nothing to do."""
+
+
+# Keras 3 and tf_keras leave out hooks that carry this mark: no step waits for its logs on our
+# account, and Keras 3 may go on calling other callbacks' hooks from its own thread.
+_idle._is_default = True  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+class IdleCallback:
+    """A callback of Keras 3 and of tf_keras whose hooks do nothing and cost no step anything.
+
+    Both libraries take any object with these methods, so that no subclass of either's Callback,
+    and no import of either, is needed.
+    """
+
+    _supports_tf_logs = True  # tf_keras: it needs no logs as NumPy
+    _chief_worker_only = None  # tf_keras: every worker calls it
+    async_safe = True  # Keras 3
+
+    on_batch_begin = on_batch_end = _idle
+    on_train_batch_begin = on_train_batch_end = _idle
+    on_test_batch_begin = on_test_batch_end = on_test_begin = on_test_end = _idle
+    on_predict_batch_begin = on_predict_batch_end = on_predict_begin = on_predict_end = _idle
+    on_train_begin = on_epoch_end = _idle
+    # tf_keras calls no batch hook of a callback that answers with a false value here.
+    _implements_train_batch_hooks = _implements_test_batch_hooks = _idle
+    _implements_predict_batch_hooks = _idle
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,21 +83,21 @@ class CompiledLoss:
 
 
 def library_of(model: Any) -> str | None:
-    """Returns the library that a model is of, "keras" or "tf_keras"; None for neither."""
+    """Returns the library that defines a model, "keras" or "tf_keras"; None for neither."""
     packages = (base.__module__.partition(".")[0] for base in type(model).__mro__)
     return next((package for package in packages if package in LIBRARIES), None)
 
 
-def is_librarys_own(method: Any) -> bool:
-    """Tells whether a model's method is Keras's, not one that the user has put in its place."""
-    return str(method.__module__).partition(".")[0] in LIBRARIES
+def is_librarys(defined: Any) -> bool:
+    """Returns whether Keras defines a class, function or method, and not the user."""
+    return str(defined.__module__).partition(".")[0] in LIBRARIES
 
 
 def check_backend() -> None:
     """Makes sure that Keras computes with TensorFlow.
 
     Raises:
-        ValueError: Keras 3 is set to another backend, and tf_keras is not what is used.
+        ValueError: Keras 3 is set to another backend, and tf_keras is not in use.
     """
     keras = sys.modules.get("keras")
     if keras is None:
@@ -52,18 +107,18 @@ def check_backend() -> None:
         backend = keras.config.backend()
     if backend != "tensorflow" and "tf_keras" not in sys.modules:
         raise ValueError(
-            f"FirstLossCallback: Keras computes with {backend}; it captures from TensorFlow only: "
-            "set KERAS_BACKEND=tensorflow before Keras is imported"
+            f"FirstLossCallback: Keras computes with {backend}; only TensorFlow is supported: set "
+            "KERAS_BACKEND=tensorflow before importing Keras"
         )
 
 
 def why_not_capturable(model: Any) -> str | None:
     """Returns why a model's training step cannot be captured, or None if it can."""
     if library_of(model) is None:
-        return "the model is neither of Keras 3 nor of tf_keras"
-    if not is_librarys_own(model.make_train_function):
+        return "the model is neither a Keras 3 nor a tf_keras model"
+    if not is_librarys(model.make_train_function):
         return (
-            "the model has a make_train_function of its own, whose steps only it knows; wrap the "
+            "the model has a custom make_train_function, and only it knows its steps; wrap the "
             "step in it with FirstLoss.wrap, or override train_step instead"
         )
     if getattr(model, "_cluster_coordinator", None) is not None:
@@ -72,12 +127,12 @@ def why_not_capturable(model: Any) -> str | None:
             "the loop by hand and use FirstLoss.wrap"
         )
     if getattr(model, "autotune_steps_per_execution", False):
-        return "autotune_steps_per_execution changes the steps of an execution while it runs"
+        return "autotune_steps_per_execution changes the steps per execution while it runs"
     return None
 
 
 def is_distributed(model: Any) -> bool:
-    """Tells whether a model is trained under a strategy, be it on a single replica."""
+    """Returns whether a model is trained under a strategy, even of a single replica."""
     with model.distribute_strategy.scope():
         return bool(tf.distribute.has_strategy())
 
@@ -105,13 +160,42 @@ def _output_names(model: Any, container: Any, losses: list[Any]) -> list[str]:
     return [str(getattr(loss, "name", "loss")) for loss in losses]
 
 
+def loss_options(loss: Any) -> Mapping[str, Any]:
+    """Returns the arguments that a Loss adds when it calls its function, such as ``axis``."""
+    return getattr(loss, "_fn_kwargs", None) or {}
+
+
+def loss_class(model: Any) -> Any:
+    """Returns the Loss class of a model's library; None where it has moved."""
+    return getattr(_module(_LOSS_MODULES, model), "Loss", None)
+
+
+def reductions(model: Any) -> list[tuple[Any, str, Mapping[str, str]]]:
+    """Returns the functions that a Loss of the model's library calls with its unreduced values.
+
+    Returns:
+        Module (None in a version without it), name, and the names of its arguments by what they
+        are: "values", "sample_weight", "mask", "reduction".
+    """
+    known = _REDUCTIONS.get(library_of(model) or "", {})
+    return [(sys.modules.get(module), name, given) for (module, name), given in known.items()]
+
+
+def replica_reduction(model: Any) -> tuple[Any, str]:
+    """Returns the module and name of what the train function combines its replicas' logs with."""
+    return _module(_TRAINER_MODULES, model), "reduce_per_replica"
+
+
+def _module(names: Mapping[str, str], model: Any) -> Any:
+    return sys.modules.get(names.get(library_of(model) or "", ""))
+
+
 def iterations_of(model: Any) -> int:
-    """Returns how many batches the optimizer has been given; 0 where it cannot tell."""
+    """Returns how many batches the optimizer has been given; 0 where that is unknown."""
     optimizer = getattr(model, "optimizer", None)
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    # The public property divides under gradient accumulation, and in tf_keras's legacy optimizers
-    # it creates the counter when it is first asked for, which training is to do. In Keras 3.0 it
-    # is no property.
+    # The public property divides under gradient accumulation; tf_keras's legacy optimizers create
+    # the counter when it is first read, which is training's to do; Keras 3.0 has no property.
     counter = getattr(optimizer, "_iterations", None)
     if counter is None:
         counter = getattr(optimizer, "__dict__", {}).get("iterations")
@@ -141,20 +225,25 @@ def steps_set_to(model: Any, steps: int) -> Iterator[None]:
         variable.assign(before)
 
 
-def binds_train_step(model: Any) -> bool:
-    """Tells whether a train function keeps the train_step that it was made with (Keras 3.7 on).
+def without_jit(model: Any) -> contextlib.AbstractContextManager[None]:
+    """Makes a Keras 3 model build train functions that XLA does not compile as a whole."""
+    return temporary_attribute(model, "_jit_compile", False)
 
-    The others look the model's up whenever they are traced.
+
+def binds_train_step(model: Any) -> bool:
+    """Returns whether a train function keeps the train_step it was made with (since Keras 3.7).
+
+    Other versions look the model's up whenever they are traced.
     """
     return hasattr(model, "_make_function")
 
 
 class _OneStep(int):
-    """One step an execution, made in the way of several.
+    """One step per execution, built the way several are.
 
     Since Keras 3.7 an execution of several steps is a loop that ends where the data ends. For
-    exactly 1 there is no loop, and at the end of the data what does not depend on the batch, such
-    as counting the optimizer's iterations, has been done once too often.
+    exactly 1 there is no loop, and at the end of the data everything that does not depend on the
+    batch, such as counting the optimizer's iterations, has run once too often.
     """
 
     def __eq__(self, other: object) -> bool:
@@ -177,21 +266,6 @@ def tf_function_of(train_function: Any) -> Any:
 
 
 def has_been_traced(train_function: Any) -> bool:
-    """Tells whether a train function has been traced, as far as it can be seen."""
+    """Returns whether a train function has been traced, as far as that can be seen."""
     function = tf_function_of(train_function)
     return function is not None and function.experimental_get_tracing_count() > 0
-
-
-@contextlib.contextmanager
-def own_attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Gives an object an attribute for a while, past Keras's tracking of attributes."""
-    attributes = vars(owner)
-    had, before = name in attributes, attributes.get(name)
-    attributes[name] = value
-    try:
-        yield
-    finally:
-        if had:
-            attributes[name] = before
-        else:
-            attributes.pop(name, None)

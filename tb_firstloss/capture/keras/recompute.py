@@ -1,10 +1,9 @@
-"""Values of a jit-compiled step, taken so that XLA compiles the rest of it as without us.
+"""Per-example values of a jit-compiled step, recomputed so that XLA compiles the rest unchanged.
 
-XLA adds up the values of a batch in one go, without keeping them, only while nobody else asks for
-them: a step that also returned them would report a loss that differs in its last bits. So what is
-returned is a copy: the operations behind the last products and convolutions, whose results XLA
-keeps anyway, once more on these results. A barrier keeps XLA from finding out that they are the
-same.
+XLA fuses the reduction of the loss and never materialises per-example values. A step that also
+returned them would break that fusion, and its loss would differ in the last bits. To leave it
+intact, the values are recomputed from the outputs of the last matmuls and convolutions, which XLA
+keeps anyway, behind a barrier that hides from XLA that they are the same.
 """
 
 from __future__ import annotations
@@ -15,30 +14,32 @@ from typing import Any
 
 import tensorflow as tf
 
+from tb_firstloss.capture.window import tensorflow_private
+
 _BARRIER = "XlaOptimizationBarrier"
-"""Operation that returns its inputs, and that XLA does not look through."""
+"""Operation that returns its inputs and is opaque to XLA's optimizations."""
 
 _KEPT = re.compile(
     r"MatMul|Conv\dD|Conv2d|Convolution|Einsum|Dot|FusedBatchNorm|While|FFT|TopK|Sort|Scan"
     r"|Cholesky|Qr|Svd|Eig|MatrixInverse|MatrixSolve|MatrixTriangularSolve|CustomCall"
     r"|Range|LinSpace"
 )
-"""Types of operations whose results XLA keeps, and that would cost time twice; and those whose
-floats it has to know when it compiles."""
+"""Types of operations whose results XLA keeps and that would be costly to run twice, and of those
+whose floats it must know at compile time."""
 
 
 def recompute(values: tf.Tensor) -> tf.Tensor:
-    """Returns values, computed once more from what the same forward pass keeps.
+    """Returns values recomputed from what the same forward pass keeps.
 
-    Operations are copied in the graph: no Python of the user's is called again, nothing is added
-    before an operation of the step's own, and nothing that keeps a state is run twice.
+    The operations are copied in the graph: no Python code of the user runs again, nothing is added
+    in front of an operation of the step, and nothing that keeps a state runs twice.
 
     Args:
         values: Tensor of a graph that XLA compiles; no other device has the barrier.
 
     Returns:
-        A tensor of the same dtype and shape; the values themselves where nothing is to be copied:
-        they are an argument of the step, or a product, or come from integers alone.
+        A tensor of the same dtype and shape; the values themselves if there is nothing to copy,
+        because they are an argument of the step, a product, or computed from integers alone.
     """
     copied = {operation.name: operation for operation in _operations_of(values)}
     definition = tf.compat.v1.GraphDef(versions=values.graph.graph_def_versions)
@@ -50,14 +51,14 @@ def recompute(values: tf.Tensor) -> tf.Tensor:
         for tensor in operation.inputs:
             if tensor.op.name not in copied:
                 given[tensor.name] = tensor
-                # Integers may be shapes and axes, which XLA has to know when it compiles.
+                # Integers may be shapes and axes, which XLA must know at compile time.
                 if _is_float(tensor) and tensor.name not in names and tensor.op.type != "Const":
                     names[tensor.name] = f"{_BARRIER}:{len(names)}"
                     barrier.input.append(tensor.name)
                     barrier.attr["T"].list.type.append(tensor.dtype.as_datatype_enum)
             node.input.append(names.get(tensor.name, tensor.name))
         for name, attribute in operation.node_def.attr.items():
-            if name != "_class":  # beside which other operation it is to run
+            if name != tensorflow_private.COLOCATION:  # it may name operations that are not copied
                 node.attr[name].CopyFrom(attribute)
     if not names:
         return values
@@ -75,7 +76,7 @@ def _is_float(tensor: tf.Tensor) -> bool:
 
 
 def _operations_of(values: tf.Tensor) -> list[tf.Operation]:
-    """Returns the operations that lead to values from what is kept, in the order of the graph."""
+    """Returns the operations between what XLA keeps and the values, in the order of the graph."""
     bodies = _Bodies(values.graph)
     found: set[str] = set()
     waiting = [values.op]
@@ -88,16 +89,16 @@ def _operations_of(values: tf.Tensor) -> list[tf.Operation]:
 
 
 class _Bodies:
-    """Tells which operations of a graph are kept, looking into the functions that they call."""
+    """Knows which operations' results XLA keeps, looking into the functions that they call."""
 
     def __init__(self, graph: tf.Graph) -> None:
         self._graph = graph
         self._library: dict[str, Any] | None = None  # FunctionDef protos by name
 
     def is_kept(self, operation: tf.Operation) -> bool:
-        """Tells whether an operation is an end of what is copied."""
+        """Returns whether copying stops at an operation."""
         if operation.type.startswith("CheckNumerics"):
-            return False  # it has a state only so that TensorFlow does not leave it out
+            return False  # it is stateful only so that TensorFlow does not prune it
         if operation.type in ("Const", "Placeholder") or operation.op_def.is_stateful:
             return True
         if _KEPT.search(operation.type):

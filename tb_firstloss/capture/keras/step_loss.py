@@ -12,10 +12,12 @@ import tensorflow as tf
 from tb_firstloss.arrays import Array
 from tb_firstloss.capture import step_result
 from tb_firstloss.capture.distribution import replicas
-from tb_firstloss.capture.expectation import NOT_SEEN, Expectation, infer_sole_expectation
-from tb_firstloss.capture.keras.library import compiled_losses, is_librarys_own
+from tb_firstloss.capture.expectation import NOT_SEEN, Expectation
+from tb_firstloss.capture.keras.expectation import infer_sole_expectation
+from tb_firstloss.capture.keras.library import compiled_losses, is_librarys
 from tb_firstloss.capture.keras.observe import LossCall, Observation
 from tb_firstloss.capture.keras.recompute import recompute
+from tb_firstloss.capture.step_result import Captured
 from tb_firstloss.first_batch import OutputLoss
 
 Tensors = dict[str, Any]
@@ -24,7 +26,7 @@ Tensors = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class OutputFacts:
-    """What is known of an output's loss beside its tensors, when the step is traced."""
+    """What is known of an output's loss when the step is traced, besides its tensors."""
 
     name: str
     reduction: str | None
@@ -33,7 +35,7 @@ class OutputFacts:
 
 @dataclasses.dataclass(frozen=True)
 class StepFacts:
-    """What is known of a step's loss beside its tensors, when the step is traced.
+    """What is known of a step's loss when the step is traced, besides its tensors.
 
     Attributes:
         outputs: In the order of the tensors' numbers.
@@ -47,7 +49,7 @@ class StepFacts:
 
 
 def gather(model: Any, seen: Observation, *, by_xla: bool = False) -> tuple[StepFacts, Tensors]:
-    """Picks from what was seen in a step the loss that is differentiated and its outputs.
+    """Picks the differentiated loss and its outputs from what was seen in a step.
 
     Args:
         model: The model, for its outputs' names and loss weights.
@@ -74,43 +76,56 @@ def gather(model: Any, seen: Observation, *, by_xla: bool = False) -> tuple[Step
         outputs.append(OutputFacts(name, _reduction(call), _loss_weight(weight)))
     if not calls and not (seen.totals and _has_added_losses_only(model)):
         missing.append(
-            "the loss per example: the training step calls no Keras Loss, or calls it in a "
-            "tf.function of its own; use self.compute_loss or a keras.losses.Loss in train_step"
+            "the loss per example: the training step calls no Keras Loss, or calls it in "
+            "an inner tf.function; use self.compute_loss or a keras.losses.Loss in train_step"
         )
     losses = [(call.loss, call.predicted_shape) for call in calls]
     return StepFacts(outputs, missing, infer_sole_expectation(losses)), tensors
 
 
-def to_arrays(facts: StepFacts, tensors: Tensors) -> step_result.Captured:
-    """Turns the tensors of one executed step into arrays, in the dtypes of training.
+@dataclasses.dataclass(frozen=True)
+class StepTensors:
+    """What one executed step returned.
 
-    With several replicas every tensor is per replica: each one's loss is its share of the whole.
+    Attributes:
+        facts: What is known of the tensors.
+        tensors: With several replicas, each has a value per replica. None where the step had been
+            traced without them.
     """
-    outputs: dict[str, OutputLoss] = {}
-    taken: set[str] = set()
-    for number, output in enumerate(facts.outputs):
-        array, row_splits = step_result.to_array(tensors[f"{number}/values"])
-        outputs[step_result.unique(output.name, taken)] = OutputLoss(
-            per_example=array,
-            row_splits=row_splits,
-            sample_weight=_side_array(tensors.get(f"{number}/sample_weight")),
-            mask=_side_array(tensors.get(f"{number}/mask")),
-            reduction=output.reduction,
-            loss_weight=output.loss_weight,
+
+    facts: StepFacts
+    tensors: Tensors | None
+
+    def captured(self) -> Captured:
+        """Turns the tensors into arrays, in the dtypes of training."""
+        tensors = self.tensors
+        if tensors is None:
+            return Captured()
+        outputs: dict[str, OutputLoss] = {}
+        taken: set[str] = set()
+        for number, output in enumerate(self.facts.outputs):
+            array, row_splits = step_result.to_array(tensors[f"{number}/values"])
+            outputs[step_result.unique(output.name, taken)] = OutputLoss(
+                per_example=array,
+                row_splits=row_splits,
+                sample_weight=_side_array(tensors.get(f"{number}/sample_weight")),
+                mask=_side_array(tensors.get(f"{number}/mask")),
+                reduction=output.reduction,
+                loss_weight=output.loss_weight,
+            )
+        loss = tensors.get("loss")  # of each replica, its share of the whole
+        return Captured(
+            loss=None if loss is None else step_result.to_array(loss)[0],
+            outputs=outputs,
+            replica_counts=step_result.count_rows(tensors["0/values"]) if outputs else (),
         )
-    loss = tensors.get("loss")
-    return step_result.Captured(
-        loss=None if loss is None else step_result.to_array(loss)[0],
-        outputs=outputs,
-        replica_counts=step_result.count_rows(tensors["0/values"]) if outputs else (),
-    )
 
 
 def has_seeded_random_ops(graph: tf.Graph) -> bool:
-    """Tells whether a graph has random operations that keep a state and follow a seed.
+    """Returns whether a graph has random operations that keep a state and follow a seed.
 
-    ``tf.random.*`` and the Dropout of tf_keras draw from a state that lives in the function which
-    holds them; the same step traced into a second function draws the same numbers once more.
+    ``tf.random.*`` and the Dropout of tf_keras draw from a state inside the tf.function that holds
+    them; the same step traced into a second function draws the same numbers again.
     """
     definition = graph.as_graph_def()
     functions = (function.node_def for function in definition.library.function)
@@ -127,7 +142,7 @@ def _pick_loss(seen: Observation, missing: list[str]) -> Any:
     if len(found) == 1:
         return found[0]
     if not found and totals:
-        return totals[0]  # nothing to train, or a gradient taken in a way that is not watched
+        return totals[0]  # nothing to train, or a gradient taken in a way that no hook sees
     for tensor in found:
         if any(tensor is total for total in totals):
             return tensor
@@ -139,20 +154,20 @@ def _pick_loss(seen: Observation, missing: list[str]) -> Any:
     else:
         missing.append(
             "the loss: the training step takes no gradient where it can be seen; use "
-            "self.compute_loss and tf.GradientTape in train_step, outside a tf.function of its own"
+            "self.compute_loss and tf.GradientTape in train_step, outside any inner tf.function"
         )
     return None
 
 
 def _has_added_losses_only(model: Any) -> bool:
-    """Tells whether there is no loss per example because the model has none."""
-    return not compiled_losses(model) and is_librarys_own(model.compute_loss)
+    """Returns whether no loss per example was seen because the model has none."""
+    return not compiled_losses(model) and is_librarys(model.compute_loss)
 
 
 def _is_usable(value: Any) -> bool:
-    """Tells whether a value is a tensor that the function being traced can return.
+    """Returns whether a value is a tensor that the function being traced can return.
 
-    What a tf.function or a tf.cond inside the step computes belongs to a graph of its own.
+    What an inner tf.function or tf.cond of the step computes belongs to another graph.
     """
     if isinstance(value, tf.RaggedTensor):
         return _is_usable(value.flat_values)
@@ -165,7 +180,7 @@ def _is_usable(value: Any) -> bool:
 
 def _why_no_values(call: LossCall) -> str:
     if call.values is None:
-        return f"{type(call.loss).__name__} reduces its values by itself; let it return them"
+        return f"{type(call.loss).__name__} reduces its values itself; let it return them"
     if not isinstance(call.values, (tf.Tensor, tf.RaggedTensor)):
         return f"it is a {type(call.values).__name__}, not a tensor"
     if _is_usable(call.values):
@@ -174,7 +189,7 @@ def _why_no_values(call: LossCall) -> str:
 
 
 def _match(calls: list[LossCall], compiled: list[Any]) -> list[tuple[str, Any]]:
-    """Returns name and loss weight of each call: the model's, where the calls are its own."""
+    """Returns name and loss weight of each call: the model's, if the calls are of its losses."""
     if len(calls) == len(compiled) and all(
         call.loss is entry.loss for call, entry in zip(calls, compiled, strict=True)
     ):

@@ -1,4 +1,4 @@
-"""A model's train function that gives, beside its logs, what its first step's loss was made of."""
+"""A model's train function that also returns what the first step's loss was made of."""
 
 from __future__ import annotations
 
@@ -8,88 +8,83 @@ from typing import Any
 
 import tensorflow as tf
 
-from tb_firstloss.capture.keras import step_loss
-from tb_firstloss.capture.keras.library import (
-    ONE_STEP,
-    binds_train_step,
-    is_distributed,
-    own_attribute,
-    tf_function_of,
-)
+from tb_firstloss.capture.keras import library, step_loss
+from tb_firstloss.capture.keras.hooks import temporary_attribute
 from tb_firstloss.capture.keras.observe import Observation, keep_per_replica, observe
+from tb_firstloss.capture.keras.stand_in import StandIn, places_kept
 from tb_firstloss.errors import CaptureError
 
 _LOGS, _TENSOR = "tb_firstloss/logs", "tb_firstloss/tensor/"
-_MADE = ("train_function", "train_tf_function")  # what make_train_function sets
 
 _MANY_VARIABLES = 24  # of a model whose step takes milliseconds: a dozen layers
 
 
-class CapturingFunction:
-    """Train function, made by the model's own ``make_train_function``, that also returns tensors.
+class CapturingFunction(StandIn):
+    """Train function, made by the model's ``make_train_function``, that also returns tensors.
 
-    It calls the user's ``train_step`` and hands out, beside the logs, tensors that the step has
+    It calls the user's ``train_step`` and returns, next to the logs, tensors that the step has
     computed anyway, or under XLA copies of them. The step is traced once for the whole fit, in one
     of two ways:
 
-    - Since Keras 3.7, into a tf.function of its own. `make_successor` gives the train function
-      that goes on; it calls the traced step, returns the logs alone and costs nothing more.
-    - Otherwise the function itself goes on (`stay`) and drops the tensors, some 50 microseconds a
-      step. So it is, too, where random operations keep a state that only this function holds,
-      under a distribution strategy, and for a large model: microseconds are nothing to its step,
-      but TensorFlow optimizes a step in a function of its own once more for the successor.
+    - Since Keras 3.7, into a separate tf.function. `make_successor` returns a train function that
+      calls the traced step and returns only the logs; it trains on at no extra cost.
+    - Otherwise this function trains on (`take`) and discards its extra outputs, at about 50
+      microseconds per step. The same goes for steps whose random operations keep a state, which
+      lives in this function alone; under a distribution strategy; and for models with many
+      variables, whose steps dwarf those microseconds, while TensorFlow would optimize a separate
+      step once more for the successor.
 
     Args:
         model: Compiled model of Keras 3 or tf_keras.
-        single_step: Whether to make it for one step a call, whatever the model says.
+        single_step: Whether to make it for one step per call, whatever the model says.
         forbid_random_state: Whether to refuse random operations that keep a state, because another
-            function goes on with the training.
+            function trains on.
 
     Attributes:
-        facts: What the tensors are, known once the step has been traced; None before.
-        graph: The traced graph of one step, until it is dropped; None when run eagerly.
-        failed_in_trace: Whether tracing the step failed, so that nothing of it has been run.
-        has_random_state: Whether it has refused to run for its random state.
+        facts: What the tensors are; None until the step has been traced.
+        graph: The traced graph of one step, until `close`; None when run eagerly.
+        failed_in_trace: Whether tracing the step failed, so that nothing of it has run.
+        has_random_state: Whether it has refused to run because of its random state.
     """
 
     def __init__(
         self, model: Any, *, single_step: bool = False, forbid_random_state: bool = False
     ) -> None:
+        super().__init__(model)
         self.facts: step_loss.StepFacts | None = None
         self.graph: tf.Graph | None = None
         self.failed_in_trace = False
         self.has_random_state = False
-        self._model = model
         self._train_step = model.train_step
         self._jit_compile = bool(model.jit_compile)
         self._single_step = single_step
         self._forbid_random_state = forbid_random_state
         self._capturing = True
         self._step: Callable[[Any], Any] = self._observed_step
-        self._is_distributed = is_distributed(model)
+        self._is_distributed = library.is_distributed(model)
         large = len(model.trainable_variables) > _MANY_VARIABLES and not single_step
-        # Replicas, be it a single one, meet in the optimizer, outside of any function of theirs.
+        # Replicas, even a single one, meet in the optimizer, which no function of one may contain.
         stays = model.run_eagerly or self._is_distributed or large
-        self._shares_step = binds_train_step(model) and not stays
+        self._shares_step = library.binds_train_step(model) and not stays
         if self._shares_step:
-            # Keras traces its steps without AutoGraph, too.
+            # Without AutoGraph, as Keras traces its steps.
             self._step = tf.function(
                 self._observed_step,
                 autograph=False,
                 reduce_retracing=True,
                 jit_compile=self._jit_compile,
             )
-        self._function, self._inner = self._make(self._step, single_step=single_step)
+        self._function, self._tf_function = self._make(self._step, single_step=single_step)
 
     def __call__(self, iterator: Any) -> Any:
         """Returns the logs that the model's own train function would return."""
         return _split(self._function(iterator))[0]
 
     def run(self, iterator: Any) -> tuple[Any, step_loss.Tensors | None]:
-        """Does the same and returns the logs and the tensors; None if it was traced without.
+        """Returns the logs and the tensors; None in their place if it was traced without them.
 
         Raises:
-            CaptureError: It has a random state and must not; nothing has been run.
+            CaptureError: The step keeps a random state and must not; nothing has run.
         """
         with self._in_model(self._step, single_step=self._single_step):
             if self._forbid_random_state and self.facts is None:
@@ -98,64 +93,53 @@ class CapturingFunction:
         return _split(result)
 
     def make_successor(self) -> Any | None:
-        """Returns a train function that goes on with the traced step, or None if none should."""
+        """Returns a train function that calls the traced step, or None if this one trains on."""
         if not self._shares_step or self.graph is None:
             return None
         if step_loss.has_seeded_random_ops(self.graph):
             return None
-        return self._make(lambda data: _split(self._step(data))[0], single_step=False)[0]
 
-    def stay(self) -> None:
-        """Becomes the model's train function for good."""
-        self._model.train_function = self
-        if self._inner is not None:
-            self._model.train_tf_function = self._inner
+        def step(data: Any) -> Any:
+            return _split(self._step(data))[0]
+
+        return self._make(step, single_step=False)[0]
 
     def close(self) -> None:
         """Ends the capture; what is traced from now on is the plain step."""
         self._capturing = False
         self.graph = None
 
-    def __getattr__(self, name: str) -> Any:
-        # Keras's TensorBoard callback looks for the parts of a tf.function in the train function.
-        if name.startswith("__") or name == "_function":
-            raise AttributeError(name)
-        return getattr(self._function, name)
-
     def _make(self, train_step: Callable[[Any], Any], *, single_step: bool) -> tuple[Any, Any]:
-        """Returns the train function and, of tf_keras, the tf.function that it names beside it."""
+        """Returns a train function of a step, and the tf.function that tf_keras keeps with it."""
         model = self._model
-        before = {name: getattr(model, name, None) for name in _MADE}
-        with self._in_model(train_step, single_step=single_step):
-            try:
-                model.make_train_function(force=True)
-                made = {name: getattr(model, name, None) for name in _MADE}
-            finally:
-                for name, value in before.items():
-                    if hasattr(model, name):
-                        setattr(model, name, value)
-        inner = made["train_tf_function"]
-        return made["train_function"], None if inner is before["train_tf_function"] else inner
+        before = getattr(model, "train_tf_function", None)
+        with self._in_model(train_step, single_step=single_step), places_kept(model):
+            model.make_train_function(force=True)
+            tf_function = getattr(model, "train_tf_function", None)
+            return model.train_function, None if tf_function is before else tf_function
 
     @contextlib.contextmanager
     def _in_model(self, train_step: Callable[[Any], Any], *, single_step: bool) -> Iterator[None]:
-        """Puts our step in the model: some versions of Keras look it up when it is traced."""
+        """Puts a step in the model: some versions of Keras look it up when they trace."""
+        model = self._model
+        replaced: dict[str, Any] = {"train_step": train_step}
+        if single_step:
+            replaced["steps_per_execution"] = library.ONE_STEP
         with contextlib.ExitStack() as stack:
-            stack.enter_context(own_attribute(self._model, "train_step", train_step))
-            if single_step:
-                stack.enter_context(own_attribute(self._model, "steps_per_execution", ONE_STEP))
+            for name, value in replaced.items():
+                stack.enter_context(temporary_attribute(model, name, value))
             if self._shares_step:
-                # The step is compiled by itself, so that its successor finds it compiled.
-                stack.enter_context(own_attribute(self._model, "_jit_compile", False))
+                # The step itself is compiled, so that the successor finds it compiled.
+                stack.enter_context(library.without_jit(model))
             if self._is_distributed:
-                stack.enter_context(keep_per_replica(self._model, _TENSOR))
+                stack.enter_context(keep_per_replica(model, _TENSOR))
             yield
 
     def _refuse_random_state(self, iterator: Any) -> None:
-        function = tf_function_of(self._function)
+        function = library.tf_function_of(self._function)
         if function is None:
-            return  # run eagerly, the state is TensorFlow's own
-        # Tracing to the end, and not stopping in it, is what initializes the optimizer's variables.
+            return  # run eagerly, the state is TensorFlow's
+        # Only a trace that runs to its end initializes the optimizer's variables.
         function.get_concrete_function(iterator)
         if self.graph is not None and step_loss.has_seeded_random_ops(self.graph):
             self.has_random_state = True
@@ -194,7 +178,7 @@ def _join(logs: Any, tensors: step_loss.Tensors) -> dict[str, Any]:
 
 
 def _split(result: Any) -> tuple[Any, step_loss.Tensors | None]:
-    """Undoes `_join`; without tensors where a batch of another shape was traced later."""
+    """Undoes `_join`; the tensors are None in what was traced after `close`."""
     if type(result) is not dict:
         return result, None
     tensors = {}

@@ -1,4 +1,4 @@
-"""The step's graphs: that of its concrete function, and those built while the window was open."""
+"""The step's graphs: its concrete function's, and those built while the window was open."""
 
 from __future__ import annotations
 
@@ -12,26 +12,23 @@ from tb_firstloss.capture.window import tensorflow_private
 from tb_firstloss.capture.writing import summaries
 from tb_firstloss.errors import first_line
 
-_ENDS = frozenset({"_Arg", "_DeviceArg", "_Retval", "_DeviceRetval"})
-
 NO_GRAPH = (
-    "graph: the step built none: it ran eagerly, or called functions that had been built before or "
-    "are jit-compiled"
+    "graph: the step built none; it ran eagerly, or called functions that were built before or are "
+    "jit-compiled"
 )
-NO_COLLECTOR = "graph trace: this version of TensorFlow has no way known to us to end it again"
+NO_COLLECTOR = "graph trace: this version of TensorFlow offers no known way to stop it again"
 USER_TRACE = "graph trace: tf.summary.trace_on is already on, and was left alone"
 
 
 @contextlib.contextmanager
 def collecting(missing: list[str]) -> Iterator[Callable[[], Any]]:
-    """Collects the graphs of all functions that are built inside; afterwards nothing is collected.
+    """Collects the graphs of all functions built inside, and stops collecting at the end.
 
     Args:
-        missing: Gets a line if the user's own trace is on, which is then left alone.
+        missing: Gets a line if the user's trace is on, which is then left alone.
 
     Yields:
-        A function that gives, afterwards, the RunMetadata proto; None if nothing was collected, or
-        the step raised.
+        A function that returns, at the end, the RunMetadata proto; None if nothing was collected.
     """
     collected: list[Any] = []
     collector = tensorflow_private.graph_collector()
@@ -40,7 +37,7 @@ def collecting(missing: list[str]) -> Iterator[Callable[[], Any]]:
         missing.append(USER_TRACE if trace_is_on else NO_COLLECTOR)
         yield lambda: None
         return
-    # What an earlier trace of the user goes on collecting, see _stop, is no part of this step.
+    # An earlier trace of the user may still collect graphs (see _stop); they are not this step's.
     collector.export_run_metadata()
     tf.summary.trace_on(graph=True, profiler=False)
     try:
@@ -54,7 +51,7 @@ def collecting(missing: list[str]) -> Iterator[Callable[[], Any]]:
 def _stop(collector: Any) -> Any:
     """Stops collecting and returns the RunMetadata proto.
 
-    ``tf.summary.trace_export`` is not used, because it needs a writer at this moment.
+    ``tf.summary.trace_export`` would need a writer at this moment, and leaves the collection on.
     """
     run_metadata = collector.export_run_metadata()
     tf.summary.trace_off()
@@ -63,35 +60,19 @@ def _stop(collector: Any) -> Any:
 
 
 def step_graph(step_fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tf.Graph | None:
-    """Returns the graph of the concrete function that a call just ran, or None for none.
+    """Returns the graph of the concrete function that a call has just run; None without one.
 
-    It is the cached one, so nothing is traced again; functions run eagerly have none to show.
+    The function is in the cache, so nothing is traced again.
     """
     if tf.config.functions_run_eagerly() or not hasattr(step_fn, "experimental_get_tracing_count"):
         return None
     if step_fn.experimental_get_tracing_count() == 1:
-        # Private, and for the common case: with one trace there is no doubt which one ran, and not
-        # even an argument that the step has changed can lead to another.
-        functions: Sequence[Any] = getattr(step_fn, "_list_all_concrete_functions", lambda: ())()
+        # The common case: a single trace must be the one that ran, and not even an argument that
+        # the step has changed can lead to another.
+        functions = tensorflow_private.concrete_functions(step_fn)
         if len(functions) == 1:
             return functions[0].graph
     return step_fn.get_concrete_function(*args, **kwargs).graph
-
-
-def ask_for_graph(
-    graph: Callable[[], tf.Graph | None] | None, missing: list[str]
-) -> tf.Graph | None:
-    """Returns the step's graph, or None if there is none or asking for it fails.
-
-    Args:
-        graph: Gives the graph; None where none is known.
-        missing: Gets a line if it fails.
-    """
-    try:
-        return None if graph is None else graph()
-    except Exception as error:  # noqa: BLE001 - whatever it is, the recording goes on without
-        missing.append(f"graph: {first_line(error, named=True)}")
-        return None
 
 
 def write_graphs(
@@ -105,8 +86,8 @@ def write_graphs(
     """Writes the step's graph, and the trace of its function, to the default writer.
 
     Args:
-        step_graph: Graph of the step's concrete function; None where none is known.
-        run_metadata: RunMetadata proto collected in the window; None if nothing was to be.
+        step_graph: Graph of the step's concrete function; None where it is not known.
+        run_metadata: RunMetadata proto collected in the window; None if nothing was collected.
         tag: Tag of the trace.
         step: Step of the trace.
         missing: Gets a line if there is no graph at all.
@@ -122,23 +103,23 @@ def write_graphs(
             summaries.write_graph_trace(tag, traced, step=step)
         elif step_graph is None:
             missing.append(NO_GRAPH)
-    except Exception as error:  # noqa: BLE001 - one too large for a proto, for example
+    except Exception as error:  # noqa: BLE001 - for example a graph too large for a proto
         missing.append(f"graph: it could not be written ({first_line(error, named=True)})")
 
 
 def choose_function_graphs(collected: Sequence[Any], step_graph: tf.Graph | None) -> list[Any]:
-    """Returns the collected FunctionGraphs that are the step's: TensorBoard draws all in one.
+    """Returns those of the collected FunctionGraphs that show the step.
 
-    TensorFlow wraps each eager operation in a function of its own, and variables made in the first
-    step bring their initializers; among these the step could not be found.
+    TensorBoard draws all of them in one picture, in which the step would be lost: TensorFlow wraps
+    every eager operation in a function, and variables made in the first step add initializers.
 
     Args:
         collected: The function graphs of a RunMetadata.
-        step_graph: Graph of the step's concrete function; only the collected graph with most of
-            its nodes is returned, if they are most of the step, which they are not where the step
-            is called by another function. None for all graphs of more than one operation.
+        step_graph: Graph of the step's concrete function. The collected graph that shares most
+            nodes with it is returned, if these are more than half of the step: they are fewer
+            where another function calls the step. None for all graphs of several operations.
     """
-    functions = [function for function in collected if not _is_single_operation(function)]
+    functions = [function for function in collected if _has_several_operations(function)]
     if step_graph is None or not functions:
         return functions
     names = {operation.name for operation in step_graph.get_operations()}
@@ -150,7 +131,5 @@ def choose_function_graphs(collected: Sequence[Any], step_graph: tf.Graph | None
     return [best] if shared(best) > len(names) / 2 else []
 
 
-def _is_single_operation(function: Any) -> bool:
-    nodes = [node for node in function.pre_optimization_graph.node if node.op not in _ENDS]
-    # Where oneDNN has a kernel of its own, the node that it replaced is listed too.
-    return len({node.op.removeprefix("_Mkl") for node in nodes}) <= 1
+def _has_several_operations(function: Any) -> bool:
+    return len(tensorflow_private.operation_types(function.pre_optimization_graph.node)) > 1

@@ -1,4 +1,4 @@
-"""The profile of one step: TensorFlow's profiler, started and stopped without noise or remains."""
+"""The profile of one step: TensorFlow's profiler, started and stopped, leaving nothing behind."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from tb_firstloss.capture.window import native_log, tensorflow_private
+from tb_firstloss.capture.window import tensorflow_private
 from tb_firstloss.errors import first_line
-
-logger = logging.getLogger(__name__)
 
 BUSY = "profile: another profiler is running, and was left alone"
 NO_DEVICE_PLANE = (
-    "the profile has no events of the GPU. Usually its performance counters are for root only "
+    "the profile has no events of the GPU. Usually only root may read its performance counters "
     "(CUPTI_ERROR_INSUFFICIENT_PRIVILEGES): load the driver with "
     "NVreg_RestrictProfilingToAdminUsers=0, or give the process CAP_SYS_ADMIN (docker run "
     "--cap-add=SYS_ADMIN)"
@@ -25,12 +23,12 @@ NO_DEVICE_PLANE = (
 
 @contextlib.contextmanager
 def profiling(run_dir: str, options: Any, missing: list[str]) -> Iterator[None]:
-    """Profiles what is inside; when it raises, the profiler is stopped and nothing is written.
+    """Profiles what is inside; if it raises, the profiler stops and writes nothing.
 
     Args:
         run_dir: Run directory; the profile goes to ``plugins/profile`` below it.
         options: ``tf.profiler.experimental.ProfilerOptions``, or True for the defaults.
-        missing: Gets a line if there is no profile, with the reason.
+        missing: Gets a line with the reason if there is no profile.
     """
     reason = _start(run_dir, None if options is True else options)
     if reason is not None:
@@ -48,28 +46,27 @@ def profiling(run_dir: str, options: Any, missing: list[str]) -> Iterator[None]:
 
 
 def _start(run_dir: str, options: Any) -> str | None:
-    """Starts the profiler and returns None, or returns why it did not start."""
+    """Starts the profiler; returns why it did not start, or None."""
     if tensorflow_private.running_profiler() is not None:
         return BUSY
     try:
-        with native_log.leave_out(native_log.PROFILER), _without_warning():
+        with _without_warning():
             tf.profiler.experimental.start(run_dir, options)
     except tf.errors.AlreadyExistsError:
         if tensorflow_private.running_profiler() is not None:
-            # Refused by a session outside Python's API, TensorFlow 2.16 to 2.21 forget to let go
-            # of their own, which never started; the next start would be refused for ever.
+            # A session outside Python's API is in the way. TensorFlow 2.16 to 2.21 do not let go
+            # of their own session, which never started, and would refuse every later start.
             tf.profiler.experimental.stop(save=False)
         return BUSY
-    except Exception as error:  # noqa: BLE001 - of unusable options too: the step has to run
+    except Exception as error:  # noqa: BLE001 - whatever it is, the step has to run
         return f"profile: the profiler did not start ({first_line(error)})"
     return None
 
 
 def _stop(*, save: bool) -> str | None:
-    """Stops the profiler and returns None, or returns why there is no profile."""
+    """Stops the profiler; returns why there is no profile, or None."""
     try:
-        with native_log.leave_out(native_log.PROFILER):
-            tf.profiler.experimental.stop(save=save)
+        tf.profiler.experimental.stop(save=save)
     except tf.errors.UnavailableError:
         return "profile: the step stopped the profiler"
     except Exception as error:  # noqa: BLE001 - training goes on without a profile
@@ -79,7 +76,7 @@ def _stop(*, save: bool) -> str | None:
 
 @contextlib.contextmanager
 def _without_warning() -> Iterator[None]:
-    """Leaves out the warning with which TensorFlow accompanies the error that is caught here."""
+    """Leaves out the warning that TensorFlow logs along with the error that is caught here."""
 
     def is_other(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith("Another profiler session is running")
@@ -93,13 +90,13 @@ def _without_warning() -> Iterator[None]:
 
 
 def measure_profile(run_dir: str) -> int | None:
-    """Returns the bytes of the profile in a run directory, or None without one."""
-    sizes = [tf.io.gfile.stat(path).length for path in profile_files(run_dir)]
+    """Returns the size of a run directory's profile in bytes; None without one."""
+    sizes = [tf.io.gfile.stat(path).length for path in _profile_files(run_dir)]
     return sum(sizes) if sizes else None
 
 
-def profile_files(run_dir: str) -> list[str]:
-    """Returns the profile's files, one a host."""
+def _profile_files(run_dir: str) -> list[str]:
+    """Returns the profile's files, one per host."""
     directory = f"{run_dir}/plugins/profile"
     if not tf.io.gfile.exists(directory):
         return []
@@ -114,8 +111,8 @@ def profile_files(run_dir: str) -> list[str]:
 
 
 def lacks_device_plane(run_dir: str, devices: Sequence[tf.config.LogicalDevice]) -> bool:
-    """Tells whether a GPU is among the devices, and no GPU in the profile of a run directory."""
-    files = profile_files(run_dir)
+    """Returns whether a run directory's profile lacks the GPU that is among the devices."""
+    files = _profile_files(run_dir)
     if not files or not any(device.device_type == "GPU" for device in devices):
         return False
     names = [name for path in files for name in plane_names(_read(path))]
@@ -125,24 +122,24 @@ def lacks_device_plane(run_dir: str, devices: Sequence[tf.config.LogicalDevice])
 def plane_names(xspace: bytes) -> list[str]:
     """Returns the names of a serialized XSpace's planes, in order.
 
-    Only these are looked at, so a profile of hundreds of megabytes costs no more than its planes.
+    It skips everything else, so a profile of hundreds of megabytes is as quick as a small one.
 
     Raises:
-        ValueError: The bytes are no protocol buffer.
+        ValueError: The bytes are not a protocol buffer.
     """
     from tb_firstloss.reading.format import wire
 
     content = memoryview(xspace)
     planes = [
         (start, end)
-        for number, kind, start, end in wire.iter_fields(content, 0, len(content))
-        if (number, kind) == (1, wire.BYTES)  # XSpace.planes
+        for number, wire_type, start, end in wire.iter_fields(content, 0, len(content))
+        if (number, wire_type) == (1, wire.BYTES)  # XSpace.planes
     ]
     return [
         str(content[first:last], "utf-8")
         for start, end in planes
-        for number, kind, first, last in wire.iter_fields(content, start, end)
-        if (number, kind) == (2, wire.BYTES)  # XPlane.name
+        for number, wire_type, first, last in wire.iter_fields(content, start, end)
+        if (number, wire_type) == (2, wire.BYTES)  # XPlane.name
     ]
 
 

@@ -22,11 +22,11 @@ class StepTrace:
 
     Attributes:
         step: Number of the step.
-        seconds: Wall time of the step, until the devices had finished; None before that.
+        seconds: Wall time of the step, until the devices were finished; None before that.
         run_metadata: RunMetadata proto with the graphs of the functions built in the window.
         profile_bytes: Size of the profile on disk; None if none was written.
-        missing: One line for each thing that was asked for and could not be had, with the reason.
-        warning: What is wrong with the profile and what to do about it, or None.
+        missing: One line per requested artifact that could not be produced, and why.
+        warning: What is wrong with the profile, and what to do about it; None if nothing is.
     """
 
     step: int
@@ -42,27 +42,27 @@ def step_window(
     run_dir: str | None,
     *,
     step: int,
-    graph: bool = True,
-    profile: bool | tf.profiler.experimental.ProfilerOptions = True,
+    graph: bool,
+    profile: bool | tf.profiler.experimental.ProfilerOptions,
 ) -> Iterator[StepTrace]:
-    """Opens the window around one step call; leaves TensorFlow's tracing as it was.
+    """Opens the window around one step call, and leaves TensorFlow's tracing as it was.
 
-    What cannot be had is listed in the trace's ``missing``; only what the step raises is raised.
+    It raises nothing but what the step raises; the trace's ``missing`` says what else went wrong.
 
     Args:
-        run_dir: Where the profile is written; None for no profile.
+        run_dir: Run directory, for the profile; None for neither graph nor profile.
         step: Number of the step marker.
-        graph: Whether to collect the graphs of functions that are built in the window.
+        graph: Whether to collect the graphs of the functions built in the window.
         profile: Whether to profile, or the profiler's options.
     """
     trace = StepTrace(step=step)
     collected = None
     with contextlib.ExitStack() as window:
-        if graph:
+        if graph and run_dir is not None:
             collected = window.enter_context(graphs.collecting(trace.missing))
         if profile and run_dir is not None:
             window.enter_context(profiler.profiling(run_dir, profile, trace.missing))
-        # _r marks the root of a step: without it the overview page finds no step at all.
+        # _r marks the root of a step; without it, the overview page finds no step.
         with tf.profiler.experimental.Trace(STEP_NAME, step_num=step, _r=1):
             start = time.perf_counter()
             yield trace
@@ -74,8 +74,8 @@ def step_window(
 
 
 def _await_devices() -> None:
-    # A context that is part of a cluster cannot (TensorFlow 2.16 to 2.21); there the wall time
-    # ends when the step returns.
+    # Impossible where the process belongs to a cluster (TensorFlow 2.16 to 2.21); there, the wall
+    # time ends when the step returns.
     with contextlib.suppress(tf.errors.OpError):
         tf.test.experimental.sync_devices()
 
@@ -86,4 +86,4 @@ def _inspect_profile(run_dir: str, trace: StepTrace) -> None:
         if profiler.lacks_device_plane(run_dir, tf.config.list_logical_devices()):
             trace.warning = profiler.NO_DEVICE_PLANE
     except (tf.errors.OpError, OSError, ValueError) as error:
-        trace.missing.append(f"profile: what was written cannot be read ({error})")
+        trace.missing.append(f"profile: it was written, but cannot be read ({error})")

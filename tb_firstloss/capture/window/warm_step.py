@@ -1,4 +1,4 @@
-"""A later step with a profile of its own, to tell tracing and compilation from steady state."""
+"""A later step that is profiled too: its steady state against step 0's tracing and compilation."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
+from tb_firstloss.capture.options import Options
 from tb_firstloss.capture.window.step_trace import StepTrace, step_window
-from tb_firstloss.capture.writing import recording, run_dirs, summaries
+from tb_firstloss.capture.writing import run_dirs, summaries
 from tb_firstloss.capture.writing.report import write_warm_report
 from tb_firstloss.errors import first_line
 
@@ -23,83 +24,76 @@ class WarmStep:
 
     Args:
         number: Which step to profile; 1 is the one after step 0.
+        options: The recorder's, for tag and profile.
         first_run_dir: Run directory of the recording.
         first: What the window around step 0 gathered.
-        tag: The recorder's tag.
-        profile: Whether to profile, or the profiler's options.
 
     Attributes:
-        over: Whether there is nothing left to count.
-        run_dir: Where the profile is; None until there is one.
+        over: Whether nothing is left to count.
     """
 
     def __init__(
-        self,
-        number: int,
-        *,
-        first_run_dir: str,
-        first: StepTrace,
-        tag: str,
-        profile: bool | tf.profiler.experimental.ProfilerOptions,
+        self, number: int, options: Options, *, first_run_dir: str, first: StepTrace
     ) -> None:
         self.over = False
-        self.run_dir: str | None = None
+        self._run_dir: str | None = None
+        self._options = options
         self._number = number
         self._left = number
         self._first_run_dir = first_run_dir
         self._first = first
-        self._tag = tag
-        self._profile = profile
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def count(self) -> Iterator[StepTrace | None]:
-        """Counts the step inside, and profiles it if it is the one; a step that raises is none.
+        """Counts the step inside, unless it raises, and profiles it if it is the warm step.
 
         Yields:
             What the window gathers; None for a step that is only counted.
         """
         with self._lock:
             self._left -= 1
-            is_it = self._left == 0
+            is_warm = self._left == 0
         try:
-            if is_it:
+            if is_warm:
                 with self._window() as trace:
                     yield trace
             else:
                 yield None
         except BaseException:
             with self._lock:
-                if is_it or self._left > 0:
+                if is_warm or self._left > 0:
                     self._left += 1
             raise
-        self.over = self.over or is_it
+        self.over = self.over or is_warm
 
     @contextlib.contextmanager
     def _window(self) -> Iterator[StepTrace]:
         logdir, _, run = self._first_run_dir.rpartition("/")
         reason = None
         try:
-            self.run_dir = run_dirs.claim_run_dir(logdir, f"{run}-warm")
+            self._run_dir = run_dirs.claim_run_dir(logdir, f"{run}-warm")
         except (OSError, tf.errors.OpError) as error:
             reason = f"profile: {first_line(error)}"
         step = self._first.step + self._number
         try:
-            with step_window(self.run_dir, step=step, graph=False, profile=self._profile) as trace:
+            with step_window(
+                self._run_dir, step=step, graph=False, profile=self._options.profile
+            ) as trace:
                 yield trace
         except BaseException:
-            if self.run_dir is not None:
-                run_dirs.release_run_dir(self.run_dir)
-                self.run_dir = None
+            if self._run_dir is not None:
+                run_dirs.release_run_dir(self._run_dir)
+                self._run_dir = None
             raise
         trace.missing += [] if reason is None else [reason]
 
     def write(self, trace: StepTrace) -> None:
-        """Writes the report of the warm step beside its profile."""
+        """Writes the report of the warm step next to its profile."""
         for line in trace.missing:
             logger.warning("%s: step %d: no %s", self._first_run_dir, trace.step, line)
-        if self.run_dir is None:
+        if self._run_dir is None:
             return
-        with recording.event_file(self.run_dir, f".{uuid.uuid4().hex[:16]}.v2"):
+        with summaries.event_file(self._run_dir, f".{uuid.uuid4().hex[:16]}.v2"):
             text = write_warm_report(trace, self._first)
-            summaries.write_text(f"{self._tag}/report", text, step=trace.step)
+            summaries.write_text(f"{self._options.tag}/report", text, step=trace.step)

@@ -1,7 +1,7 @@
-"""From written to durable: flushed, synced, read back, and never anything behind a torn record.
+"""The event file of one recording: written, settled, then finished or discarded.
 
-tf.summary's flush and close neither call fsync nor report a write that failed: on a full disk an
-event is dropped without a word. So what counts here is what our own reader finds on disk.
+tf.summary's flush and close do not call fsync, and do not report a failed write: on a full disk
+they drop events without a word. So what counts is what this package's own reader finds on disk.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from tb_firstloss import contract, errors
+from tb_firstloss.capture.writing import summaries
 from tb_firstloss.capture.writing.run_dirs import sync
 from tb_firstloss.first_batch import FirstBatch
 from tb_firstloss.paths import is_url
@@ -24,108 +25,122 @@ from tb_firstloss.reading.logdir import verify
 from tb_firstloss.reading.recordings import read_first_loss
 
 
-def find_written(run_dir: str, recording_id: str) -> str:
-    """Returns the path of the event file that tf.summary has opened for a recording.
+class RecordingFile:
+    """The event file of a first batch, while it is written.
 
-    Raises:
-        OSError: It is not there.
-    """
-    found = _written(run_dir, recording_id)
-    if len(found) != 1:
-        raise FileNotFoundError("the event file is gone; was the directory removed?")
-    return found[0]
+    ::
 
-
-def _written(run_dir: str, recording_id: str) -> list[str]:
-    # tf.summary puts time, host and process id in front, and does not tell the name.
-    name = f"*{recording_id[:16]}{contract.FILE_SUFFIX}"
-    if not is_url(run_dir):  # gfile's glob would start a pool of threads for it
-        return [str(path) for path in Path(run_dir).glob(name)]
-    return [str(path) for path in tf.io.gfile.glob(f"{glob.escape(run_dir)}/{name}")]
-
-
-def settle(path: str, first: FirstBatch) -> int:
-    """Makes the values in a local event file durable and checks them; returns its size in bytes.
-
-    Raises:
-        OSError: They cannot be made durable.
-        NotDurableError: What is on disk is not what was captured.
-    """
-    sync(path)
-    sync(os.path.dirname(path))  # noqa: PTH120 - event files are plain strings here
-    _check(path, first, shown=path)
-    return Path(path).stat().st_size
-
-
-def settle_remote(path: str, first: FirstBatch) -> None:
-    """Checks a closed remote event file through tf.io.gfile, by a copy of it.
-
-    Raises:
-        OpError: It cannot be read.
-        NotDurableError: What is stored is not what was captured.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        copy = f"{folder}/events.out.tfevents.copy{contract.FILE_SUFFIX}"
-        tf.io.gfile.copy(path, copy)
-        _check(copy, first, shown=path)
-
-
-def _check(path: str, first: FirstBatch, *, shown: str) -> None:
-    try:
-        found = f"its digest is {read_first_loss(path).digest[:12]}…"
-        if found == f"its digest is {first.digest[:12]}…":
-            return
-    except errors.ReadError as error:
-        found = str(error).removeprefix(f"{path}: ")
-    message = f"what is on disk is not what was captured: {found}"
-    raise errors.NotDurableError(message, path=shown)
-
-
-def not_durable(run_dir: str, error: Exception) -> errors.NotDurableError:
-    """Returns the error that says why a recording is not on disk, and where its value is."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # The last line of TensorFlow's errors says what was done, the first one with which operation.
-    reason = lines[-1].partition(" [Op:")[0] if lines else type(error).__name__
-    return errors.NotDurableError(
-        f"{run_dir}: {reason}{_free_space(run_dir)}; the first loss is kept in memory only "
-        "(.first_batch)",
-        path=run_dir,
-    )
-
-
-@contextlib.contextmanager
-def optional(missing: list[str]) -> Iterator[None]:
-    """Lets what follows the values fail on its own, with a line in ``missing``."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - the values are safe; nothing else may lose them
-        missing.append(f"graph or report: {errors.first_line(error, named=True)}")
-
-
-def finish(path: str, size: int) -> bool:
-    """Makes the closed event file durable; tells whether what followed the values is intact too.
-
-    If not, the file is cut back to the values, so that no torn record stays behind them.
+        with file.open() as writer:
+            ...               # write the values, and flush them
+            file.settle()     # from here on they survive whatever happens
+            ...               # write the rest
+        file.finish()
 
     Args:
-        path: Local event file.
-        size: Bytes that `settle` has found durable.
+        first: The first batch.
+        run_dir: Claimed run directory, local or remote.
+        recording_id: Unique, so that the file is found among those of other recordings.
     """
-    with contextlib.suppress(OSError):
-        sync(path)
-    if Path(path).stat().st_size > size and not verify(path):
-        return True
-    os.truncate(path, size)
-    with contextlib.suppress(OSError):
-        sync(path)
-    return False
 
+    def __init__(self, first: FirstBatch, run_dir: str, recording_id: str) -> None:
+        self._first = first
+        self._run_dir = run_dir
+        self._suffix = f".{recording_id[:16]}{contract.FILE_SUFFIX}"
+        self._is_remote = is_url(run_dir)
+        self._path = ""
+        self._settled_bytes = 0
 
-def remove(run_dir: str, recording_id: str) -> None:
-    """Removes an event file that holds no complete recording."""
-    with contextlib.suppress(OSError, tf.errors.OpError):
-        for path in _written(run_dir, recording_id):
-            tf.io.gfile.remove(path)
+    @contextlib.contextmanager
+    def open(self) -> Iterator[tf.summary.SummaryWriter]:
+        """Opens the file as the default writer; discards it if the values do not get settled.
+
+        Raises:
+            NotDurableError: What is on disk is not the first batch.
+        """
+        try:
+            with summaries.event_file(self._run_dir, self._suffix) as writer:
+                yield writer
+            if self._is_remote:
+                self._check_copy()
+        except Exception as error:
+            if not self._settled_bytes:
+                self.discard()
+                raise self._not_durable(error) from error
+
+    def settle(self) -> None:
+        """Makes the flushed values durable, and compares what is on disk with the first batch.
+
+        A remote store shows a file only once it is closed; `open` checks it then.
+
+        Raises:
+            OSError: They cannot be made durable.
+            NotDurableError: What is on disk is not the first batch.
+        """
+        found = self._written()
+        if len(found) != 1:
+            raise FileNotFoundError("the event file is gone; was the directory removed?")
+        self._path = found[0]
+        if not self._is_remote:
+            sync(self._path)
+            sync(self._run_dir)
+            self._check(self._path)
+            self._settled_bytes = Path(self._path).stat().st_size
+
+    def finish(self) -> bool:
+        """Makes the closed file durable; returns whether what follows the values is intact.
+
+        If it is not, the file is cut back to the values, so that no torn record stays behind them.
+        """
+        if self._is_remote:
+            return True
+        with contextlib.suppress(OSError):
+            sync(self._path)
+        if Path(self._path).stat().st_size > self._settled_bytes and not verify(self._path):
+            return True
+        os.truncate(self._path, self._settled_bytes)
+        with contextlib.suppress(OSError):
+            sync(self._path)
+        return False
+
+    def discard(self) -> None:
+        """Removes the file: it holds no complete recording."""
+        with contextlib.suppress(OSError, tf.errors.OpError):
+            for path in self._written():
+                tf.io.gfile.remove(path)
+
+    def _written(self) -> list[str]:
+        # tf.summary puts time, host and process id in front, and does not say what it chose.
+        if not self._is_remote:  # gfile's glob would start a pool of threads for it
+            return [str(path) for path in Path(self._run_dir).glob(f"*{self._suffix}")]
+        pattern = f"{glob.escape(self._run_dir)}/*{self._suffix}"
+        return [str(path) for path in tf.io.gfile.glob(pattern)]
+
+    def _check_copy(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            copy = f"{folder}/events.out.tfevents.copy{contract.FILE_SUFFIX}"
+            tf.io.gfile.copy(self._path, copy)
+            self._check(copy)
+
+    def _check(self, path: str) -> None:
+        try:
+            digest = read_first_loss(path).digest
+            if digest == self._first.digest:
+                return
+            found = f"its digest is {digest[:12]}…"
+        except errors.ReadError as error:
+            found = str(error).removeprefix(f"{path}: ")
+        message = f"what is on disk is not what was captured: {found}"
+        raise errors.NotDurableError(message, path=self._path)
+
+    def _not_durable(self, error: Exception) -> errors.NotDurableError:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        # TensorFlow's errors begin with the operation that failed and end with the cause.
+        reason = lines[-1].partition(" [Op:")[0] if lines else type(error).__name__
+        return errors.NotDurableError(
+            f"{self._run_dir}: {reason}{_free_space(self._run_dir)}; the first loss is kept in "
+            "memory only (.first_batch)",
+            path=self._run_dir,
+        )
 
 
 def _free_space(run_dir: str) -> str:

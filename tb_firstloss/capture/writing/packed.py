@@ -1,4 +1,4 @@
-"""A first batch as bytes, for a checkpoint to hold."""
+"""A first batch as bytes: for checkpoints, and from worker to worker."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _MANIFEST = "manifest"
 
 
 def to_bytes(first: FirstBatch | None) -> bytes:
-    """Packs a first batch, or nothing, into bytes that hold every bit of it.
+    """Packs a first batch, or None, into bytes without losing a bit.
 
-    They are a NumPy .npz archive of the arrays that the on-disk contract names, with its manifest.
+    They are a NumPy .npz archive of the arrays that the on-disk contract names, and its manifest.
     """
     if first is None:
         return b""
@@ -36,7 +36,7 @@ def from_bytes(packed: bytes) -> FirstBatch | None:
 
     Raises:
         IncompleteRecordingError: An array is missing or altered.
-        ValueError: These are no such bytes.
+        ValueError: `to_bytes` has not packed these bytes.
     """
     if not packed:
         return None

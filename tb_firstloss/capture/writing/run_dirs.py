@@ -1,4 +1,4 @@
-"""Run directories: one for each recording, which no other writer has."""
+"""Run directories: one per recording, shared with no other writer."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tb_firstloss.paths import is_url
 
 
 def claim_run_dir(logdir: str, tag: str) -> str:
-    """Creates ``<logdir>/<tag>``, or ``<tag>-2``, ``<tag>-3``, … if that exists already.
+    """Creates ``<logdir>/<tag>``, or ``<tag>-2``, ``<tag>-3``, … if that exists, and returns it.
 
-    Making a directory is atomic on a local file system, so of two processes only one can have it;
-    its entry is made durable at once. A remote store has no such operation; there the first free
-    name is taken.
+    On a local file system mkdir is atomic, so two processes never claim the same directory; its
+    entry is durable at once. Remote stores have no such operation: there the first free name is
+    taken.
     """
     candidates = (
         f"{logdir}/{tag}" if number == 1 else f"{logdir}/{tag}-{number}"
@@ -36,7 +36,7 @@ def claim_run_dir(logdir: str, tag: str) -> str:
 
 
 def release_run_dir(run_dir: str) -> None:
-    """Removes a claimed run directory again if nothing was written to it."""
+    """Removes a claimed run directory if nothing was written to it."""
     with contextlib.suppress(OSError, tf.errors.OpError):
         if not is_url(run_dir):
             Path(run_dir).rmdir()

@@ -1,12 +1,14 @@
-"""What TensorBoard's own dashboards show: scalars, histograms and texts.
+"""Event files and the summaries in them, for TensorBoard's dashboards and for readers.
 
-They are what tf.summary.scalar, histogram and text would write, written by tf.summary.write alone:
-the first call of one of those imports a hundred modules of TensorBoard, and that of histogram sets
-up dozens of operations, all of it while training waits.
+Scalars, histograms and texts are what tf.summary.scalar, histogram and text would write, but
+tf.summary.write alone writes them: the first call of one of the others imports a hundred modules of
+TensorBoard, and a histogram runs dozens of operations, all while training waits.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,9 +21,30 @@ from tb_firstloss.arrays import Array, count_in_buckets
 _DATA_CLASS_TENSOR = 2
 
 
+@contextlib.contextmanager
+def event_file(run_dir: str, suffix: str) -> Iterator[tf.summary.SummaryWriter]:
+    """Opens a new event file as the default writer, and closes it.
+
+    Args:
+        run_dir: Claimed run directory.
+        suffix: End of the file's name. Make it unique: host name, process id and second can be the
+            same for two files, as in containers.
+    """
+    # The user's scopes, devices and record_if must not reach these summaries.
+    with tf.init_scope(), tf.name_scope(""), tf.device("CPU:0"):
+        writer = tf.summary.create_file_writer(run_dir, filename_suffix=suffix)
+        with writer.as_default(), tf.summary.record_if(True):
+            try:
+                yield writer
+            finally:
+                # Closed before as_default ends: that flushes an open writer first and, if the
+                # flush fails on a full disk, leaves this writer as the user's default for good.
+                writer.close()
+
+
 def write_scalar(tag: str, value: float | Array, *, step: int, description: str) -> None:
     """Writes a float32 scalar for the Scalars dashboard."""
-    # An array, not a Python float: of those TensorFlow caches the tensors, and 0.0 == -0.0.
+    # An array, since TensorFlow caches the tensors of Python floats, and 0.0 == -0.0.
     number = tf.constant(np.asarray(value, np.float32))
     tf.summary.write(tag, number, step=step, metadata=_metadata("scalars", description))
 

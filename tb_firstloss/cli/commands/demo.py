@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from tb_firstloss.cli.arguments import add_quiet
+from tb_firstloss.cli.native_log import quiet_import
 from tb_firstloss.cli.progress import track
 
 
@@ -43,9 +44,7 @@ def run(options: argparse.Namespace) -> int:
 
     if not options.quiet:
         print("Loading TensorFlow …", file=sys.stderr)
-    from tb_firstloss.capture.window import native_log
-
-    with native_log.leave_out(native_log.IMPORT):
+    with quiet_import():
         from tb_firstloss import demo
 
         demo.start_devices()

@@ -1,4 +1,4 @@
-"""model.fit on several replicas: every example once, and training bit for bit as without."""
+"""model.fit on several replicas: every example once, and training unchanged bit for bit."""
 
 import importlib
 
@@ -19,7 +19,7 @@ def make_model(library, devices=("CPU:0", "CPU:1"), **compile_options):
     k = importlib.import_module(library)
     k.backend.clear_session()
     k.utils.set_random_seed(3)
-    # Collectives of several strategies in one process get in each other's way.
+    # Collectives of several strategies interfere with each other in one process.
     reduction = tf.distribute.ReductionToOneDevice()
     strategy = tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction)
     with strategy.scope():
@@ -41,7 +41,7 @@ def state(model):
 
 
 def expected_losses(weights, batch_size):
-    """Loss per example before weights, and the whole loss, by the formula."""
+    """Returns the unweighted loss per example and the first kernel, by the formula."""
     kernel, bias, kernel_2, bias_2 = (w.astype(np.float64) for w in weights)
     rows = slice(0, batch_size)
     predicted = np.tanh(X[rows] @ kernel + bias) @ kernel_2 + bias_2
@@ -95,7 +95,7 @@ def test_training_is_the_same_and_every_example_is_there(library, options, tmp_p
 
 
 def test_replicas_with_unequal_shares_keep_the_order(tmp_path):
-    """In tf_keras: Keras 3 averages the first batch over the replicas, which have to be equal."""
+    """In tf_keras: Keras 3 averages the first batch over replicas, whose shares must be equal."""
     model = make_model("tf_keras")
     initial = model.get_weights()
     fit(model, [FirstLossCallback(tmp_path, on_error="raise")], batch_size=7)
@@ -106,7 +106,7 @@ def test_replicas_with_unequal_shares_keep_the_order(tmp_path):
 
 @pytest.mark.parametrize("library", ["keras", "tf_keras"])
 def test_one_replica_is_captured_as_well(library, tmp_path):
-    """As on a machine with one GPU; the last batch is smaller, so the step is traced again."""
+    """As on a machine with one GPU. The last batch is smaller, so the step is traced again."""
     plain = make_model(library, ["CPU:0"])
     fit(plain, [])
     model = make_model(library, ["CPU:0"])

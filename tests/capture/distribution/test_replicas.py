@@ -16,7 +16,7 @@ def mirrored():
 
 
 def train(strategy, logdir, replica_step, batch_size=4, returns=lambda values: values, **select):
-    """A custom loop under a strategy, wrapped; returns its final weight and what was recorded."""
+    """Runs a wrapped loop under a strategy; returns its final weight and what was recorded."""
     with strategy.scope():
         weight = tf.Variable(1.0, aggregation=tf.VariableAggregation.MEAN)
 
@@ -39,7 +39,7 @@ def train(strategy, logdir, replica_step, batch_size=4, returns=lambda values: v
 
 
 @pytest.mark.parametrize("batch_size", [4, 5, 1], ids=["even", "uneven", "one-empty"])
-def test_examples_come_in_replica_order_and_training_is_unchanged(tmp_path, mirrored, batch_size):
+def test_examples_are_in_replica_order_and_training_is_unchanged(tmp_path, mirrored, batch_size):
     plain, _ = train(mirrored, None, lambda values: values, batch_size)
     weight, first = train(mirrored, tmp_path, lambda values: values, batch_size)
     assert weight.tobytes() == plain.tobytes()
@@ -47,10 +47,10 @@ def test_examples_come_in_replica_order_and_training_is_unchanged(tmp_path, mirr
     half = -(-batch_size // 2)
     assert first.metadata["replica_counts"] == [half, batch_size - half]
     assert first.metadata["replicas"] == 2
-    assert "strategy" not in first.metadata  # it was neither given nor in scope
+    assert "strategy" not in first.metadata  # neither given nor in scope
 
 
-def test_in_its_scope_the_strategy_is_named(tmp_path, mirrored):
+def test_the_strategy_in_scope_is_named(tmp_path, mirrored):
     with mirrored.scope():
         _, first = train(mirrored, tmp_path, lambda values: values)
     assert first.metadata["strategy"] == "MirroredStrategy"
@@ -70,7 +70,7 @@ def test_scalars_of_the_replicas_are_summed_as_training_reduces_them(tmp_path, m
     assert first.loss == ROWS[:4].sum() / 4
 
 
-def test_total_can_say_otherwise(tmp_path, mirrored):
+def test_total_can_reduce_otherwise(tmp_path, mirrored):
     _, first = train(
         mirrored,
         tmp_path,
@@ -110,7 +110,7 @@ def test_ragged_losses_are_joined(tmp_path, mirrored):
     [[(2,), (2, 3)], [(2, 3, 4), (2, 3, 5)], [(), (2,)]],
     ids=["rank", "third-dimension", "scalar-and-vector"],
 )
-def test_what_does_not_fit_is_an_error_that_gives_the_shapes(tmp_path, mirrored, shapes):
+def test_values_that_do_not_fit_together_are_an_error_with_their_shapes(tmp_path, mirrored, shapes):
     value = per_replica(mirrored, *map(tf.ones, shapes))
     with pytest.raises(LossNotFoundError) as caught:
         FirstLoss(tmp_path, **QUIET).record(value)
@@ -125,7 +125,7 @@ def test_different_dtypes_are_an_error(mirrored):
 
 @pytest.mark.parametrize("ragged_rank", [1, 2])
 def test_row_splits_are_joined_at_every_level(ragged_rank):
-    """Against tf.concat, which knows nothing of this code."""
+    """Compared with tf.concat."""
     rows = [[[1.0], []], [], [[2.0, 3.0]]]
     parts = [
         tf.ragged.constant(rows[:2], ragged_rank=2),

@@ -1,4 +1,4 @@
-"""MultiWorkerMirroredStrategy with two real processes, one run of both for all cases."""
+"""MultiWorkerMirroredStrategy with two real processes; one run of both serves all cases."""
 
 import contextlib
 import json
@@ -34,7 +34,7 @@ def free_ports(count):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Logdir, and by case what worker 0 and worker 1 said."""
+    """Logdir, and by case what worker 0 and worker 1 reported."""
     folder = tmp_path_factory.mktemp("workers")
     hosts = [f"127.0.0.1:{port}" for port in free_ports(2)]
     processes = []
@@ -110,7 +110,7 @@ def test_different_trailing_shapes_become_one_ragged_tensor(trained):
     [("scalar", ROWS[:4].sum() / 4), ("reduced", ROWS[:4].sum()), ("fit", ROWS[:4].mean())],
 )
 def test_a_scalar_is_combined_once(trained, case, loss):
-    """Summed if each worker has its share, taken as it is if training has reduced it."""
+    """Summed if each worker has a share; taken as it is if training has reduced it."""
     assert read_first_loss(trained[0] / case).loss == loss
 
 
@@ -124,7 +124,7 @@ def test_a_scalar_is_combined_once(trained, case, loss):
         ("fit-declines", "worker 0 records, worker 1 does not record"),
     ],
 )
-def test_what_does_not_fit_is_said_and_training_goes_on(trained, case, message):
+def test_a_disagreement_is_one_warning_on_each_worker_and_training_goes_on(trained, case, message):
     logdir, said = trained
     chief, other = said[case]
     assert len(chief["warnings"]) == 1
@@ -134,12 +134,12 @@ def test_what_does_not_fit_is_said_and_training_goes_on(trained, case, message):
 
 
 @pytest.mark.slow
-def test_training_ends_in_the_same_weights_on_both(trained):
+def test_training_ends_with_the_same_weights_on_both(trained):
     for case, workers in trained[1].items():
         if case.startswith("fit"):
             assert workers[0]["weight"] == workers[1]["weight"] == pytest.approx(FITTED), case
             continue
-        steps = 5 if case == "off" else 3  # unsharded, each worker takes two of ten rows a step
+        steps = 5 if case == "off" else 3  # unsharded, each worker takes two of ten rows per step
         assert [worker["weight"] for worker in workers] == [1 + 0.5 * steps] * 2, case
 
 
@@ -154,7 +154,7 @@ def test_training_ends_in_the_same_weights_on_both(trained):
     ],
     ids=["two-workers", "chief-and-worker", "one-worker", "parameter-servers", "none"],
 )
-def test_a_worker_without_a_strategy_does_not_take_itself_for_the_only_one(
+def test_a_worker_without_a_strategy_does_not_mistake_itself_for_the_only_one(
     monkeypatch, cluster, several
 ):
     import tensorflow as tf

@@ -49,7 +49,7 @@ def test_fit_gives_the_graph_of_one_step_and_the_layers(tmp_path, library, trace
     model.fit(batches(), verbose=0, callbacks=[FirstLossCallback(tmp_path, on_error="raise")])
     run_graph, trace_graphs = written_graphs(tmp_path)
     assert {"MatMul", "BiasAdd", "BiasAddGrad"} <= operations(run_graph)
-    # Of Keras 3, TensorFlow collects a function around the step, in which there is nothing to see.
+    # With Keras 3, TensorFlow collects a function around the step, which shows nothing of it.
     assert ["BiasAddGrad" in operations(graph) for graph in trace_graphs] == traced
     (text,) = described_layers(tmp_path)
     drawn = keras_util.keras_model_to_graph_def(json.loads(text))
@@ -81,7 +81,7 @@ def test_without_graph_there_are_no_layers_either(tmp_path):
 
 @pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
 @pytest.mark.parametrize("ours_first", [True, False])
-def test_beside_the_tensorboard_callback_both_work_and_the_profile_is_its(
+def test_with_the_tensorboard_callback_both_work_and_it_has_the_profile(
     tmp_path, library, ours_first, caplog
 ):
     theirs = library.callbacks.TensorBoard(tmp_path / "theirs", profile_batch=1)
@@ -117,7 +117,7 @@ def test_fit_profiles_the_warm_step_and_then_steps_aside(tmp_path, library):
     assert_nothing_is_left()
 
 
-def test_a_fit_that_ends_before_the_warm_step_says_so_and_leaves_the_model(tmp_path, ours):
+def test_a_fit_that_ends_before_the_warm_step_says_so_and_gives_the_model_back(tmp_path, ours):
     model = make_model(keras)
     first = FirstLossCallback(tmp_path, on_error="raise", warm_step=20)
     model.fit(batches(), verbose=0, callbacks=[first])

@@ -1,4 +1,4 @@
-"""Values taken out of a step that XLA compiles, without changing what it computes."""
+"""Values taken out of a step that XLA compiles, whose results keep their bits."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def with_assertions(target, predicted):
 
 
 def with_loop(target, predicted):
-    """A shape that is known when XLA compiles, and not when the step is traced."""
+    """A shape that XLA knows when it compiles, and the trace does not."""
     count = tf.shape(predicted)[0]
     _, scaled = tf.while_loop(
         lambda i, _: i < 3,
@@ -46,7 +46,7 @@ LOSSES = pytest.mark.parametrize(
 
 
 def compiled(loss, take):
-    """Returns the bytes of five batches' mean losses and gradients, and what is taken beside."""
+    """Returns the bytes of five batches' mean losses and gradients, and the values taken."""
     batch = tf.TensorSpec([None, 128])
 
     @tf.function(jit_compile=True, input_signature=[batch, batch])
@@ -79,7 +79,7 @@ def test_returning_the_values_themselves_would_change_the_total():
 
 
 def test_the_copy_is_simplified_with_the_last_layer_as_the_step_is():
-    """XLA makes x of log(exp(x)), which is infinite where exp(x) is 0 and is looked at alone."""
+    """XLA turns log(exp(x)) into x; computed separately, it is infinite where exp(x) is 0."""
 
     def loss(target, predicted):
         probabilities = tf.exp(400 * predicted)

@@ -1,7 +1,7 @@
-"""The step-0 window: what it writes, and that TensorFlow is afterwards as it was before."""
+"""The step-0 window: what it writes, and that it leaves TensorFlow as it was."""
 
 import logging
-import os
+import re
 import subprocess
 import sys
 import threading
@@ -15,7 +15,7 @@ from tensorflow.python.profiler import profiler_v2
 from tensorflow.python.profiler.internal import _pywrap_profiler
 
 from tb_firstloss import FirstLoss, iter_events, iter_tensors, read_first_loss
-from tb_firstloss.capture.window import graphs, native_log, profiler
+from tb_firstloss.capture.window import graphs, profiler
 from tests.helpers.profiles import events, marked_steps, read_xspace, write_xspace
 from tests.helpers.training import Linear, batches
 
@@ -27,7 +27,7 @@ def train(step, epochs=1):
 
 
 def assert_nothing_is_left():
-    """No trace, no collection of graphs however many functions follow, no profiler."""
+    """No trace, no profiler, and no graphs collected, however many functions follow."""
     assert summary_ops_v2._current_trace_context is None
     assert profiler_v2._profiler is None
     for number in range(20):
@@ -40,7 +40,7 @@ def assert_nothing_is_left():
 
 
 def written_graphs(run_dir):
-    """The GraphDef of the run, and those of the trace under the recorder's tag."""
+    """Returns the run's GraphDef, and those of the trace under the recorder's tag."""
     run_graph = None
     for _, event in iter_events(run_dir):
         if event.graph_def:
@@ -97,7 +97,7 @@ def test_a_function_gives_one_readable_graph(tmp_path, style, traced):
 
 
 def make_step_with_variables():
-    """A tf.function that makes its variables, and their initial values, when first called."""
+    """Returns a tf.function that creates its variables when it is first called."""
     layer = []
 
     @tf.function
@@ -114,7 +114,7 @@ def make_step_with_variables():
     return step
 
 
-def test_initializers_of_variables_made_in_the_step_do_not_hide_it(tmp_path):
+def test_initializers_of_variables_created_in_the_step_do_not_hide_it(tmp_path):
     step = make_step_with_variables()
     train(FirstLoss(tmp_path, on_error="raise").wrap(step))
     _, (graph,) = written_graphs(tmp_path)
@@ -123,7 +123,9 @@ def test_initializers_of_variables_made_in_the_step_do_not_hide_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "make_step", [lambda: Linear("function").step, make_step_with_variables], ids=["plain", "own"]
+    "make_step",
+    [lambda: Linear("function").step, make_step_with_variables],
+    ids=["plain", "variables"],
 )
 def test_asking_for_the_graph_traces_nothing(tmp_path, make_step):
     plain, wrapped = make_step(), make_step()
@@ -147,7 +149,7 @@ def test_a_function_called_before_still_gives_its_graph(tmp_path):
     assert trace_graphs == []
 
 
-def test_an_eager_step_has_no_graph_and_one_line_says_why(tmp_path, ours):
+def test_an_eager_step_has_no_graph_and_one_log_line_says_why(tmp_path, ours):
     train(FirstLoss(tmp_path, on_error="raise").wrap(Linear("eager").step))
     assert written_graphs(tmp_path) == (None, [])
     assert ours() == [f"{tmp_path}/first_batch: no {graphs.NO_GRAPH}"]
@@ -164,7 +166,7 @@ def test_functions_run_eagerly_have_no_graph(tmp_path):
     assert graphs.NO_GRAPH in report(tmp_path)
 
 
-def test_functions_inside_a_plain_step_are_found_by_the_trace(tmp_path):
+def test_the_trace_finds_functions_inside_a_plain_step(tmp_path):
     inner = Linear("function").step
     train(FirstLoss(tmp_path / "new", on_error="raise").wrap(lambda x, y: inner(x, y)))
     run_graph, (graph,) = written_graphs(tmp_path / "new")
@@ -174,7 +176,7 @@ def test_functions_inside_a_plain_step_are_found_by_the_trace(tmp_path):
     assert graphs.NO_GRAPH in report(tmp_path / "old")
 
 
-def test_the_graph_of_a_step_that_cannot_give_it_is_missed_with_the_reason(tmp_path):
+def test_the_report_says_why_a_step_has_no_graph(tmp_path):
     class Step:
         def __call__(self, x):
             return x
@@ -187,7 +189,7 @@ def test_the_graph_of_a_step_that_cannot_give_it_is_missed_with_the_reason(tmp_p
     assert read_first_loss(tmp_path).loss == 1
 
 
-def test_a_loss_recorded_without_a_window_says_what_that_leaves_out(tmp_path):
+def test_the_report_of_a_loss_without_a_window_says_what_is_missing(tmp_path):
     FirstLoss(tmp_path, on_error="raise", warm_step=2).record(1.0)
     assert "graph, profile, warm profile: record() was called without trace()" in report(tmp_path)
 
@@ -246,7 +248,7 @@ def test_a_run_directory_that_vanishes_is_one_warning(tmp_path):
 
 
 @pytest.mark.parametrize("whose", ["python", "native"])
-def test_a_profiler_that_runs_already_is_left_alone(tmp_path, whose, caplog, capfd):
+def test_a_running_profiler_is_left_alone(tmp_path, whose, caplog, capfd):
     mine = tmp_path / "mine"
     if whose == "python":
         tf.profiler.experimental.start(str(mine))
@@ -255,53 +257,53 @@ def test_a_profiler_that_runs_already_is_left_alone(tmp_path, whose, caplog, cap
         session = _pywrap_profiler.ProfilerSession()
         session.start(str(mine), {})
     before = capfd.readouterr()
-    train(FirstLoss(tmp_path / "ours", on_error="raise").wrap(Linear("function").step))
+    train(FirstLoss(tmp_path / "recorded", on_error="raise").wrap(Linear("function").step))
     assert "Another profiler" not in before.err + capfd.readouterr().err
     assert [r.getMessage() for r in caplog.records] == [
-        f"{tmp_path}/ours/first_batch: no {profiler.BUSY}"
+        f"{tmp_path}/recorded/first_batch: no {profiler.BUSY}"
     ]
-    assert profiles(tmp_path / "ours") == []
+    assert profiles(tmp_path / "recorded") == []
     assert profiler_v2._profiler is (session if whose == "python" else None)
-    session.export_to_tb()  # theirs goes on until they stop it, with all that happened
+    session.export_to_tb()  # the user's session has gone on, and has everything
     profiler_v2._profiler = None
     assert len(profiles(mine)) == 1
-    run_graph, _ = written_graphs(tmp_path / "ours")
+    run_graph, _ = written_graphs(tmp_path / "recorded")
     assert run_graph is not None
     del session
     assert_nothing_is_left()
 
 
-def test_the_users_trace_is_left_alone_and_gets_what_it_would_have_got(tmp_path, ours):
+def test_the_users_trace_is_left_alone_and_misses_nothing(tmp_path, ours):
     tf.summary.trace_on(graph=True)
-    train(FirstLoss(tmp_path / "ours", on_error="raise").wrap(Linear("function").step))
+    train(FirstLoss(tmp_path / "recorded", on_error="raise").wrap(Linear("function").step))
     assert ours() == [
-        f"{tmp_path}/ours/first_batch: no graph trace: tf.summary.trace_on is already on, and was "
-        "left alone"
+        f"{tmp_path}/recorded/first_batch: no graph trace: tf.summary.trace_on is already on, and "
+        "was left alone"
     ]
     with tf.summary.create_file_writer(str(tmp_path / "mine")).as_default():
         tf.summary.trace_export("mine", step=0)
     eager_context.context().disable_graph_collection()
-    _, theirs = written_graphs(tmp_path / "mine")
-    assert any("AssignSubVariableOp" in operations(graph) for graph in theirs)
-    run_graph, ours = written_graphs(tmp_path / "ours")
-    assert ("AssignSubVariableOp" in operations(run_graph), ours) == (True, [])
+    _, trace_graphs = written_graphs(tmp_path / "mine")
+    assert any("AssignSubVariableOp" in operations(graph) for graph in trace_graphs)
+    run_graph, trace_graphs = written_graphs(tmp_path / "recorded")
+    assert ("AssignSubVariableOp" in operations(run_graph), trace_graphs) == (True, [])
     assert_nothing_is_left()
 
 
-def test_what_an_earlier_trace_goes_on_collecting_is_not_taken_for_the_step(tmp_path):
+def test_graphs_that_an_earlier_trace_still_collects_are_not_the_steps(tmp_path):
     tf.summary.trace_on(graph=True)
     with tf.summary.create_file_writer(str(tmp_path / "mine")).as_default():
         tf.summary.trace_export("mine", step=0)  # leaves the collection on
     tf.function(lambda x: tf.sin(x) + tf.cos(x))(1.0)
     inner = Linear("function").step
-    train(FirstLoss(tmp_path / "ours", on_error="raise").wrap(lambda x, y: inner(x, y)))
-    _, (graph,) = written_graphs(tmp_path / "ours")
+    train(FirstLoss(tmp_path / "recorded", on_error="raise").wrap(lambda x, y: inner(x, y)))
+    _, (graph,) = written_graphs(tmp_path / "recorded")
     assert "Sin" not in operations(graph)
     assert_nothing_is_left()
 
 
-def test_a_later_trace_of_the_user_works_as_ever(tmp_path, capfd):
-    train(FirstLoss(tmp_path / "ours", on_error="raise").wrap(Linear("function").step))
+def test_a_later_trace_of_the_user_works_as_usual(tmp_path, capfd):
+    train(FirstLoss(tmp_path / "recorded", on_error="raise").wrap(Linear("function").step))
     with tf.summary.create_file_writer(str(tmp_path / "mine")).as_default():
         tf.summary.trace_on(graph=True)
         tf.function(lambda x: tf.sin(x) + 1)(1.0)
@@ -312,7 +314,7 @@ def test_a_later_trace_of_the_user_works_as_ever(tmp_path, capfd):
     assert "Sin" in operations(graph)
 
 
-def test_two_profiles_in_one_second_have_a_directory_each(tmp_path):
+def test_two_profiles_in_one_second_have_separate_directories(tmp_path):
     for _ in range(2):
         FirstLoss(tmp_path, on_error="raise", graph=False).wrap(lambda x: x)(tf.constant(1.0))
     assert [[len(marked_steps(path)) for path in profiles(run)] for run in tmp_path.iterdir()] == [
@@ -321,8 +323,8 @@ def test_two_profiles_in_one_second_have_a_directory_each(tmp_path):
     ]
 
 
-def test_the_profilers_options_reach_it(tmp_path, monkeypatch):
-    # What TensorFlow 2.21 is given is all that can be seen: it does nothing with the options.
+def test_the_options_reach_the_profiler(tmp_path, monkeypatch):
+    # TensorFlow 2.21 ignores the options, so a test can only see that they are passed.
     given, start = [], tf.profiler.experimental.start
 
     def watched_start(logdir, options=None):
@@ -338,7 +340,7 @@ def test_the_profilers_options_reach_it(tmp_path, monkeypatch):
     assert [len(marked_steps(path)) for path in profiles(tmp_path)] == [1, 1]
 
 
-def test_without_graph_and_profile_neither_is_written_nor_missed(tmp_path, ours):
+def test_without_graph_and_profile_neither_is_written_nor_reported_missing(tmp_path, ours):
     first = FirstLoss(tmp_path, on_error="raise", graph=False, profile=False)
     train(first.wrap(Linear("function").step))
     assert written_graphs(tmp_path) == (None, [])
@@ -355,23 +357,8 @@ def test_the_size_of_the_profile_is_logged_and_reported(tmp_path, caplog):
     assert size in report(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("profile", "warm_step", "error", "message"),
-    [
-        ("yes", None, TypeError, "profile: 'yes' is neither"),
-        (1, None, TypeError, "profile: 1 is neither"),
-        (False, 3, ValueError, "warm_step: 3 asks for a profile"),
-        (True, -1, ValueError, "warm_step: -1 is too small"),
-    ],
-    ids=["text", "number", "warm-without-profile", "negative"],
-)
-def test_misuse_of_the_options_raises_at_once(tmp_path, profile, warm_step, error, message):
-    with pytest.raises(error, match=message):
-        FirstLoss(tmp_path, profile=profile, warm_step=warm_step)
-
-
 @pytest.mark.parametrize("way", ["wrap", "trace"])
-def test_the_warm_step_is_profiled_into_a_run_of_its_own(tmp_path, way):
+def test_the_warm_step_is_profiled_into_a_separate_run(tmp_path, way):
     first = FirstLoss(tmp_path, on_error="raise", warm_step=2, step=10)
     model = Linear("function")
     step = first.wrap(model.step)
@@ -412,7 +399,7 @@ def test_after_the_warm_step_a_call_goes_straight_through(tmp_path):
     assert seen == ["_first_call", "_later_call", "step", "step"]
 
 
-def test_a_warm_step_that_raises_leaves_the_next_one_the_warm_step(tmp_path):
+def test_after_a_warm_step_that_raises_the_next_one_is_the_warm_step(tmp_path):
     first = FirstLoss(tmp_path, on_error="raise", graph=False, warm_step=1)
 
     @first.wrap
@@ -450,7 +437,7 @@ def test_steps_of_several_threads_count_together(tmp_path):
     assert [number for _, number, _ in marked_steps(path)] == [40]
 
 
-def test_a_busy_profiler_at_the_warm_step_is_said_and_ends_it(tmp_path, ours):
+def test_a_busy_profiler_at_the_warm_step_is_reported_and_ends_the_wait(tmp_path, ours):
     first = FirstLoss(tmp_path, on_error="raise", graph=False, warm_step=1)
     step = first.wrap(lambda x: x)
     step(tf.constant(1.0))
@@ -470,12 +457,12 @@ def test_planes_are_read_from_a_real_profile(tmp_path):
     assert "/host:CPU" in expected
 
 
-def test_a_gpu_without_a_plane_in_the_profile_is_told_from_one_with(tmp_path):
+def test_a_profile_without_the_plane_of_a_gpu_is_noticed(tmp_path):
     train(FirstLoss(tmp_path, on_error="raise", graph=False).wrap(Linear("function").step))
     run_dir = str(tmp_path / "first_batch")
     cpu, gpu = (
-        tf.config.LogicalDevice(name=f"/device:{kind}:0", device_type=kind)
-        for kind in ("CPU", "GPU")
+        tf.config.LogicalDevice(name=f"/device:{name}:0", device_type=name)
+        for name in ("CPU", "GPU")
     )
     assert profiler.lacks_device_plane(run_dir, [cpu, gpu])
     assert not profiler.lacks_device_plane(run_dir, [cpu])
@@ -487,7 +474,7 @@ def test_a_gpu_without_a_plane_in_the_profile_is_told_from_one_with(tmp_path):
     assert not profiler.lacks_device_plane(run_dir, [cpu, gpu])
 
 
-def test_a_damaged_profile_is_no_protocol_buffer():
+def test_a_damaged_profile_is_not_a_protocol_buffer():
     with pytest.raises(ValueError, match="a varint without end"):
         profiler.plane_names(b"\x0a\xff\xff")
 
@@ -499,15 +486,18 @@ x = tf.ones([4])
 def step(x):
     return x * 2
 step = tf.function(step)
-if sys.argv[1] == "ours":
+if sys.argv[1] == "wrapped":
     step = FirstLoss(sys.argv[2], on_error="raise", warm_step=1).wrap(step)
 for _ in range(3):
     step(x)
 """
 
 
+PROFILER_LINE = re.compile(r"(I\d{4}|\d{4}-\d\d-\d\d) .*(profiler_session|save_profile)\.cc:\d+\] ")
+
+
 @pytest.mark.slow
-def test_the_terminal_shows_nothing_that_it_did_not_show_before(tmp_path):
+def test_the_terminal_shows_nothing_more_than_that_tensorflow_profiles(tmp_path):
     def lines(mode):
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT, mode, str(tmp_path)],
@@ -517,18 +507,18 @@ def test_the_terminal_shows_nothing_that_it_did_not_show_before(tmp_path):
             check=True,
         )
         assert done.stdout == ""
-        # Times and process ids differ; what is said, and where in TensorFlow, does not.
-        return sorted({line.rpartition("] ")[2] for line in done.stderr.splitlines()})
+        return done.stderr.splitlines()
 
-    assert lines("ours") == lines("plain")
+    def said(lines):
+        # Times and process ids differ; the text and its place in TensorFlow do not.
+        return sorted({line.rpartition("] ")[2] for line in lines})
+
+    wrapped = lines("wrapped")
+    profiler = [line for line in wrapped if PROFILER_LINE.match(line)]
+    assert said(line for line in wrapped if line not in profiler) == said(lines("plain"))
+    # TensorFlow's native code says at level INFO that it starts, stops and saves; two profiles.
+    assert 1 <= len(said(profiler)) <= len(profiler) <= 10
     assert len(profiles(tmp_path)) == 2
-
-
-def test_other_lines_on_stderr_are_passed_on(capfd):
-    with native_log.leave_out(native_log.PROFILER), native_log.leave_out(native_log.PROFILER):
-        line = b"I0000 00:00:1.0 1 profiler_session.cc:112] Profiler session started.\n"
-        os.write(2, b"mine\n" + line + line.replace(b"I0000", b"E0000"))
-    assert capfd.readouterr().err == f"mine\n{line.decode().replace('I0000', 'E0000')}"
 
 
 def test_the_window_waits_for_the_devices(tmp_path):

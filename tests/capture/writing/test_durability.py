@@ -1,4 +1,4 @@
-"""Runs benchmarks/durability.py, which kills trainings, and holds its judgement to the promises."""
+"""Runs benchmarks/durability.py, which kills training processes, and checks its verdicts."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def matrix(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def deaths():
-    """The package in which the benchmark judges its cells."""
+    """The package with which the benchmark judges its cells."""
     sys.path.insert(0, str(BENCHMARKS))
     try:
         import deaths.cells
@@ -53,7 +53,7 @@ def test_once_step_0_has_returned_the_first_loss_is_there(matrix):
 
 
 @pytest.mark.slow
-def test_before_that_it_is_complete_or_absent_and_never_wrong(matrix):
+def test_before_step_0_returns_it_is_complete_or_absent_and_never_wrong(matrix):
     cells = [cell for cell in of(matrix, "tb_firstloss") if cell["moment"] not in AFTER]
     assert len(cells) == 2 * (2 * 9 + 6 * 2 + 4)
     assert {cell["found"] for cell in cells} == {"complete", "absent"}
@@ -63,7 +63,7 @@ def test_before_that_it_is_complete_or_absent_and_never_wrong(matrix):
 
 
 @pytest.mark.slow
-def test_every_process_has_really_died_as_it_should(matrix):
+def test_every_process_has_died_as_it_should(matrix):
     expected = SIGNALS | EXITS
     for cell in matrix:
         if cell["ending"] in expected:
@@ -76,8 +76,8 @@ def test_every_process_has_really_died_as_it_should(matrix):
 
 
 @pytest.mark.slow
-def test_tf_summary_loses_it_to_a_signal_and_keeps_it_when_nothing_happens(matrix):
-    """The comparison can go either way, so what it says of ours means something."""
+def test_tf_summary_loses_it_to_a_signal_and_keeps_it_otherwise(matrix):
+    """The comparison can go either way, so its result means something."""
     found = {
         (cell["way"], cell["ending"], cell["moment"]): cell["found"]
         for cell in of(matrix, "tf.summary")

@@ -22,7 +22,7 @@ LOSS = np.arange(2000, dtype=np.float32)  # 8 kB
 
 @contextlib.contextmanager
 def file_size_limit(size):
-    """Files that this process writes end at a size, as on a full disk."""
+    """Cuts off the files that this process writes at a size, as a full disk does."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -36,7 +36,7 @@ def event_files(path):
 
 
 @pytest.mark.parametrize("limit", [0, 50, 1000, 4000, 8000])
-def test_a_write_cut_short_is_found_and_training_goes_on(tmp_path, limit):
+def test_a_write_cut_short_is_detected_and_training_goes_on(tmp_path, limit):
     first = FirstLoss(tmp_path / "logs", **PLAIN)
     step = first.wrap(lambda: tf.constant(LOSS))
     with (
@@ -59,8 +59,8 @@ def test_a_write_cut_short_raises_when_asked(tmp_path):
 
 
 @pytest.mark.parametrize("room", [60, 200, 1000])
-def test_what_follows_the_values_can_fail_without_them(tmp_path, room, caplog):
-    """The graph does not fit any more: the values stay, and nothing torn stays behind them."""
+def test_the_values_survive_when_what_follows_them_cannot_be_written(tmp_path, room, caplog):
+    """The graph no longer fits: the values stay, and nothing torn stays behind them."""
     FirstLoss(tmp_path / "whole", **PLAIN).record(LOSS)
     first = FirstLoss(tmp_path / "logs", profile=False)
     step = first.wrap(tf.function(lambda: tf.constant(LOSS) + 0))
@@ -82,7 +82,7 @@ def test_after_a_failed_write_the_default_writer_is_the_users_again(tmp_path):
 
 
 def end_of_manifest(path):
-    """Byte at which the values end, found by walking the frames by hand."""
+    """Returns the byte at which the values end, by walking the frames."""
     (file,) = event_files(path)
     data, position = file.read_bytes(), 0
     while True:
@@ -94,7 +94,7 @@ def end_of_manifest(path):
 
 @contextlib.contextmanager
 def small_disk(path, options):
-    """A file system of its own, where root may mount one."""
+    """A separate file system, if root may mount one."""
     path.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", options, "none", str(path)]
     mounted = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -140,7 +140,7 @@ def test_whatever_fails_before_the_values_are_safe_leaves_no_file(tmp_path, monk
 
     def fail(descriptor):
         calls.append(descriptor)
-        if len(calls) > 2:  # beyond the directories that are made for the recording
+        if len(calls) > 2:  # past the directories that the recording creates
             raise error
         real(descriptor)
 
@@ -152,7 +152,7 @@ def test_whatever_fails_before_the_values_are_safe_leaves_no_file(tmp_path, monk
     assert event_files(tmp_path) == []
 
 
-def test_a_directory_that_is_removed_during_the_step_is_made_anew(tmp_path):
+def test_a_directory_removed_during_the_step_is_created_again(tmp_path):
     def step():
         shutil.rmtree(tmp_path / "logs")
         return tf.constant(1.0)
@@ -161,7 +161,7 @@ def test_a_directory_that_is_removed_during_the_step_is_made_anew(tmp_path):
     assert read_first_loss(tmp_path / "logs").loss == 1
 
 
-def test_a_directory_that_is_removed_during_the_write_is_reported(tmp_path, monkeypatch):
+def test_a_directory_removed_during_the_write_is_reported(tmp_path, monkeypatch):
     real = tf.summary.write
 
     def write(*args, **kwargs):
@@ -180,7 +180,7 @@ def test_a_read_only_logdir_is_reported(tmp_path):
         FirstLoss(tmp_path / "logs", **PLAIN).record(1.0)
 
 
-def test_a_file_that_someone_alters_before_the_read_back_is_found(tmp_path, monkeypatch):
+def test_a_file_altered_before_it_is_read_back_is_detected(tmp_path, monkeypatch):
     real = os.fsync
 
     def alter(descriptor):
@@ -204,7 +204,7 @@ def record_one(arguments):
 
 
 @pytest.mark.slow
-def test_processes_on_one_logdir_each_get_a_run_of_their_own(tmp_path):
+def test_processes_on_one_logdir_each_get_their_own_run(tmp_path):
     script = (
         "import sys; from tests.capture.writing.test_durable import record_one\n"
         "print(record_one(sys.argv[1:]))"
@@ -223,7 +223,7 @@ def test_processes_on_one_logdir_each_get_a_run_of_their_own(tmp_path):
     assert sorted(float(f.loss) for f in read_first_losses(tmp_path).values()) == [0, 1, 2]
 
 
-def test_threads_on_one_logdir_each_get_a_run_of_their_own(tmp_path):
+def test_threads_on_one_logdir_each_get_their_own_run(tmp_path):
     threads = [
         threading.Thread(target=record_one, args=((tmp_path, number),)) for number in range(8)
     ]
@@ -249,7 +249,7 @@ def test_a_fork_after_the_capture_duplicates_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
-def test_files_get_the_users_umask(tmp_path, umask):
+def test_files_follow_the_users_umask(tmp_path, umask):
     before = os.umask(umask)
     try:
         FirstLoss(tmp_path / "logs", on_error="raise").wrap(lambda: tf.constant(1.0))()
@@ -257,11 +257,11 @@ def test_files_get_the_users_umask(tmp_path, umask):
         os.umask(before)
     for path in (tmp_path / "logs").rglob("*"):
         full = 0o777 if path.is_dir() else 0o666
-        if "plugins" not in path.parts:  # the profiler's own files follow its own rules
+        if "plugins" not in path.parts:  # the profiler sets its own modes
             assert stat.S_IMODE(path.stat().st_mode) == full & ~umask, path
 
 
-def test_a_store_that_only_tensorflow_reaches_is_read_back_too():
+def test_a_store_that_only_tensorflow_can_reach_is_read_back_too():
     first = FirstLoss("ram://here/logs", on_error="raise", **PLAIN)
     first.record(LOSS)
     assert first.run_dir == "ram://here/logs/first_batch"
@@ -269,7 +269,7 @@ def test_a_store_that_only_tensorflow_reaches_is_read_back_too():
     assert tf.io.gfile.stat(file).length > LOSS.nbytes
 
 
-def test_a_store_that_loses_bytes_is_found(monkeypatch):
+def test_a_store_that_loses_bytes_is_detected(monkeypatch):
     real = tf.io.gfile.copy
 
     def cut(source, target):
@@ -282,7 +282,7 @@ def test_a_store_that_loses_bytes_is_found(monkeypatch):
 
 
 def strace_of(tmp_path):
-    """Runs two steps under strace and returns the system calls, in order."""
+    """Runs two steps under strace, and returns the system calls in order."""
     script = tmp_path / "job.py"
     script.write_text(
         "import tensorflow as tf\n"

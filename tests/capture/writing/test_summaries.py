@@ -6,7 +6,7 @@ from tb_firstloss.capture.writing import summaries
 
 
 def summary_values(logdir, write):
-    """What a function writes, as protos read by TensorFlow itself."""
+    """Returns what a function writes, as protos, read by TensorFlow."""
     with tf.summary.create_file_writer(str(logdir)).as_default():
         write()
     (file,) = logdir.iterdir()
@@ -16,38 +16,40 @@ def summary_values(logdir, write):
 
 @pytest.mark.parametrize("value", [0.1, 0.0, -0.0, np.nan, np.inf, 1e-45, np.float32(2.5)], ids=str)
 def test_a_scalar_is_what_tf_summary_writes(tmp_path, value):
-    ours = summary_values(
-        tmp_path / "ours",
+    written = summary_values(
+        tmp_path / "written",
         lambda: summaries.write_scalar("a/b", value, step=3, description="What it is."),
     )
-    theirs = summary_values(
-        tmp_path / "theirs",
+    expected = summary_values(
+        tmp_path / "expected",
         lambda: tf.summary.scalar("a/b", np.float32(value), step=3, description="What it is."),
     )
-    assert [v.SerializeToString() for v in ours] == [v.SerializeToString() for v in theirs]
+    assert [v.SerializeToString() for v in written] == [v.SerializeToString() for v in expected]
 
 
 def test_a_text_is_what_tf_summary_writes(tmp_path):
     text = "| ä | b |\n|---|---|\n"
-    ours = summary_values(tmp_path / "ours", lambda: summaries.write_text("a/b", text, step=0))
-    theirs = summary_values(tmp_path / "theirs", lambda: tf.summary.text("a/b", text, step=0))
-    assert [v.SerializeToString() for v in ours] == [v.SerializeToString() for v in theirs]
+    written = summary_values(
+        tmp_path / "written", lambda: summaries.write_text("a/b", text, step=0)
+    )
+    expected = summary_values(tmp_path / "expected", lambda: tf.summary.text("a/b", text, step=0))
+    assert [v.SerializeToString() for v in written] == [v.SerializeToString() for v in expected]
 
 
 def test_a_histogram_is_what_tf_summary_writes(tmp_path):
     values = np.random.default_rng(0).gamma(2.0, size=64)  # 2 √64 = 16 buckets
-    (ours,) = summary_values(
-        tmp_path / "ours",
+    (written,) = summary_values(
+        tmp_path / "written",
         lambda: summaries.write_histogram("a/b", values, step=0, description="What it is."),
     )
-    (theirs,) = summary_values(
-        tmp_path / "theirs",
+    (expected,) = summary_values(
+        tmp_path / "expected",
         lambda: tf.summary.histogram("a/b", values, step=0, buckets=16, description="What it is."),
     )
-    assert (ours.tag, ours.metadata) == (theirs.tag, theirs.metadata)
-    ours, theirs = tf.make_ndarray(ours.tensor), tf.make_ndarray(theirs.tensor)
-    assert ours.dtype == theirs.dtype
-    np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+    assert (written.tag, written.metadata) == (expected.tag, expected.metadata)
+    written, expected = tf.make_ndarray(written.tensor), tf.make_ndarray(expected.tensor)
+    assert written.dtype == expected.dtype
+    np.testing.assert_allclose(written, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def test_a_histogram_is_what_tf_summary_writes(tmp_path):
     ],
     ids=["one", "equal", "zeros", "far", "next to each other", "denormal", "one bucket"],
 )
-def test_every_value_is_in_one_bucket(values, count):
+def test_every_value_falls_into_one_bucket(values, count):
     buckets = summaries.count_in_buckets(np.array(values), count)
     left, right, numbers = buckets.T
     assert buckets.shape == (count, 3)

@@ -1,0 +1,86 @@
+"""Functions and attributes put in the place of others for a while, and taken away without a trace.
+
+Keras tracks what is assigned to a model; everything here goes past that, through ``vars``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def temporary_attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Gives an object an attribute while the block runs."""
+    attributes = vars(owner)
+    had, before = name in attributes, attributes.get(name)
+    attributes[name] = value
+    try:
+        yield
+    finally:
+        if had:
+            attributes[name] = before
+        else:
+            attributes.pop(name, None)
+
+
+@dataclasses.dataclass
+class _Installed:
+    """A hook, how many blocks use it, and what it stands in front of; None: of the class."""
+
+    hook: Any
+    before: Any
+    users: int = 0
+
+
+_lock = threading.Lock()
+_hooks: dict[tuple[int, str], _Installed] = {}
+
+
+@contextlib.contextmanager
+def hooked(owner: Any, name: str, watch: Callable[[Any], Any]) -> Iterator[list[str]]:
+    """Puts a hook in front of a function of a module, class or object while any thread needs it.
+
+    Args:
+        owner: Module, class or object; None where this version of Keras has none.
+        name: The function's name.
+        watch: Makes the hook out of the function.
+
+    Yields:
+        Why there is no hook, if the owner has no such function.
+    """
+    original = getattr(owner, name, None)
+    if original is None:
+        yield [f"this version of Keras has no {name} where it is looked for"]
+        return
+    key = (id(owner), name)
+    with _lock:
+        if key not in _hooks:
+            _hooks[key] = _Installed(watch(original), vars(owner).get(name))
+            _put(owner, name, _hooks[key].hook)
+        installed = _hooks[key]
+        installed.users += 1
+    try:
+        yield []
+    finally:
+        with _lock:
+            installed.users -= 1
+            if not installed.users:
+                del _hooks[key]
+                # Somebody may have hooked this hook; it then stays, and passes every call on.
+                if vars(owner).get(name) is installed.hook:
+                    _put(owner, name, installed.before)
+
+
+def _put(owner: Any, name: str, function: Any) -> None:
+    """Sets a function; None takes it away."""
+    if isinstance(owner, (type, types.ModuleType)):
+        setattr(owner, name, function) if function is not None else delattr(owner, name)
+    elif function is None:
+        vars(owner).pop(name, None)
+    else:
+        vars(owner)[name] = function

@@ -1,0 +1,64 @@
+"""Who holds the place of a Keras model's train function, and how the place is given back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+
+class StandIn:
+    """Stands in for a model's train function, and passes on what is asked of that function.
+
+    ``model.train_function`` has one holder at a time:
+
+    1. `FirstExecution`, from the first ``on_epoch_begin`` (in ``train_on_batch``, from
+       ``make_train_function``) to the end of the first call that trains on a batch.
+    2. For the rest of the training one of these: the model's own function, if it has been traced
+       before or runs eagerly; the successor that calls the traced step; `CapturingFunction`.
+    3. `LaterExecutions`, on top of that, only until the warm step has been profiled.
+
+    A holder that ends without having trained gives the place back; if somebody else has taken the
+    place since, it leaves that one alone.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._function = model.train_function
+        self._tf_function: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        # Callbacks look for the parts of a tf.function; Keras's TensorBoard, for the graph.
+        if name == "_function" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._function, name)
+
+    def take(self) -> None:
+        """Takes the place, and that of ``train_tf_function`` if it has a function for it."""
+        self.leave_to(self)
+        if self._tf_function is not None:
+            self._model.train_tf_function = self._tf_function
+
+    def give_back(self) -> None:
+        """Puts back the function that it stands for, if it still holds the place."""
+        if self._model.train_function is self:
+            self.leave_to(self._function)
+
+    def leave_to(self, function: Any) -> None:
+        """Puts another function in the place."""
+        self._model.train_function = function
+
+
+@contextlib.contextmanager
+def places_kept(model: Any) -> Iterator[None]:
+    """Restores both places after the block; Keras 3 has no ``train_tf_function``."""
+    names = [name for name in ("train_function", "train_tf_function") if hasattr(model, name)]
+    before = {name: getattr(model, name) for name in names}
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(model, name, function)

@@ -1,0 +1,57 @@
+"""The door for ``model.train_on_batch``: its first call is captured as ``model.fit``'s is."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from tb_firstloss.capture.keras import library
+from tb_firstloss.capture.keras.first_execution import FirstExecution
+from tb_firstloss.capture.keras.hooks import temporary_attribute
+from tb_firstloss.capture.recorder import Recorder
+
+
+def is_train_on_batch(step_fn: Any) -> bool:
+    """Returns whether a step is the bound ``train_on_batch`` of a Keras 3 or tf_keras model."""
+    owner = getattr(step_fn, "__self__", None)
+    return (
+        getattr(step_fn, "__name__", None) == "train_on_batch"
+        and hasattr(owner, "make_train_function")
+        and library.library_of(owner) is not None
+    )
+
+
+def capture_train_on_batch(
+    recorder: Recorder, train_on_batch: Callable[..., Any], args: Any, kwargs: Any
+) -> Any:
+    """Calls a model's ``train_on_batch`` once and records the batch that it trains on.
+
+    Args:
+        recorder: Where the first batch goes.
+        train_on_batch: The bound method of a Keras 3 or tf_keras model.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+
+    Returns:
+        What the method returned.
+    """
+    model = train_on_batch.__self__  # type: ignore[attr-defined]
+    make, is_new = model.make_train_function, model.train_function is None
+    with contextlib.ExitStack() as stack:
+
+        @functools.wraps(make)
+        def make_train_function(force: bool = False) -> Any:
+            hook.close()
+            make(force)
+            execution = FirstExecution(
+                model, recorder, source="model.train_on_batch", is_new=is_new
+            )
+            stack.callback(execution.give_back)
+            return execution
+
+        # The model is built by then: whether it can be jit-compiled depends on its layers.
+        hook = stack.enter_context(contextlib.ExitStack())
+        hook.enter_context(temporary_attribute(model, "make_train_function", make_train_function))
+        return train_on_batch(*args, **kwargs)

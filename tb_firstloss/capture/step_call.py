@@ -1,0 +1,45 @@
+"""One call of a custom loop's step: what it trains on, and the graph that it runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import tensorflow as tf
+
+from tb_firstloss.capture import fingerprint
+from tb_firstloss.capture.window import graphs
+
+
+class Step(Protocol):
+    """What a recorder asks about the step that it records."""
+
+    def fingerprint(self) -> dict[str, str]:
+        """Returns digests of what the step is about to train on."""
+
+    def graph(self) -> tf.Graph | None:
+        """Returns the graph that the step has run, without tracing it again; None without one."""
+
+    def layers(self) -> str | None:
+        """Returns the JSON of the Keras model's layers; None without such a model."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StepCall:
+    """One call of a step: the `Step` of a custom loop."""
+
+    step_fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def fingerprint(self) -> dict[str, str]:
+        """Returns digests of the batch and of the weights, as far as they can be seen."""
+        return fingerprint.fingerprint_call(self.step_fn, self.args, self.kwargs)
+
+    def graph(self) -> tf.Graph | None:
+        """Returns the graph of the concrete function that the call has run."""
+        return graphs.step_graph(self.step_fn, self.args, self.kwargs)
+
+    def layers(self) -> None:
+        """Returns None: the models that a step uses are not known."""
