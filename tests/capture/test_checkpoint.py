@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tb_firstloss import FirstLoss, read_first_losses
 from tb_firstloss.capture.writing import packed
-from tb_firstloss.errors import CaptureWarning, ResumedRunError
+from tb_firstloss.errors import CaptureError, CaptureWarning, ResumedRunError
 
 QUIET = {"graph": False, "profile": False, "on_error": "raise"}
 
@@ -127,6 +127,13 @@ def test_a_resumed_run_cannot_record_under_an_earlier_or_equal_step(tmp_path, sa
     with pytest.warns(CaptureWarning, match="step 0 is not later"):
         assert step().numpy() == 2
     assert losses(tmp_path / "logs") == {"first_batch": (1, 0)}
+
+
+def test_in_ci_a_step_that_is_not_later_raises_at_every_call(tmp_path, saved):
+    step = resume(saved, tmp_path / "logs", on_resume="record").wrap(lambda: tf.constant(2.0))
+    for _ in range(2):
+        with pytest.raises(CaptureError, match="step 0 is not later"):
+            step()
 
 
 def test_a_resumed_run_raises_when_asked(tmp_path, saved):

@@ -41,7 +41,7 @@ class ModelStep:
         """
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about layers that cannot be saved: none are
+                warnings.simplefilter("ignore")  # about layers that cannot be saved
                 text = str(self.model.to_json())
             drawn = keras_util.keras_model_to_graph_def(json.loads(text))
         except Exception:  # noqa: BLE001 - from custom layers, or TensorBoard at an unknown format

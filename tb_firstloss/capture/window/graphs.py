@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -21,27 +21,27 @@ USER_TRACE = "graph trace: tf.summary.trace_on is already on, and was left alone
 
 
 @contextlib.contextmanager
-def collecting(missing: list[str]) -> Iterator[Callable[[], Any]]:
+def collecting(missing: list[str]) -> Iterator[list[Any]]:
     """Collects the graphs of all functions built inside, and stops collecting at the end.
 
     Args:
         missing: Gets a line if the user's trace is on, which is then left alone.
 
     Yields:
-        A function that returns, at the end, the RunMetadata proto; None if nothing was collected.
+        A list that holds the RunMetadata proto at the end; empty if nothing was collected.
     """
     collected: list[Any] = []
     collector = tensorflow_private.graph_collector()
     trace_is_on = tensorflow_private.running_trace() is not None
     if collector is None or trace_is_on:
         missing.append(USER_TRACE if trace_is_on else NO_COLLECTOR)
-        yield lambda: None
+        yield collected
         return
     # An earlier trace of the user may still collect graphs (see _stop); they are not this step's.
     collector.export_run_metadata()
     tf.summary.trace_on(graph=True, profiler=False)
     try:
-        yield lambda: collected[0] if collected else None
+        yield collected
     except BaseException:
         _stop(collector)
         raise

@@ -56,7 +56,7 @@ def step_window(
         profile: Whether to profile, or the profiler's options.
     """
     trace = StepTrace(step=step)
-    collected = None
+    collected: list[Any] = []
     with contextlib.ExitStack() as window:
         if graph and run_dir is not None:
             collected = window.enter_context(graphs.collecting(trace.missing))
@@ -68,7 +68,7 @@ def step_window(
             yield trace
             _await_devices()
             trace.seconds = time.perf_counter() - start
-    trace.run_metadata = None if collected is None else collected()
+    trace.run_metadata = collected[0] if collected else None
     if profile and run_dir is not None:
         _inspect_profile(run_dir, trace)
 
