@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tb_firstloss.arrays import Array, LossStatistics, describe, digest_of, frozen
+from tb_firstloss.loss_table import LossRow, LossTable, OutputRow
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -157,26 +158,64 @@ class FirstBatch:
         return self.sole_output.statistics.nonfinite_count
 
     def __repr__(self) -> str:
+        table = tabulate(self)
         parts = [f"run={self.run!r}", f"step={self.step}"]
-        if self.loss is not None:
-            value = str(self.loss) if self.loss.ndim == 0 else describe(self.loss)
-            parts.append(f"loss={value}")
-        for name, output in self.outputs.items():
+        parts += [
+            f"{loss.name}={loss.kind if loss.value is None else loss.value}"
+            for loss in table.losses
+        ]
+        for output in table.outputs:
             s = output.statistics
-            what = "left out" if output.per_example is None else describe(output.per_example)
             bad = f", non-finite {s.nonfinite_count}" if s.nonfinite_count else ""
             parts.append(
-                f"{name}: {what} mean {s.mean:.6g}, std {s.std:.4g}, "
+                f"{output.name}: {output.kind} mean {s.mean:.6g}, std {s.std:.4g}, "
                 f"min {s.min:.6g}, max {s.max:.6g}{bad}"
             )
         return f"FirstBatch({', '.join(parts)}, digest={self.digest[:12]}…)"
 
     def _repr_html_(self) -> str:
         """Returns what a notebook shows: a small table with a histogram."""
-        # Only notebooks call this; the drawing stays out of this module, and of every import of it.
-        from tb_firstloss.notebook import to_html
+        from tb_firstloss.notebook import to_html  # only a notebook needs it
 
-        return to_html(self)
+        return to_html(tabulate(self))
+
+
+def tabulate(first: FirstBatch) -> LossTable:
+    """Returns the rows that every view shows of a first batch."""
+    losses = {} if first.loss is None else {"loss": first.loss}
+    return LossTable(
+        run=first.run,
+        step=first.step,
+        digest=first.digest,
+        expected=_expected_loss(first.metadata),
+        losses=tuple(
+            LossRow(name=name, kind=describe(loss), value=None if loss.ndim else loss)
+            for name, loss in losses.items()
+        ),
+        outputs=tuple(
+            OutputRow(
+                name=name,
+                kind=_kind_of(output),
+                statistics=output.statistics,
+                values=output.per_example,
+                row_splits=output.row_splits,
+            )
+            for name, output in first.outputs.items()
+        ),
+    )
+
+
+def _expected_loss(metadata: Mapping[str, Any]) -> float | None:
+    try:
+        return float(metadata["expected_loss"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _kind_of(output: OutputLoss) -> str:
+    if output.per_example is None:
+        return "left out, too large"
+    return describe(output.per_example) + (", ragged" if output.row_splits else "")
 
 
 def compute_digest(loss: Array | None, outputs: Mapping[str, OutputLoss]) -> str:

@@ -6,6 +6,8 @@ import pytest
 
 from tb_firstloss import FirstBatch, OutputLoss, compare
 
+QUIET_NAN, OTHER_NAN = np.array([0x7FC00000, 0x7FC00001], np.uint32).view(np.float32)
+
 
 def first_batch(values=(1.0, 2.0, 3.0), *, loss=2.0, dtype=np.float32, **facts):
     """A recording with one output; facts become metadata, or with a tuple another output."""
@@ -60,6 +62,23 @@ def test_equal_values_of_other_bits_are_equal_but_not_identical():
     assert found.agreement == "within tolerance"
     assert found.outputs["out"].different_count == 0
     assert compare(first_batch([math.nan, math.inf]), first_batch([math.nan, math.inf])).ok
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "different", "different_bits"),
+    [
+        ([0.0, 1.0], [-0.0, 1.0], 0, 1),
+        ([0.0, 1.0], [-0.0, 1.5], 1, 2),
+        ([QUIET_NAN, 1.0], [OTHER_NAN, 1.0], 0, 1),
+        ([QUIET_NAN, 0.0, 1.0], [OTHER_NAN, 0.0, 1.5], 1, 2),
+    ],
+    ids=["signed-zero", "signed-zero-and-more", "nan-payload", "nan-payload-and-more"],
+)
+def test_bits_and_values_that_differ_are_counted_apart(a, b, different, different_bits):
+    found = compare(first_batch(a), first_batch(b)).outputs["out"]
+    assert (found.different_count, found.different_bits_count) == (different, different_bits)
+    assert found.agreement == ("different" if different else "within tolerance")
+    assert len(found.worst) == different
 
 
 def test_nan_in_both_is_equal_beside_values_that_differ():
@@ -125,9 +144,17 @@ def test_outputs_that_swap_names_are_not_identical():
     assert compare(a, b).agreement == "different"
 
 
+def test_a_ragged_value_that_differs_is_found_by_its_example():
+    a, b = (
+        with_output(per_example=np.array(values), row_splits=(np.array([0, 2, 2, 3]),))
+        for values in ([1.0, 2.0, 3.0], [1.0, 2.0, 3.5])
+    )
+    assert compare(a, b).outputs["out"].worst[0].index == (2, 0)
+
+
 def test_ragged_values_in_other_rows_are_different():
     a, b = (with_output(row_splits=(np.array(splits),)) for splits in ([0, 1, 2], [0, 2, 2]))
-    assert compare(a, b).outputs["out"].reason == "ragged in other places"
+    assert compare(a, b).outputs["out"].reason == "ragged in different places"
     assert compare(a, a).agreement == "identical"
 
 

@@ -1,6 +1,7 @@
 """Which module may import which, and what importing costs."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,7 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 HEAVY = {"tensorflow", "keras", "tf_keras"}
-# A FirstBatch loads notebook only when a notebook shows it.
-GROUND = ("arrays", "contract", "errors", "first_batch", "notebook", "paths")
+GROUND = ("arrays", "contract", "errors", "first_batch", "loss_table", "notebook", "paths")
 BASE = {f"tb_firstloss.{name}" for name in GROUND}
 
 
@@ -43,6 +43,11 @@ def in_rooms(*rooms):
 @pytest.mark.parametrize("name", sorted(BASE))
 def test_the_base_imports_only_itself(name):
     assert siblings_of(MODULES[name]) <= BASE
+
+
+def test_the_base_has_no_circle():
+    imports = {name: siblings_of(MODULES[name]) for name in BASE}
+    assert set(graphlib.TopologicalSorter(imports).static_order()) == BASE  # or a CycleError
 
 
 def test_reading_imports_nothing_of_capture():

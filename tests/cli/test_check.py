@@ -29,7 +29,9 @@ def test_a_loss_as_expected_is_exit_code_0(logdir, capsys):
 def test_the_expectation_of_training_is_the_default(logdir, capsys):
     assert main(["check", str(logdir / "good")]) == 0
     assert main(["check", str(logdir / "high")]) == 1
-    assert "mean per-example loss 5, expected 2: 3 away" in capsys.readouterr().out
+    assert (
+        "mean per-example loss 5, expected 2: off by 3 (tolerance 0.2)" in capsys.readouterr().out
+    )
 
 
 def test_one_finding_among_many_runs_is_exit_code_1(logdir, capsys):

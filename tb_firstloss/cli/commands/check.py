@@ -1,6 +1,6 @@
 """Check first losses against what they should be.
 
-Exit code 1 when one is not as expected: high, low, non-finite, or constant.
+Exit code 1 if one is not as expected: high, low, non-finite, or constant.
 
 Examples::
 
@@ -46,15 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints a verdict per run."""
-    from tb_firstloss import checks
+    from tb_firstloss.checks import parse_expectation
 
     if options.expect is not None:
-        checks.parse_expectation(options.expect)  # before anything is read
+        parse_expectation(options.expect)  # before anything is read
     found = read_recordings(options)
-    verdicts = [
-        checks.check(first, _expectation(first, options), rtol=options.rtol, atol=options.atol)
-        for first in found
-    ]
+    verdicts = [_judge(first, options) for first in found]
     if options.json:
         from tb_firstloss.cli.commands.show import print_json
 
@@ -69,13 +66,16 @@ def run(options: argparse.Namespace) -> int:
     return 0 if all(verdict.ok for verdict in verdicts) else FINDING
 
 
-def _expectation(first: FirstBatch, options: argparse.Namespace) -> float | str:
-    expect: float | str | None = options.expect
-    if expect is None:
-        expect = first.metadata.get("expected_loss")
-    if expect is None:
+def _judge(first: FirstBatch, options: argparse.Namespace) -> Verdict:
+    from tb_firstloss.checks import check, check_recorded
+
+    tolerances = {"rtol": options.rtol, "atol": options.atol}
+    if options.expect is not None:
+        return check(first, options.expect, **tolerances)
+    verdict = check_recorded(first, **tolerances)
+    if verdict is None:
         raise ValueError(f"{first.run}: was recorded without an expectation; give --expect")
-    return expect
+    return verdict
 
 
 def _print(found: list[FirstBatch], verdicts: list[Verdict]) -> None:
