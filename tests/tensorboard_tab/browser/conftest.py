@@ -1,5 +1,6 @@
 """One set of runs, a TensorBoard of each kind over it, and one browser, for all browser tests."""
 
+import contextlib
 import os
 import shutil
 
@@ -32,6 +33,7 @@ def browser_or_skip():
 def logdir(browser_or_skip, tmp_path_factory):
     """Good runs, one with a hostile name, and one whose exact values are damaged on disk."""
     from tb_firstloss import FirstLoss
+    from tb_firstloss.errors import UnexpectedLossError
     from tests.tensorboard_tab.browser.runs import train_runs
 
     logdir = tmp_path_factory.mktemp("logdir")
@@ -39,6 +41,9 @@ def logdir(browser_or_skip, tmp_path_factory):
     FirstLoss(logdir / HOSTILE_RUN, on_error="raise").record(
         {HOSTILE_OUTPUT: np.array([1.0, 2.0]), "plain": np.array([3.0])}
     )
+    with contextlib.suppress(UnexpectedLossError):
+        constant = FirstLoss(logdir / "constant", expect=2.5, on_error="raise")
+        constant.record(np.full(8, 2.5))
     shutil.copytree(logdir / "other-seed", logdir / "damaged")
     (file,) = (logdir / "damaged" / "first_batch").glob("events*")
     content = bytearray(file.read_bytes())

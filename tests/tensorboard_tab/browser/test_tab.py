@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tb_firstloss import FirstLoss
+from tb_firstloss.checks import check_recorded
 from tests.tensorboard_tab.browser.conftest import HOSTILE_OUTPUT, HOSTILE_RUN
 from tests.tensorboard_tab.browser.serving import tensorboard
 
@@ -93,6 +94,18 @@ def test_a_damaged_run_says_so_and_hides_no_other(tab, good):
     assert re.search("manifest|SHA-256|cannot", table["damaged/first_batch"]["loss"])
     assert len(table) == len(expected_rows(good)) + 1
     assert list(table)[-1] == "damaged/first_batch"
+
+
+def test_the_marks_are_the_verdicts_of_check(one_tab, good):
+    cells = one_tab.locator("tbody tr").evaluate_all(
+        "rows => rows.map(({ cells: [run, , expected] }) =>"
+        " [run.innerText, expected?.innerText, expected?.title])"
+    )
+    shown = {name: (text[-1], title) for name, text, title in cells if text and text[-1] in "✓✗"}
+    verdicts = {run: check_recorded(first) for run, first in good.items()}
+    verdicts = {run: verdict for run, verdict in verdicts.items() if verdict is not None}
+    assert shown == {run: ("✓" if v.ok else "✗", v.message) for run, v in verdicts.items()}
+    assert {v.kind for v in verdicts.values()} == {"ok", "high", "non-finite", "constant"}
 
 
 def test_what_is_not_as_expected_is_marked(one_tab):
