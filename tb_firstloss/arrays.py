@@ -122,7 +122,7 @@ def index_of(
 
     Args:
         flat: Position in C order.
-        shape: Shape of the array; of the flat values where it is ragged.
+        shape: Shape of the array; for a ragged one, of its flat values.
         row_splits: Row splits of each ragged dimension, outermost first, each [rows + 1].
     """
     path = tuple(int(i) for i in np.unravel_index(flat, shape))

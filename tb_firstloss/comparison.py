@@ -89,7 +89,7 @@ class Comparison:
         cause: Where the difference comes from, as far as fingerprints show: "data", "weights",
             "data and weights", or "code or randomness" if both are equal; without them, what may be
             the cause, as "data, weights, code or randomness". "" if the losses are identical.
-        unknown: Of "data" and "weights", what is not fingerprinted in both.
+        unknown: "data" and "weights", as far as either run lacks their fingerprint.
     """
 
     baseline: str

@@ -112,7 +112,7 @@ def encode(
     Args:
         first: What was captured.
         tag: The recorder's tag.
-        recording_id: Anything unique; it tells a copy from a second recording of equal values.
+        recording_id: Anything unique; it distinguishes a copy from a new recording of equal values.
         max_tensor_bytes: Leaves out arrays stored in more bytes than this.
     """
     tensors: list[tuple[str, Array]] = []

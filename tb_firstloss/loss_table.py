@@ -70,5 +70,5 @@ class LossTable:
     outputs: tuple[OutputRow, ...]
 
     def label(self, output: OutputRow) -> str:
-        """Returns what tells an output from those of other runs, and of this one if need be."""
+        """Returns the run, with the output's name if there are several outputs."""
         return self.run if len(self.outputs) == 1 else f"{self.run}: {output.name}"

@@ -39,7 +39,7 @@ def test_buckets_hold_every_value_once_between_its_edges(values):
     assert buckets[:, 2].sum() == len(values)
 
 
-def test_bars_are_shares_of_the_fullest_bucket_and_equal_values_stand_in_the_middle():
+def test_bars_are_relative_to_the_fullest_bucket_and_equal_values_are_in_the_middle():
     assert arrays.bar_heights(np.array([0.0] * 8 + [1.0] * 4 + [3.0, np.nan]), 3) == [
         1.0,
         0.5,
@@ -84,7 +84,7 @@ def test_equal_bits_have_equal_digests_whatever_their_byte_order_and_layout():
     assert len(digests | {arrays.digest_of([values, None]), arrays.digest_of([None, values])}) == 5
 
 
-def test_a_frozen_array_is_a_copy_that_nobody_can_change():
+def test_a_frozen_array_is_a_read_only_copy():
     values = np.arange(3.0)
     copy = arrays.frozen(values)
     values[0] = 9

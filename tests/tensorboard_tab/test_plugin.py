@@ -53,7 +53,7 @@ def test_tensorboard_starts_without_the_tab_when_something_is_missing(tmp_path, 
     assert "tb_firstloss" not in listing
 
 
-def test_the_largest_are_the_non_finite_and_then_the_highest_first_come_first():
+def test_the_largest_are_the_non_finite_in_order_and_then_the_highest():
     values = np.array([1.0, 9.0, np.nan, 9.0, -np.inf, *np.linspace(2, 3, 20)])
     assert rows.find_largest(values) == [2, 4, 1, 3, 24, 23, 22, 21, 20, 19]
     assert rows.find_largest(values[:2]) == [1, 0]
@@ -102,7 +102,7 @@ def test_a_comparison_counts_equal_bits_and_finds_the_largest_difference():
     assert found["values"] == {
         "agreement": "different",
         "count": 4,
-        "equal": 1,  # the NaN; a negative zero has other bits
+        "equal": 1,  # the NaN; a negative zero has different bits
         "equal_in_value": 2,
         "largest": {"index": [1, 1], "baseline": 5, "value": 2, "difference": -3},
     }
@@ -142,7 +142,7 @@ def test_equal_digests_say_nothing_of_two_outputs_of_one_run():
 
 
 def provide(logdir):
-    """TensorBoard's own data provider over a logdir."""
+    """TensorBoard's data provider over a logdir."""
     multiplexer = plugin_event_multiplexer.EventMultiplexer()
     multiplexer.AddRunsFromDirectory(str(logdir))
     multiplexer.Reload()
@@ -163,7 +163,7 @@ FIRST_LOSSES = {
     "constant": ([2.3, 2.3], 9.0),
     "infinite-total": ([2.2, 2.4], np.inf),
 }
-"""Per-example losses and total loss by the verdict that they get against 2.3."""
+"""Per-example losses and the total loss, by the verdict on them where 2.3 is expected."""
 
 
 @pytest.mark.parametrize("case", FIRST_LOSSES)
@@ -233,7 +233,7 @@ def test_the_tab_and_the_command_count_the_same_bits(tmp_path, capsys, a, b):
 
 @pytest.fixture
 def written(tmp_path):
-    """Two recordings, read through TensorBoard's own data provider."""
+    """Two recordings, read through TensorBoard's data provider."""
     for name, count in (("small", 10), ("large", 1000)):
         record(tmp_path / name, np.arange(float(count)))
     return provide(tmp_path)
@@ -261,7 +261,7 @@ def test_of_a_large_array_only_the_statistics_are_shown(written, monkeypatch):
     assert len(small["values"]) == 10
 
 
-def test_a_call_that_fails_is_tried_run_by_run(written):
+def test_a_failing_call_is_retried_run_by_run(written):
     read_tensors = written.read_tensors
 
     def fail_for_large(*args, run_tag_filter, **kwargs):
