@@ -44,6 +44,9 @@ def logdir(browser_or_skip, tmp_path_factory):
     with contextlib.suppress(UnexpectedLossError):
         constant = FirstLoss(logdir / "constant", expect=2.5, on_error="raise")
         constant.record(np.full(8, 2.5))
+    FirstLoss(logdir / "signed-zeros", on_error="raise").record(
+        {"plus": np.array([0.0, 1.0]), "minus": np.array([-0.0, 1.0])}
+    )
     shutil.copytree(logdir / "other-seed", logdir / "damaged")
     (file,) = (logdir / "damaged" / "first_batch").glob("events*")
     content = bytearray(file.read_bytes())

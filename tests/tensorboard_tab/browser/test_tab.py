@@ -207,6 +207,13 @@ def test_two_different_runs_show_their_difference(tab, good):
         )
 
 
+def test_two_outputs_of_one_run_are_compared_bit_for_bit(one_tab):
+    choose(one_tab, "signed-zeros/first_batch: plus", "signed-zeros/first_batch: minus")
+    verdict = one_tab.locator("aside .pair [role=status]").filter(has_text="The values differ")
+    text = "The values differ. 1 of 2 values are equal, 1 more differs in bits alone."
+    assert verdict.inner_text() == text
+
+
 def test_choosing_a_third_run_drops_the_first(one_tab):
     names = ["baseline/first_batch", "other-seed/first_batch", "weights-too-large/first_batch"]
     choose(one_tab, *names)
