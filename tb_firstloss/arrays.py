@@ -40,18 +40,16 @@ class LossStatistics:
     def of(cls, values: Array) -> LossStatistics:
         """Computes the statistics of an array of any shape and any real dtype."""
         finite = finite_values(values)
-        count, finite_count = int(values.size), int(finite.size)
-        if not finite_count:
-            nan = math.nan
-            return cls(count=count, mean=nan, std=nan, min=nan, max=nan, nonfinite_count=count)
+        nonfinite_count = int(values.size - finite.size)
+        finite = finite if finite.size else np.array([math.nan])
         with np.errstate(over="ignore", invalid="ignore"):
             return cls(
-                count=count,
+                count=int(values.size),
                 mean=float(finite.mean()),
                 std=float(finite.std()),
                 min=float(finite.min()),
                 max=float(finite.max()),
-                nonfinite_count=count - finite_count,
+                nonfinite_count=nonfinite_count,
             )
 
 

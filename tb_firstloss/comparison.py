@@ -28,22 +28,11 @@ _NO_CAUSES = (
 
 @dataclasses.dataclass(frozen=True)
 class WorstValue:
-    """One value that differs.
-
-    Attributes:
-        index: The example first, then the place within it; () for the total.
-        baseline: The baseline's value.
-        value: The other run's value.
-    """
+    """A value that differs: its index, the example first, and what it is in either run."""
 
     index: tuple[int, ...]
     baseline: float
     value: float
-
-    @property
-    def difference(self) -> float:
-        """The value minus the baseline's; NaN or infinite where either is."""
-        return self.value - self.baseline
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

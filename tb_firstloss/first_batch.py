@@ -189,18 +189,12 @@ def tabulate(first: FirstBatch) -> LossTable:
         digest=first.digest,
         expected=_expected_loss(first.metadata),
         losses=tuple(
-            LossRow(name=name, kind=describe(loss), value=None if loss.ndim else loss)
+            LossRow(name, describe(loss), None if loss.ndim else loss)
             for name, loss in losses.items()
         ),
         outputs=tuple(
-            OutputRow(
-                name=name,
-                kind=_kind_of(output),
-                statistics=output.statistics,
-                values=output.per_example,
-                row_splits=output.row_splits,
-            )
-            for name, output in first.outputs.items()
+            OutputRow(name, _kind_of(out), out.statistics, out.per_example, out.row_splits)
+            for name, out in first.outputs.items()
         ),
     )
 

@@ -10,7 +10,7 @@ import dataclasses
 from tb_firstloss.arrays import Array, LossStatistics
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class LossRow:
     """A loss that the step differentiates.
 
@@ -30,7 +30,7 @@ class LossRow:
         return self.kind if self.value is None else f"{float(self.value):.6g}"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class OutputRow:
     """The per-example losses of an output.
 

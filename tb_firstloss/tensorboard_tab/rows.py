@@ -83,7 +83,7 @@ def _compare_outputs(a: OutputLoss, b: OutputLoss) -> dict[str, Any]:
     found = compare_outputs(a, b)
     if found.reason:
         return {"reason": found.reason}
-    largest = [{**vars(worst), "difference": worst.difference} for worst in found.worst[:1]]
+    largest = [{**vars(w), "difference": w.value - w.baseline} for w in found.worst[:1]]
     return {
         "agreement": found.agreement,
         "count": found.count,

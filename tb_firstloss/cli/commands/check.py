@@ -11,7 +11,6 @@ Examples::
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from typing import TYPE_CHECKING
 
 from tb_firstloss.cli.arguments import (
@@ -50,20 +49,14 @@ def run(options: argparse.Namespace) -> int:
 
     if options.expect is not None:
         parse_expectation(options.expect)  # before anything is read
-    found = read_recordings(options)
-    verdicts = [_judge(first, options) for first in found]
+    verdicts = [(first.run, _judge(first, options)) for first in read_recordings(options)]
     if options.json:
         from tb_firstloss.cli.commands.show import print_json
 
-        print_json(
-            [
-                {"run": first.run, **dataclasses.asdict(verdict)}
-                for first, verdict in zip(found, verdicts, strict=True)
-            ]
-        )
+        print_json([{"run": run, **vars(verdict)} for run, verdict in verdicts])
     else:
-        _print(found, verdicts)
-    return 0 if all(verdict.ok for verdict in verdicts) else FINDING
+        _print(verdicts)
+    return 0 if all(verdict.ok for _, verdict in verdicts) else FINDING
 
 
 def _judge(first: FirstBatch, options: argparse.Namespace) -> Verdict:
@@ -78,17 +71,17 @@ def _judge(first: FirstBatch, options: argparse.Namespace) -> Verdict:
     return verdict
 
 
-def _print(found: list[FirstBatch], verdicts: list[Verdict]) -> None:
+def _print(verdicts: list[tuple[str, Verdict]]) -> None:
     rows: list[Row] = [
         [
-            first.run,
+            run,
             f"{verdict.value:.6g}",
             f"{verdict.expected:.6g}",
             Cell(verdict.kind, "green" if verdict.ok else "red"),
         ]
-        for first, verdict in zip(found, verdicts, strict=True)
+        for run, verdict in verdicts
     ]
     print_table(["run", "loss", "expected", "verdict"], rows)
-    for first, verdict in zip(found, verdicts, strict=True):
+    for run, verdict in verdicts:
         if not verdict.ok:
-            print(f"\n{printable(first.run)}: {verdict}")
+            print(f"\n{printable(run)}: {verdict}")

@@ -56,21 +56,13 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         from tb_firstloss.cli.commands.show import print_json
 
-        print_json([to_json(comparison) for comparison in found])
+        print_json([dataclasses.asdict(comparison) for comparison in found])
     else:
         for number, comparison in enumerate(found):
             if number:
                 print()
             _print(comparison)
     return 0 if all(comparison.ok for comparison in found) else FINDING
-
-
-def to_json(comparison: Comparison) -> dict[str, Any]:
-    """Returns a comparison as JSON values, but for NaN and infinities."""
-    facts = {**vars(comparison), "differences": dict(comparison.differences)}
-    facts["loss"] = None if comparison.loss is None else dataclasses.asdict(comparison.loss)
-    facts["outputs"] = {n: dataclasses.asdict(part) for n, part in comparison.outputs.items()}
-    return facts
 
 
 def _read_baseline(path: str, *, quiet: bool) -> FirstBatch:

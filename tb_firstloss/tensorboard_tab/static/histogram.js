@@ -76,12 +76,7 @@ export function histogram(rows, axis, { width, height, bins }) {
     descriptions.push(`expected ${text(expected)}`);
   }
   const label = `per-example losses from ${descriptions.join(", ")}`;
-  return svg(
-    "svg",
-    { width, height: height + 1, role: "img", "aria-label": label },
-    svg("title", {}, label),
-    ...parts,
-  );
+  return svg("svg", { width, height: height + 1, role: "img", "aria-label": label }, svg("title", {}, label), ...parts);
 }
 
 export const axisEnds = ([low, high], width = 180) =>

@@ -44,9 +44,7 @@ function buildPage() {
     placeholder: "regular expression",
     oninput: () => ((state.filter = page.filter.value), showTable()),
   });
-  page.output = element("select", {
-    onchange: () => ((state.output = page.output.value), showTable()),
-  });
+  page.output = element("select", { onchange: () => ((state.output = page.output.value), showTable()) });
   page.outputField = element("label", { class: "field", hidden: true }, "Output", page.output);
   page.status = element("span", { class: "status", role: "status" });
   page.headings = element("tr");
@@ -54,25 +52,15 @@ function buildPage() {
   page.table = element("table", {}, element("thead", {}, page.headings), page.body);
   page.main = element("main");
   page.details = element("aside", { "aria-label": "Chosen runs", tabindex: "-1" });
-  document.body.append(
-    element(
-      "header",
-      {},
-      element("h1", {}, "First loss"),
-      element("label", { class: "field" }, "Filter runs", page.filter),
-      page.outputField,
-      page.status,
-    ),
-    page.main,
-    page.details,
-  );
+  const filterField = element("label", { class: "field" }, "Filter runs", page.filter);
+  const header = element("header", {}, element("h1", {}, "First loss"), filterField, page.outputField, page.status);
+  document.body.append(header, page.main, page.details);
 }
 
 // TensorBoard tells a plugin's page nothing about the theme, but marks its own body.
 function followTheme() {
   const body = window.parent.document.body;
-  const adopt = () =>
-    document.documentElement.classList.toggle("dark", body.classList.contains("dark-mode"));
+  const adopt = () => document.documentElement.classList.toggle("dark", body.classList.contains("dark-mode"));
   new MutationObserver(adopt).observe(body, { attributes: true, attributeFilter: ["class"] });
   adopt();
 }
