@@ -106,12 +106,7 @@ def check(
 def check_recorded(
     first_batch: FirstBatch, *, rtol: float = 0.1, atol: float = 0.0
 ) -> Verdict | None:
-    """Compares a first loss with the expectation recorded with it; None without one.
-
-    Raises:
-        ValueError: As `check` does.
-        TypeError: As `check` does.
-    """
+    """Compares a first loss, as `check` does, with the expectation recorded with it, if any."""
     expect = first_batch.metadata.get("expected_loss")
     return None if expect is None else check(first_batch, expect, rtol=rtol, atol=atol)
 

@@ -30,6 +30,7 @@ A caller's mistake (a bad tag, an unknown option) is a built-in TypeError or Val
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 
@@ -113,13 +114,8 @@ class ReadError(FirstLossError):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Executors pickle exceptions, and Exception's default way loses keyword-only arguments.
-        return _rebuild_read_error, (type(self), self.args[0], self.path, self.start, self.end)
-
-
-def _rebuild_read_error(
-    kind: type[ReadError], message: str, path: str, start: int | None, end: int | None
-) -> ReadError:
-    return kind(message, path=path, start=start, end=end)
+        again = functools.partial(type(self), path=self.path, start=self.start, end=self.end)
+        return again, self.args
 
 
 class EventFileError(ReadError):

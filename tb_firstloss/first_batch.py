@@ -93,7 +93,7 @@ class FirstBatch:
         # Executors pickle a FirstBatch, which a mappingproxy prevents.
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields["outputs"], fields["metadata"] = dict(self.outputs), dict(self.metadata)
-        return _rebuild, (fields,)
+        return functools.partial(FirstBatch, **fields), ()
 
     @functools.cached_property
     def sole_output(self) -> OutputLoss:
@@ -226,7 +226,3 @@ def compute_digest(loss: Array | None, outputs: Mapping[str, OutputLoss]) -> str
     for output in outputs.values():
         arrays += [output.per_example, *output.row_splits]
     return digest_of(arrays)
-
-
-def _rebuild(fields: dict[str, Any]) -> FirstBatch:
-    return FirstBatch(**fields)

@@ -1,6 +1,7 @@
 """What every view shows of a first batch: a row per loss and a row per output.
 
-The terminal, notebooks, the report and the TensorBoard tab all render these rows, so they agree.
+The terminal, notebooks, the report and the TensorBoard tab all render these rows, so they agree. A
+row's kind is dtype and shape, ``float32[64]``, and whether values are ragged or left out.
 """
 
 from __future__ import annotations
@@ -12,13 +13,7 @@ from tb_firstloss.arrays import Array, LossStatistics
 
 @dataclasses.dataclass(frozen=True)
 class LossRow:
-    """A loss that the step differentiates.
-
-    Attributes:
-        name: Its name.
-        kind: dtype and shape, ``float32[]``.
-        value: The loss in its own dtype, []; None unless it is a scalar.
-    """
+    """A loss that the step differentiates; the value, [] in its dtype, only of a scalar."""
 
     name: str
     kind: str
@@ -32,15 +27,7 @@ class LossRow:
 
 @dataclasses.dataclass(frozen=True)
 class OutputRow:
-    """The per-example losses of an output.
-
-    Attributes:
-        name: Its name.
-        kind: dtype and shape, ``float32[64]``, and whether they are ragged or left out.
-        statistics: Of the values.
-        values: The values, any rank of at least 1; None if they were left out.
-        row_splits: Row splits of each ragged dimension, outermost first.
-    """
+    """The per-example losses of an output, as `OutputLoss` has them, and their kind in words."""
 
     name: str
     kind: str
@@ -58,8 +45,8 @@ class LossTable:
         step: Step under which it was recorded.
         digest: SHA-256 (hex) of the values.
         expected: What the first loss was expected to be, if that was recorded.
-        losses: Every loss that the step differentiates.
-        outputs: Every output's per-example losses.
+        losses: A row per loss that the step differentiates.
+        outputs: A row per output, in the model's order.
     """
 
     run: str
@@ -68,7 +55,3 @@ class LossTable:
     expected: float | None
     losses: tuple[LossRow, ...]
     outputs: tuple[OutputRow, ...]
-
-    def label(self, output: OutputRow) -> str:
-        """Returns the run, with the output's name if there are several outputs."""
-        return self.run if len(self.outputs) == 1 else f"{self.run}: {output.name}"

@@ -41,7 +41,7 @@ class Recordings:
         A whole recording never changes, so it reads only new ones.
         """
         listed = self._list(context, experiment_id)
-        wanted = {run: _key(experiment_id, run, tags) for run, tags in listed.items()}
+        wanted = {run: (experiment_id, run, *sorted(tags.items())) for run, tags in listed.items()}
         missing = {run: listed[run] for run, key in wanted.items() if key not in self._read}
         for run, result in self._read_runs(context, experiment_id, missing):
             self._read[wanted[run]] = json.dumps(_to_row(run, result), allow_nan=False)
@@ -131,10 +131,6 @@ class Recordings:
             tensors = {tag: data[-1].numpy for tag, data in tags.items() if data}
             missing = wanted[run] - set(tensors)
             yield run, f"TensorBoard has lost {min(missing)}" if missing else tensors
-
-
-def _key(experiment_id: str, run: str, tags: dict[str, float]) -> tuple[Any, ...]:
-    return experiment_id, run, *sorted(tags.items())
 
 
 def _manifest_tag(tags: dict[str, float]) -> str | None:

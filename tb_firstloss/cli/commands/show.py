@@ -76,9 +76,10 @@ def _rows(table: LossTable) -> Iterator[list[str]]:
         yield [table.run, *head, *[""] * 6]
     for output in table.outputs:
         s = output.statistics
+        label = table.run if len(table.outputs) == 1 else f"{table.run}: {output.name}"
         numbers = [f"{value:.6g}" for value in (s.min, s.mean, s.max)]
         picture = "" if output.values is None else histogram_line(output.values)
-        yield [table.label(output), *head, str(s.count), *numbers, str(s.nonfinite_count), picture]
+        yield [label, *head, str(s.count), *numbers, str(s.nonfinite_count), picture]
 
 
 def to_json(first: FirstBatch) -> dict[str, Any]:
