@@ -1,4 +1,4 @@
-"""Arrays described, summed up, counted into buckets and digested: NumPy alone."""
+"""Arrays described, summarized, counted into buckets and digested, with NumPy alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ class LossStatistics:
 
     Attributes:
         count: Number of values, finite or not.
-        mean: Mean of the finite values; NaN when there are none, as for the next three.
+        mean: Mean of the finite values; NaN without any, like the next three.
         std: Population standard deviation (divided by the number of finite values).
         min: Smallest finite value.
         max: Largest finite value.
@@ -40,18 +40,16 @@ class LossStatistics:
     def of(cls, values: Array) -> LossStatistics:
         """Computes the statistics of an array of any shape and any real dtype."""
         finite = finite_values(values)
-        count, finite_count = int(values.size), int(finite.size)
-        if not finite_count:
-            nan = math.nan
-            return cls(count=count, mean=nan, std=nan, min=nan, max=nan, nonfinite_count=count)
+        nonfinite_count = int(values.size - finite.size)
+        finite = finite if finite.size else np.array([math.nan])
         with np.errstate(over="ignore", invalid="ignore"):
             return cls(
-                count=count,
+                count=int(values.size),
                 mean=float(finite.mean()),
                 std=float(finite.std()),
                 min=float(finite.min()),
                 max=float(finite.max()),
-                nonfinite_count=count - finite_count,
+                nonfinite_count=nonfinite_count,
             )
 
 
@@ -74,7 +72,7 @@ def finite_values(values: Array) -> npt.NDArray[np.float64]:
 
 
 def bucket_count(count: int) -> int:
-    """Returns how many buckets show the shape of ``count`` values, 1 to 30, and not spikes."""
+    """Returns how many buckets, 1 to 30, show the shape of ``count`` values without spikes."""
     return int(np.clip(np.ceil(2 * np.sqrt(count)), 1, 30))
 
 
@@ -83,36 +81,53 @@ def count_in_buckets(
 ) -> npt.NDArray[np.float64]:
     """Returns left edge, right edge and number of values of equal buckets, [count, 3] float64.
 
-    Where all values are equal, all edges are too, and the last bucket holds the values: so does
+    If all values are equal, so are all edges, and the last bucket holds the values, as in
     tf.summary.histogram.
 
     Args:
         values: Finite values, [n], at least one.
-        count: Number of buckets; None for as many as suit n.
+        count: Number of buckets; None to choose it by n.
     """
     low, high = values.min(), values.max()
     share = np.linspace(0, 1, 1 + (bucket_count(values.size) if count is None else count))
-    # Not low + share * (high - low): the difference of two float64 may be infinite. Rounding may
-    # take an edge beyond its neighbour.
+    # Not low + share * (high - low): the difference of two float64 may overflow. Rounding may
+    # move an edge past its neighbour.
     edges = np.maximum.accumulate(np.clip(low * (1 - share) + high * share, low, high))
     numbers, _ = np.histogram(values, edges)
     return np.stack([edges[:-1], edges[1:], numbers.astype(np.float64)], axis=1)
 
 
 def bar_heights(values: Array, count: int | None = None) -> list[float]:
-    """Returns the heights of a histogram's bars, 0 to 1; no bars without a finite value.
+    """Returns the heights of a histogram's bars, 0 to 1; none without a finite value.
 
     Args:
         values: Any shape and any real dtype; only finite values count.
-        count: Number of bars; None for as many as suit the number of values.
+        count: Number of bars; None to choose it by the number of values.
     """
     finite = finite_values(values)
     if not finite.size:
         return []
     numbers = count_in_buckets(finite, count)[:, 2]
     if finite.min() == finite.max():
-        numbers = np.roll(numbers, len(numbers) // 2 + 1)  # a single bar stands in the middle
+        numbers = np.roll(numbers, len(numbers) // 2 + 1)  # a single bar, in the middle
     return list((numbers / numbers.max()).tolist())
+
+
+def index_of(
+    flat: int, shape: tuple[int, ...], row_splits: Sequence[Array] = ()
+) -> tuple[int, ...]:
+    """Returns the index of a value: the example first, then the place within it.
+
+    Args:
+        flat: Position in C order.
+        shape: Shape of the array; for a ragged one, of its flat values.
+        row_splits: Row splits of each ragged dimension, outermost first, each [rows + 1].
+    """
+    path = tuple(int(i) for i in np.unravel_index(flat, shape))
+    for splits in reversed(row_splits):
+        row = int(np.searchsorted(splits, path[0], side="right")) - 1
+        path = (row, path[0] - int(splits[row]), *path[1:])
+    return path
 
 
 def tensor_sha256(array: Array) -> str:
@@ -123,8 +138,8 @@ def tensor_sha256(array: Array) -> str:
 def digest_of(arrays: Iterable[Array | None]) -> str:
     """Returns the SHA-256 (hex) over dtype, shape and bytes of several arrays, in order.
 
-    Each contributes a line of compact JSON ``["<dtype>",[<shape>]]``, a newline, and its elements'
-    bytes in C order, little-endian; a missing one contributes the line ``null``.
+    Each adds a line of compact JSON, ``["<dtype>",[<shape>]]``, and its elements' bytes in C order,
+    little-endian; a missing one adds the line ``null``.
     """
     sha = hashlib.sha256()
     for array in arrays:
@@ -155,10 +170,9 @@ def frozen(array: npt.ArrayLike) -> Array:
 
 
 def finite_json(value: Any) -> Any:
-    """Returns a JSON value whose NaN and infinities, which JSON lacks, are text.
+    """Returns a JSON value with NaN and infinities, which JSON lacks, as text.
 
-    They are spelled "NaN", "Infinity" and "-Infinity", which Python's ``float`` and JavaScript's
-    ``Number`` both read back.
+    Both Python's ``float`` and JavaScript's ``Number`` read "NaN", "Infinity" and "-Infinity" back.
     """
     if isinstance(value, dict):
         return {key: finite_json(item) for key, item in value.items()}

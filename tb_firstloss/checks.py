@@ -1,4 +1,4 @@
-"""What the first loss should be, and whether it is."""
+"""The verdict on a first loss: what it should be, and whether it is."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _FUNCTIONS: dict[str, Callable[..., float]] = {
 _CONSTANTS = {"pi": math.pi, "e": math.e}
 
 _USUAL_CAUSES: dict[Kind, str] = {
-    "high": "initial weights that are too large, inputs that are not normalised, or logits that "
-    "the loss takes for probabilities",
-    "low": "weights that are trained already, labels that leak into the inputs, a batch of few "
+    "high": "initial weights that are too large, inputs that are not normalised, or logits taken "
+    "for probabilities",
+    "low": "weights that are already trained, labels that leak into the inputs, a batch of few "
     "classes, or padding that counts as examples",
     "non-finite": "NaN in the inputs, log(0) or a division by 0 in the loss, or float16 overflow",
     "constant": "outputs that do not depend on the inputs: a last layer that starts at zero, dead "
@@ -48,12 +48,12 @@ class Verdict:
     """Whether a first loss is what was expected.
 
     Attributes:
-        kind: "ok", "high" or "low"; "non-finite" when any value is NaN or infinite, and "constant"
-            when all of several per-example values are equal, whatever the expectation.
-        compared: What was compared: "mean per-example loss", or "loss" without a single output.
-        value: Its value; NaN or infinite where it is.
+        kind: "ok", "high" or "low"; whatever the expectation, "non-finite" if any value is NaN or
+            infinite, and "constant" if several per-example values are all equal.
+        compared: What was compared: "mean per-example loss", or "loss" unless there is one output.
+        value: Its value, which may be NaN or infinite.
         expected: What it was compared with.
-        message: One sentence, with what usually causes it.
+        message: One sentence, with the usual causes of a finding.
     """
 
     kind: Kind
@@ -76,8 +76,8 @@ def check(
 ) -> Verdict:
     """Compares a first loss with what it should be.
 
-    What is compared is the mean of the finite per-example values, because regularisers shift the
-    total; the total loss only where there is not exactly one output.
+    It compares the mean of the finite per-example values, because regularisers shift the total
+    loss; the total loss unless there is exactly one output.
 
     Args:
         first_batch: What was captured.
@@ -86,8 +86,8 @@ def check(
         atol: Allowed deviation in units of the loss, added to that.
 
     Raises:
-        ValueError: The expectation or a tolerance is not usable, or there is neither a single
-            output nor a scalar loss.
+        ValueError: The expectation or a tolerance is unusable, or there is neither a single output
+            nor a scalar loss.
         TypeError: The expectation is neither a number nor text.
     """
     expected = parse_expectation(expect)
@@ -103,6 +103,14 @@ def check(
     return Verdict(kind=kind, compared=compared, value=value, expected=expected, message=message)
 
 
+def check_recorded(
+    first_batch: FirstBatch, *, rtol: float = 0.1, atol: float = 0.0
+) -> Verdict | None:
+    """Compares a first loss, as `check` does, with the expectation recorded with it, if any."""
+    expect = first_batch.metadata.get("expected_loss")
+    return None if expect is None else check(first_batch, expect, rtol=rtol, atol=atol)
+
+
 def check_tolerance(name: str, tolerance: float) -> None:
     """Raises ValueError unless a tolerance is a finite number of at least 0."""
     if not (math.isfinite(tolerance) and tolerance >= 0):
@@ -114,8 +122,8 @@ def _compared_value(first: FirstBatch) -> tuple[str, float]:
         return "mean per-example loss", first.mean
     if first.loss is None or first.loss.ndim:
         raise ValueError(
-            f"{first.run}: {len(first.outputs)} outputs and no scalar loss, so there is no one "
-            "value to compare; check outputs[name] yourself"
+            f"{first.run}: {len(first.outputs)} outputs and no scalar loss, so no single value to "
+            "compare; check outputs[name] yourself"
         )
     return "loss", float(first.loss)
 
@@ -134,15 +142,15 @@ def _find(first: FirstBatch, value: float, expected: float, allowed: float) -> t
             return "constant", f"all {s.count} per-example values of {name!r} are equal"
     if abs(value - expected) <= allowed:
         return "ok", ""
-    deviation = f"{abs(value - expected):.3g} away, allowed are {allowed:.3g}"
+    deviation = f"off by {abs(value - expected):.3g} (tolerance {allowed:.3g})"
     return ("high", deviation) if value > expected else ("low", deviation)
 
 
 def parse_expectation(expect: float | str) -> float:
     """Returns the number that an expectation stands for: 2.3, "2.3", "log(10)", "ln(10) + 0.5".
 
-    Only numbers, ``+ - * /``, parentheses, log, ln, log2, log10, exp, sqrt, pi and e are known;
-    log and ln are the natural logarithm. Nothing is evaluated as Python code.
+    It knows numbers, ``+ - * /``, parentheses, log, ln, log2, log10, exp, sqrt, pi and e, and
+    evaluates nothing as Python code. Both log and ln are the natural logarithm.
 
     Raises:
         ValueError: Anything else, or a value that is not finite.

@@ -1,4 +1,4 @@
-"""Whether two first batches have the same loss, and what else differs between them."""
+"""The comparison of two first batches: whether their losses agree, and what else differs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tb_firstloss.arrays import Array, describe
+from tb_firstloss.arrays import Array, describe, index_of, to_float64
 from tb_firstloss.checks import check_tolerance
 from tb_firstloss.first_batch import FirstBatch, OutputLoss
 
@@ -23,12 +23,12 @@ _NO_CAUSES = (
     "expected_from",
     "running_means_after_first_execution",
 )
-"""Metadata that is compared elsewhere or follows from the loss."""
+"""Metadata that is compared elsewhere, or that follows from the loss."""
 
 
 @dataclasses.dataclass(frozen=True)
 class WorstValue:
-    """One value that differs: where it is in the array, and what it is in either run."""
+    """A value that differs: its index, the example first, and what it is in either run."""
 
     index: tuple[int, ...]
     baseline: float
@@ -39,14 +39,16 @@ class WorstValue:
 class ValueComparison:
     """How one array of the loss compares: the total, or an output's per-example values.
 
-    Differences are computed in float64. NaN equals NaN here; NaN against a number is infinitely
-    far away. Where the arrays cannot be laid over each other, only ``reason`` says why.
+    Differences are computed in float64. NaN is no distance from NaN, and infinitely far from a
+    number. Where the values cannot be compared one by one, all but ``reason`` says nothing.
 
     Attributes:
         agreement: "identical" (dtype, shape and every bit), "within tolerance" or "different".
-        reason: Why the values cannot be compared one by one; "" where they were.
+        reason: Why the values cannot be compared one by one; "" if they were.
         count: Number of values.
-        different_count: Number of values that are not equal.
+        different_count: Number of values at a distance from the baseline's.
+        different_bits_count: Number of values with other bits than the baseline's: also those at
+            no distance, 0.0 from -0.0 or NaN from another NaN. Of two dtypes, `different_count`.
         max_abs: Largest absolute difference.
         max_rel: Largest difference as a share of the baseline's absolute value.
         worst: The values furthest apart, at most 5.
@@ -56,6 +58,7 @@ class ValueComparison:
     reason: str = ""
     count: int = 0
     different_count: int = 0
+    different_bits_count: int = 0
     max_abs: float = 0.0
     max_rel: float = 0.0
     worst: tuple[WorstValue, ...] = ()
@@ -68,14 +71,14 @@ class Comparison:
     Attributes:
         baseline: Run name of the baseline.
         run: Run name of the other.
-        agreement: The worst agreement of all that follow.
-        loss: The total loss; None when neither has one.
-        outputs: The per-example values, by output name, the baseline's first.
+        agreement: The worst agreement of the loss and the outputs.
+        loss: The total loss; None if neither has one.
+        outputs: The per-example values by output name, the baseline's first.
         differences: What else differs, by name: the baseline's value and the other's, or None.
-        cause: Where the difference comes from as far as fingerprints tell: "data", "weights", "data
-            and weights", or "code or randomness" when both are equal. Without them, what is left,
-            such as "data, weights, code or randomness". "" when the losses are identical.
-        unknown: Of "data" and "weights", what is not fingerprinted in both.
+        cause: Where the difference comes from, as far as fingerprints show: "data", "weights",
+            "data and weights", or "code or randomness" if both are equal; without them, what may be
+            the cause, as "data, weights, code or randomness". "" if the losses are identical.
+        unknown: "data" and "weights", as far as either run lacks their fingerprint.
     """
 
     baseline: str
@@ -100,26 +103,29 @@ class Comparison:
 def compare(a: FirstBatch, b: FirstBatch, *, rtol: float = 0.0, atol: float = 0.0) -> Comparison:
     """Compares a first batch with a baseline: every value of the loss, and what else is known.
 
-    A value is within tolerance when ``abs(b - a) <= atol + rtol * abs(a)``. dtypes do not enter
-    that, but only equal ones are identical.
+    A value is within tolerance if ``abs(b - a) <= atol + rtol * abs(a)``, whatever the dtypes, but
+    losses of two dtypes are never identical.
 
     Args:
         a: The baseline.
-        b: The other one.
+        b: What to compare with it.
         rtol: Allowed difference as a share of the baseline's absolute value.
         atol: Allowed difference in units of the loss, added to that.
 
     Raises:
-        ValueError: A tolerance is not usable.
+        ValueError: A tolerance is unusable.
     """
     for name, tolerance in (("rtol", rtol), ("atol", atol)):
         check_tolerance(name, tolerance)
     same = a.digest == b.digest and list(a.outputs) == list(b.outputs)
     loss = None
     if a.loss is not None or b.loss is not None:
-        loss = _compare_arrays(a.loss, b.loss, same, rtol, atol)
+        loss = _compare_arrays(a.loss, b.loss, rtol=rtol, atol=atol)
     outputs = {
-        name: _compare_outputs(a.outputs.get(name), b.outputs.get(name), same, rtol, atol)
+        # Of values that both left out, the digests are all that is known.
+        name: ValueComparison(agreement="identical", count=a.outputs[name].statistics.count)
+        if same
+        else compare_outputs(a.outputs.get(name), b.outputs.get(name), rtol=rtol, atol=atol)
         for name in {**a.outputs, **b.outputs}
     }
     found = [part.agreement for part in (loss, *outputs.values()) if part is not None]
@@ -137,63 +143,72 @@ def compare(a: FirstBatch, b: FirstBatch, *, rtol: float = 0.0, atol: float = 0.
     )
 
 
-def _compare_outputs(
-    a: OutputLoss | None, b: OutputLoss | None, same: bool, rtol: float, atol: float
+def compare_outputs(
+    a: OutputLoss | None, b: OutputLoss | None, *, rtol: float = 0.0, atol: float = 0.0
 ) -> ValueComparison:
+    """Compares per-example values with a baseline's; None stands for an output that is missing."""
     if a is None or b is None:
         where = "the baseline" if b is None else "the other run"
         return ValueComparison(agreement="different", reason=f"an output of {where} only")
-    splits = [[part.tolist() for part in output.row_splits] for output in (a, b)]
-    if splits[0] != splits[1]:
-        return ValueComparison(agreement="different", reason="ragged in other places")
+    if [s.tolist() for s in a.row_splits] != [s.tolist() for s in b.row_splits]:
+        return ValueComparison(agreement="different", reason="ragged in different places")
     if a.per_example is None and b.per_example is None:
-        if same:
-            return ValueComparison(agreement="identical", count=a.statistics.count)
         reason = "both recordings left it out as too large, and their digests differ"
         return ValueComparison(agreement="different", reason=reason)
-    return _compare_arrays(a.per_example, b.per_example, same, rtol, atol)
+    return _compare_arrays(a.per_example, b.per_example, a.row_splits, rtol=rtol, atol=atol)
 
 
 def _compare_arrays(
-    a: Array | None, b: Array | None, same: bool, rtol: float, atol: float
+    a: Array | None, b: Array | None, row_splits: tuple[Array, ...] = (), **tolerances: float
 ) -> ValueComparison:
     if a is None or b is None:
         where = "baseline" if a is None else "other run"
         return ValueComparison(agreement="different", reason=f"the {where} has no such values")
-    if same or ((a.dtype, a.shape) == (b.dtype, b.shape) and a.tobytes() == b.tobytes()):
-        return ValueComparison(agreement="identical", count=a.size)
     if a.shape != b.shape:
         reason = f"{describe(a)} against {describe(b)}"
         return ValueComparison(agreement="different", reason=reason)
-    return _measure(a, b, rtol, atol)
+    if a.dtype == b.dtype and not _bits_differ(a, b).any():
+        return ValueComparison(agreement="identical", count=a.size)
+    return _measure(a, b, row_splits, **tolerances)
 
 
-def _measure(a: Array, b: Array, rtol: float, atol: float) -> ValueComparison:
-    with np.errstate(all="ignore"):  # NaN and infinities are expected here, and told below
-        x, y = a.astype(np.float64), b.astype(np.float64)
+def _bits_differ(a: Array, b: Array) -> Array:
+    """Returns, flat, which elements of two arrays of one dtype and shape differ in a bit."""
+    left, right = (array.reshape(-1, 1).view(np.uint8) for array in (a, b))
+    differ: Array = (left != right).any(axis=1)
+    return differ
+
+
+def _measure(
+    a: Array, b: Array, row_splits: tuple[Array, ...], rtol: float, atol: float
+) -> ValueComparison:
+    x, y = to_float64(a).ravel(), to_float64(b).ravel()
+    with np.errstate(all="ignore"):  # NaN and infinities are expected here
         equal = (x == y) | (np.isnan(x) & np.isnan(y))
         far = np.where(equal, 0.0, np.abs(y - x))
         far[np.isnan(far)] = np.inf
         relative = np.where(equal, 0.0, far / np.abs(x))
         relative[np.isnan(relative)] = np.inf
         inside = equal | (np.isfinite(far) & (far <= atol + rtol * np.abs(x)))
-    order = np.argsort(-far, axis=None, kind="stable")[:_WORST_COUNT]
-    places = [np.unravel_index(i, x.shape) for i in order if not equal.flat[i]]
+    other_bits = _bits_differ(a, b) if a.dtype == b.dtype else ~equal
+    order = np.argsort(-far, kind="stable")[:_WORST_COUNT]
     return ValueComparison(
         agreement="within tolerance" if inside.all() else "different",
         count=x.size,
         different_count=int(np.count_nonzero(~equal)),
+        different_bits_count=int(np.count_nonzero(other_bits)),
         max_abs=float(far.max(initial=0.0)),
         max_rel=float(relative.max(initial=0.0)),
         worst=tuple(
-            WorstValue(tuple(int(i) for i in place), float(x[place]), float(y[place]))
-            for place in places
+            WorstValue(index_of(at, a.shape, row_splits), float(x[at]), float(y[at]))
+            for at in map(int, order)
+            if not equal[at]
         ),
     )
 
 
 def _find_cause(a: FirstBatch, b: FirstBatch) -> tuple[str, tuple[str, ...]]:
-    """Returns where a difference can come from, and what is not known for want of fingerprints."""
+    """Returns where a difference may come from, and what lacks a fingerprint in either run."""
     different, unknown = [], []
     for key, name in _FINGERPRINTS.items():
         left, right = _fingerprint(a).get(key), _fingerprint(b).get(key)
@@ -236,16 +251,12 @@ def _iter_array_differences(a: FirstBatch, b: FirstBatch) -> Iterator[tuple[str,
             texts = tuple(None if array is None else describe(array) for array in arrays)
             if texts[0] != texts[1]:
                 yield f"{field} of {name!r}", (texts[0], texts[1])
-            elif field != "per_example" and arrays[0] is not None and _bits_differ(*arrays):
+            elif field != "per_example" and arrays[0] is not None and _bits_differ(*arrays).any():
                 yield f"{field} of {name!r}", ("one set of values", "another")
         for field in ("reduction", "loss_weight"):
             values = getattr(left, field), getattr(right, field)
             if values[0] != values[1]:
                 yield f"{field} of {name!r}", values
-
-
-def _bits_differ(a: Array, b: Array) -> bool:
-    return a.tobytes() != b.tobytes()
 
 
 def _flatten(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

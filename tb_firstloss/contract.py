@@ -1,12 +1,12 @@
 """What a recording looks like on disk: tags, plugin name, file name, manifest, tensor encodings.
 
-One recording is one run directory with one event file. Under the recorder's tag T it holds, for
-people, the scalars and the histogram of `SCALARS` and `HISTOGRAM`, and for programs the exact
-arrays as tensor summaries below ``T/tensors/``. The last of these, ``T/tensors/manifest``, is a
-JSON text that names every other one with its true dtype, shape and SHA-256. A recording without its
-manifest, or with one array that disagrees with it, is no recording.
+One recording is one run directory with one event file. Under the recorder's tag T it holds scalars
+and a histogram for people (`SCALARS`, `HISTOGRAM`), and the exact arrays for programs, as tensor
+summaries below ``T/tensors/``. The last of these, ``T/tensors/manifest``, is a JSON text that names
+all others with their true dtype, shape and SHA-256. Without its manifest, or with an array that
+disagrees with it, it is no recording.
 
-Encoding and decoding stand side by side here, so that neither can change alone.
+Encoding and decoding are side by side here, so that neither can change alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import json
 import os
 import re
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes
@@ -34,11 +34,11 @@ PLUGIN_NAME = "tb_firstloss"
 """``plugin_name`` in the summary metadata of the exact tensors (data_class TENSOR)."""
 
 FILE_SUFFIX = ".tb_firstloss.v2"
-"""End of a recording's event file name; a reader can pass over every other file unopened."""
+"""End of a recording's event file name; readers can skip every other file unopened."""
 
 MANIFEST = "manifest"
 PROTO_LIMIT_BYTES = 2**31 - 2**20
-"""A protocol buffer ends at 2 GiB; the difference leaves room for the event around the tensor."""
+"""A protocol buffer holds at most 2 GiB; the rest is room for the event around the tensor."""
 
 SCALARS = {
     "loss": "The loss that the optimizer differentiates on the first training batch.",
@@ -47,8 +47,8 @@ SCALARS = {
     "loss_max": "Largest finite per-example loss of the first training batch.",
     "nonfinite_count": "Number of NaN and infinite per-example losses of the first training batch.",
 }
-"""Scalar summaries, name to description. Descriptions never vary: TensorBoard shows
-"Multiple descriptions" when runs disagree."""
+"""Descriptions of the scalar summaries by name. They never vary: TensorBoard shows "Multiple
+descriptions" where runs disagree."""
 
 HISTOGRAM = "loss_per_example"
 HISTOGRAM_DESCRIPTION = "The finite per-example losses of the first training batch."
@@ -57,7 +57,7 @@ _TAG = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 def check_tag(tag: object) -> str:
-    """Returns the tag if it can name a run directory and a group of summaries.
+    """Returns a tag that can name a run directory and a group of summaries.
 
     Raises:
         ValueError: Anything but letters, digits, ``_``, ``.`` and ``-``, or ``.`` or ``..``.
@@ -70,22 +70,22 @@ def check_tag(tag: object) -> str:
 
 
 def escape(name: str) -> str:
-    """Returns an output's name as one tag component: everything unusual percent-encoded."""
+    """Returns an output's name as one tag component, with everything unusual percent-encoded."""
     return urllib.parse.quote(name, safe="") or "%"
 
 
 def output_prefix(tag: str, name: str, *, several: bool) -> str:
-    """Returns the tag under which one output's scalars and histogram are written."""
+    """Returns the tag of one output's scalars and histogram."""
     return f"{tag}/outputs/{escape(name)}" if several else tag
 
 
 def manifest_tag(tag: str) -> str:
-    """Returns the tag of the manifest, which is a recording's last tensor."""
+    """Returns the tag of the manifest, a recording's last tensor."""
     return f"{tag}/tensors/{MANIFEST}"
 
 
 def is_manifest(tag: str, plugin_name: str) -> bool:
-    """Tells whether a summary value is a recording's manifest."""
+    """Returns whether a summary value is a recording's manifest."""
     return plugin_name == PLUGIN_NAME and tag.endswith(f"/tensors/{MANIFEST}")
 
 
@@ -95,8 +95,8 @@ class Recording:
 
     Attributes:
         tensors: Tag and array of each tensor summary, in the order of writing.
-        manifest: JSON text, to be written after all of them.
-        left_out: Tags of the arrays that were above the size limit.
+        manifest: JSON text, to be written last.
+        left_out: Tags of the arrays above the size limit.
     """
 
     tensors: list[tuple[str, Array]]
@@ -107,13 +107,13 @@ class Recording:
 def encode(
     first: FirstBatch, *, tag: str, recording_id: str, max_tensor_bytes: int = PROTO_LIMIT_BYTES
 ) -> Recording:
-    """Turns a first batch into the tensors and the manifest that are written.
+    """Turns a first batch into the tensors and the manifest to write.
 
     Args:
         first: What was captured.
         tag: The recorder's tag.
-        recording_id: Anything unique; it tells a copy from a second recording of equal values.
-        max_tensor_bytes: Arrays above this many bytes, as stored, are left out.
+        recording_id: Anything unique; it distinguishes a copy from a new recording of equal values.
+        max_tensor_bytes: Leaves out arrays stored in more bytes than this.
     """
     tensors: list[tuple[str, Array]] = []
     left_out: list[str] = []
@@ -137,6 +137,22 @@ def encode(
         tensors.extend((entry_tag + suffix, part) for suffix, part in parts.items())
         return facts
 
+    def output_entry(name: str, output: OutputLoss) -> dict[str, Any]:
+        prefix = f"outputs/{escape(name)}"
+        return {
+            "name": name,
+            "per_example": entry(f"{prefix}/per_example", output.per_example),
+            "row_splits": [
+                entry(f"{prefix}/row_splits_{i}", splits)
+                for i, splits in enumerate(output.row_splits)
+            ],
+            "sample_weight": entry(f"{prefix}/sample_weight", output.sample_weight),
+            "mask": entry(f"{prefix}/mask", output.mask),
+            "reduction": output.reduction,
+            "loss_weight": output.loss_weight,
+            "statistics": finite_json(vars(output.statistics)),
+        }
+
     manifest = {
         "contract_version": VERSION,
         "recording_id": recording_id,
@@ -147,24 +163,7 @@ def encode(
         "digest": first.digest,
         "metadata": dict(first.metadata),
         "loss": entry("loss", first.loss),
-        "outputs": [
-            {
-                "name": name,
-                "per_example": entry(f"outputs/{escape(name)}/per_example", output.per_example),
-                "row_splits": [
-                    entry(f"outputs/{escape(name)}/row_splits_{i}", splits)
-                    for i, splits in enumerate(output.row_splits)
-                ],
-                "sample_weight": entry(
-                    f"outputs/{escape(name)}/sample_weight", output.sample_weight
-                ),
-                "mask": entry(f"outputs/{escape(name)}/mask", output.mask),
-                "reduction": output.reduction,
-                "loss_weight": output.loss_weight,
-                "statistics": _encode_statistics(output.statistics),
-            }
-            for name, output in first.outputs.items()
-        ],
+        "outputs": [output_entry(name, output) for name, output in first.outputs.items()],
     }
     text = json.dumps(manifest, allow_nan=False)
     return Recording(tensors=tensors, manifest=text, left_out=left_out)
@@ -177,7 +176,7 @@ def decode(
     path: str | os.PathLike[str],
     run: str | None = None,
 ) -> FirstBatch:
-    """Turns a manifest and the tensors read beside it back into the first batch.
+    """Turns a manifest and its tensors back into the first batch.
 
     Args:
         manifest: JSON text of the manifest.
@@ -186,7 +185,7 @@ def decode(
         run: Name to give the run; None for the one it was recorded under.
 
     Raises:
-        ContractVersionError: Written by a newer version of this package.
+        ContractVersionError: A newer version of this package wrote it.
         IncompleteRecordingError: A tensor is missing or differs from its SHA-256, or the manifest
             is not what `encode` writes.
     """
@@ -215,27 +214,26 @@ def decode(
 def _decode_facts(
     facts: dict[str, Any], tensors: Mapping[str, Array], where: str, run: str | None
 ) -> FirstBatch:
-    loss = _load(facts["loss"], tensors, where)
+    load = functools.partial(_load, tensors=tensors, where=where)
+    loss, entries = load(facts["loss"]), [facts["loss"]]
     outputs = {}
     for out in facts["outputs"]:
+        entries += [out["per_example"], *out["row_splits"], out["sample_weight"], out["mask"]]
+        row_splits = [load(entry) for entry in out["row_splits"]]
         outputs[out["name"]] = OutputLoss(
-            per_example=_load(out["per_example"], tensors, where),
-            row_splits=tuple(
-                splits
-                for splits in (_load(entry, tensors, where) for entry in out["row_splits"])
-                if splits is not None
-            ),
-            sample_weight=_load(out["sample_weight"], tensors, where),
-            mask=_load(out["mask"], tensors, where),
+            per_example=load(out["per_example"]),
+            row_splits=tuple(splits for splits in row_splits if splits is not None),
+            sample_weight=load(out["sample_weight"]),
+            mask=load(out["mask"]),
             reduction=out["reduction"],
             loss_weight=out["loss_weight"],
             statistics=_decode_statistics(out["statistics"]),
         )
-    if not any(entry.get("left_out") for entry in _entries(facts)):
+    if not any(entry is not None and entry.get("left_out") for entry in entries):
         digest = compute_digest(loss, outputs)
         if digest != facts["digest"]:
             raise errors.IncompleteRecordingError(
-                f"{where}: the digest of what was read is {digest[:12]}…, the manifest says "
+                f"{where}: the values read have digest {digest[:12]}…, the manifest says "
                 f"{facts['digest'][:12]}…",
                 path=where,
             )
@@ -250,18 +248,6 @@ def _decode_facts(
     )
 
 
-def _entries(facts: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    candidates = [facts["loss"]]
-    for out in facts["outputs"]:
-        candidates += [out["per_example"], *out["row_splits"], out["sample_weight"], out["mask"]]
-    return (entry for entry in candidates if entry is not None)
-
-
-def _encode_statistics(statistics: LossStatistics) -> dict[str, Any]:
-    facts: dict[str, Any] = finite_json(dataclasses.asdict(statistics))
-    return facts
-
-
 def _decode_statistics(facts: dict[str, Any]) -> LossStatistics:
     numbers: dict[str, Any] = {k: float(v) if isinstance(v, str) else v for k, v in facts.items()}
     return LossStatistics(**numbers)
@@ -270,20 +256,20 @@ def _decode_statistics(facts: dict[str, Any]) -> LossStatistics:
 def _store(array: Array) -> tuple[str, dict[str, Array]]:
     """Returns the encoding and the arrays to write, by tag suffix.
 
-    TensorBoard's own decoder raises on bfloat16 and float8. bfloat16 is the upper half of a
-    float32, so a shift keeps every bit pattern; of float8 the bytes are kept beside a float32 view.
+    TensorBoard's decoder raises on bfloat16 and float8. bfloat16 is the upper half of a float32, so
+    a shift keeps every bit pattern; float8 is stored as bytes next to a float32 view.
     """
     if array.dtype == ml_dtypes.bfloat16:
         wide = array.view(np.uint16).astype(np.uint32) << np.uint32(16)
         return "bfloat16_in_float32", {"": wide.view(np.float32)}
-    if array.dtype.isbuiltin != 1:  # a dtype of ml_dtypes, one byte an element
+    if array.dtype.isbuiltin != 1:  # from ml_dtypes, one byte per element
         view = array.astype(np.float32)
         return "bits", {"": view, ".bits": array.view(np.uint8)}
     return "exact", {"": array}
 
 
 def _load(entry: dict[str, Any] | None, tensors: Mapping[str, Array], where: str) -> Array | None:
-    """Returns the array that a manifest entry names, in its true dtype, or None if left out."""
+    """Returns the array that a manifest entry names, in its true dtype; None if it was left out."""
     if entry is None or entry.get("left_out"):
         return None
     dtype, tag, encoding = _dtype(entry["dtype"]), entry["tag"], entry["encoding"]
@@ -307,6 +293,6 @@ def _load(entry: dict[str, Any] | None, tensors: Mapping[str, Array], where: str
 
 @functools.cache
 def _dtype(name: str) -> np.dtype[Any]:
-    """Returns the dtype of a name, NumPy's or ml_dtypes'."""
+    """Returns the dtype that NumPy or ml_dtypes knows by a name."""
     extended = getattr(ml_dtypes, name, None)
     return np.dtype(name if extended is None else extended)

@@ -1,4 +1,4 @@
-"""The main job on real data: one epoch on scikit-learn's digits, with the first loss captured."""
+"""One epoch on scikit-learn's digits, with the first loss captured."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LOSSES: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
     "cross-entropy": keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=None),
     "squared-error": lambda y, logits: keras.losses.mean_squared_error(tf.one_hot(y, 10), logits),
 }
-"""Loss functions of labels [batch] and logits [batch, 10], each → loss per example [batch]."""
+"""Functions of labels [batch] and logits [batch, 10] → losses per example [batch]."""
 
 TEST_COUNT = 297
 
@@ -42,7 +42,7 @@ class Outcome:
 
     Attributes:
         run_dir: Where the recording is.
-        accuracy: Share of the test images that are recognised, 0 to 1.
+        accuracy: Share of test images recognised, 0 to 1.
         test_count: Number of test images.
     """
 
@@ -52,7 +52,7 @@ class Outcome:
 
 
 def start_devices() -> None:
-    """Lets TensorFlow find its devices, which it otherwise does, and logs, at the first step."""
+    """Lets TensorFlow find, and log, its devices now and not at the first step."""
     tf.config.list_logical_devices()
 
 
@@ -73,23 +73,15 @@ def train(
         loss: One of `LOSSES`.
         track: Called with the batches and their number; returns them again, to show progress.
     """
-    model = make_model(weight_seed)
-    (images, labels), test = load_images()
-    batches = make_batches(images, labels, data_seed)
-    first = FirstLoss(
-        logdir,
-        expect="log(10)" if loss == "cross-entropy" else None,
-        fingerprint=True,
-        metadata={"loss_function": loss},
-    )
-    train_step = first.wrap(make_train_step(model, loss), loss="per_example", total="loss")
-    for x, y in track(batches, len(batches)):
-        train_step(x, y)
-    if first.run_dir is None:
-        raise OSError(f"{first.logdir}: nothing could be written there")
-    return Outcome(
-        run_dir=first.run_dir, accuracy=measure_accuracy(model, *test), test_count=TEST_COUNT
-    )
+
+    def run_epoch(model: keras.Model, batches: tf.data.Dataset) -> FirstLoss:
+        first = FirstLoss(logdir, **_options(loss))
+        train_step = first.wrap(make_train_step(model, loss), loss="per_example", total="loss")
+        for x, y in track(batches, len(batches)):
+            train_step(x, y)
+        return first
+
+    return _train(run_epoch, data_seed, weight_seed)
 
 
 def train_with_fit(
@@ -107,27 +99,38 @@ def train_with_fit(
         weight_seed: Seed of the initial weights.
         loss: One of `LOSSES`.
     """
-    model = make_model(weight_seed)
-    (images, labels), test = load_images()
-    batches = make_batches(images, labels, data_seed)
-    first = FirstLossCallback(
-        logdir,
-        expect="log(10)" if loss == "cross-entropy" else None,
-        fingerprint=True,
-        metadata={"loss_function": loss},
-    )
 
     def loss_fn(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        # Keras gives labels in the dtype of the logits. Of a function it takes the mean.
+        # Keras casts labels to the dtype of the logits, and takes a function's mean.
         return LOSSES[loss](tf.cast(y, tf.int32), logits)
 
-    model.compile(keras.optimizers.Adam(LEARNING_RATE), loss_fn)
-    model.fit(batches, verbose=0, callbacks=[first])
+    def run_epoch(model: keras.Model, batches: tf.data.Dataset) -> FirstLossCallback:
+        first = FirstLossCallback(logdir, **_options(loss))
+        model.compile(keras.optimizers.Adam(LEARNING_RATE), loss_fn)
+        model.fit(batches, verbose=0, callbacks=[first])
+        return first
+
+    return _train(run_epoch, data_seed, weight_seed)
+
+
+def _train(
+    run_epoch: Callable[[keras.Model, tf.data.Dataset], FirstLoss | FirstLossCallback],
+    data_seed: int,
+    weight_seed: int,
+) -> Outcome:
+    model = make_model(weight_seed)
+    training, test = load_images()
+    first = run_epoch(model, make_batches(*training, data_seed))
     if first.run_dir is None:
-        raise OSError(f"{first.logdir}: nothing could be written there")
+        raise OSError(f"{first.logdir}: the recording could not be written; see the warning")
     return Outcome(
         run_dir=first.run_dir, accuracy=measure_accuracy(model, *test), test_count=TEST_COUNT
     )
+
+
+def _options(loss: str) -> dict[str, Any]:
+    expect = "log(10)" if loss == "cross-entropy" else None
+    return {"expect": expect, "fingerprint": True, "metadata": {"loss_function": loss}}
 
 
 def load_images() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -141,7 +144,7 @@ def load_images() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.n
 
 def make_batches(images: np.ndarray, labels: np.ndarray, seed: int) -> tf.data.Dataset:
     """Returns shuffled batches of images [32, 8, 8, 1] and labels [32]."""
-    # A shuffle's own seed is combined with the global one, which the weights' seed has set.
+    # A shuffle combines its seed with the global one, which make_model has set.
     tf.random.set_seed(seed)
     data = tf.data.Dataset.from_tensor_slices((images, labels))
     return data.shuffle(len(images), seed=seed).batch(BATCH_SIZE)
@@ -164,7 +167,7 @@ def make_model(seed: int) -> keras.Model:
 def make_train_step(
     model: keras.Model, loss: str = "cross-entropy"
 ) -> tf.types.experimental.PolymorphicFunction:
-    """Returns a plain training step that gives the loss per example and the mean it descends."""
+    """Returns a plain training step that returns the loss per example and the mean it descends."""
     optimizer = keras.optimizers.Adam(LEARNING_RATE)
     loss_fn = LOSSES[loss]
 
@@ -180,6 +183,6 @@ def make_train_step(
 
 
 def measure_accuracy(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the share of images [count, 8, 8, 1] whose label [count] the model gives."""
+    """Returns the share of images [count, 8, 8, 1] whose label [count] the model predicts."""
     predicted = np.argmax(model(images, training=False), axis=-1)
     return float(np.mean(predicted == labels))

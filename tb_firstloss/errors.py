@@ -1,4 +1,4 @@
-"""Every exception and warning that tb_firstloss raises on purpose, and how messages are cut.
+"""Every deliberate exception and warning of tb_firstloss, and how messages are shortened.
 
 ::
 
@@ -6,23 +6,23 @@
      └── FirstLossError
           ├── CaptureError                 the first batch could not be captured
           │    ├── LossNotFoundError       the step returned nothing usable as a loss
-          │    ├── NotDurableError         what was written is not what is on disk
-          │    ├── ResumedRunError         a resumed run, and on_resume="error"
-          │    └── UnexpectedLossError     the first loss is not as expected, and on_error="raise"
+          │    ├── NotDurableError         the disk does not hold what was captured
+          │    ├── ResumedRunError         a resumed run, with on_resume="error"
+          │    └── UnexpectedLossError     the first loss is not as expected, with on_error="raise"
           ├── MissingDependencyError       an optional package is not installed (also ImportError)
           └── ReadError                    the state of a file, a run or a logdir
-               ├── EventFileError          a file that holds no events, or cannot be opened
+               ├── EventFileError          the file holds no events, or cannot be opened
                ├── CorruptRecordError      a record's checksum disagrees with its bytes
-               ├── UndecodableError        an intact record whose content breaks the format
-               ├── TensorTooLargeError     a tensor larger than the cap
-               ├── NoRecordingError        nothing recorded here
-               ├── SeveralRecordingsError  more than one recording where one was asked for
-               ├── IncompleteRecordingError  a recording with tensors missing or altered
-               └── ContractVersionError    written by a newer tb_firstloss
+               ├── UndecodableError        an intact record breaks the format
+               ├── TensorTooLargeError     a tensor exceeds the cap
+               ├── NoRecordingError        nothing is recorded here
+               ├── SeveralRecordingsError  several recordings where one was asked for
+               ├── IncompleteRecordingError  tensors of a recording are missing or altered
+               └── ContractVersionError    a newer tb_firstloss wrote the recording
     UserWarning
      └── FirstLossWarning
           ├── CaptureWarning               part or all of a capture is missing; training goes on
-          ├── UnexpectedLossWarning        the first loss is not what was expected
+          ├── UnexpectedLossWarning        the first loss is not as expected
           └── DamageWarning                an event file is damaged; the intact rest was read
 
 A caller's mistake (a bad tag, an unknown option) is a built-in TypeError or ValueError instead.
@@ -30,16 +30,17 @@ A caller's mistake (a bad tag, an unknown option) is a built-in TypeError or Val
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 
 
 def first_line(error: BaseException, *, named: bool = False) -> str:
-    """Returns what an error says, in one line; its type's name if it says nothing.
+    """Returns the first line of an error's message; its type's name if it has none.
 
     Args:
         error: Any exception.
-        named: Whether to put the type's name in front, unless the exception is one of ours.
+        named: Whether to prepend the type's name, unless it is one of this package's.
     """
     name = type(error).__name__
     said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
@@ -49,7 +50,7 @@ def first_line(error: BaseException, *, named: bool = False) -> str:
 
 
 def some_of(names: Sequence[str], limit: int = 10) -> str:
-    """Returns names as one text, ``a, b, …``; at most ``limit`` of them."""
+    """Returns at most ``limit`` names as one text, ``a, b, …``."""
     return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
 
 
@@ -62,14 +63,14 @@ class CaptureError(FirstLossError):
 
 
 class LossNotFoundError(CaptureError):
-    """The step returned nothing that can be taken for the loss; the message lists what it did."""
+    """The step returned nothing usable as a loss; the message lists what it did return."""
 
 
 class NotDurableError(CaptureError):
     """What was read back from disk is not what was captured.
 
     Attributes:
-        path: Run directory that was written to.
+        path: Run directory.
     """
 
     def __init__(self, message: str, *, path: str | os.PathLike[str]) -> None:
@@ -78,24 +79,24 @@ class NotDurableError(CaptureError):
 
 
 class ResumedRunError(CaptureError):
-    """The run continues an earlier one and ``on_resume="error"`` was asked for."""
+    """The run continues an earlier one, and ``on_resume="error"``."""
 
 
 class UnexpectedLossError(CaptureError):
-    """The first loss is recorded, is not what was expected, and ``on_error="raise"``."""
+    """The first loss is recorded but not as expected, and ``on_error="raise"``."""
 
 
 class MissingDependencyError(FirstLossError, ImportError):
-    """An optional package that this call needs is not installed; the message says which."""
+    """This call needs an optional package that is not installed; the message names it."""
 
 
 class ReadError(FirstLossError):
-    """A file, run directory or logdir cannot give what was asked of it.
+    """A file, run directory or logdir does not hold what was asked for.
 
     Attributes:
         path: File or directory.
-        start: First byte concerned, or None where a byte position means nothing.
-        end: Byte after the last one concerned, or None.
+        start: First byte affected, or None if no byte position applies.
+        end: Byte after the last one affected, or None.
     """
 
     def __init__(
@@ -112,18 +113,13 @@ class ReadError(FirstLossError):
         self.end = end
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Keyword-only arguments do not survive Exception's default pickling, which executors use.
-        return _rebuild_read_error, (type(self), self.args[0], self.path, self.start, self.end)
-
-
-def _rebuild_read_error(
-    kind: type[ReadError], message: str, path: str, start: int | None, end: int | None
-) -> ReadError:
-    return kind(message, path=path, start=start, end=end)
+        # Executors pickle exceptions, and Exception's default way loses keyword-only arguments.
+        again = functools.partial(type(self), path=self.path, start=self.start, end=self.end)
+        return again, self.args
 
 
 class EventFileError(ReadError):
-    """The path is no event file, or cannot be opened."""
+    """The file holds no events, or cannot be opened."""
 
 
 class CorruptRecordError(ReadError):
@@ -131,11 +127,11 @@ class CorruptRecordError(ReadError):
 
 
 class UndecodableError(ReadError):
-    """A record is intact, and its content breaks the format: a dtype, shape or count disagrees."""
+    """A record is intact, but its content breaks the format: a dtype, shape or count disagrees."""
 
 
 class TensorTooLargeError(ReadError):
-    """A tensor, or the shape that it claims, is larger than the cap that was given."""
+    """A tensor, or the shape that it claims, exceeds the cap."""
 
 
 class NoRecordingError(ReadError):
@@ -143,15 +139,15 @@ class NoRecordingError(ReadError):
 
 
 class SeveralRecordingsError(ReadError):
-    """There are several recordings where exactly one was asked for; the message names them."""
+    """There are several recordings where one was asked for; the message names them."""
 
 
 class IncompleteRecordingError(ReadError):
-    """A recording's manifest is missing, or a tensor it promises is missing or altered."""
+    """A recording's manifest is missing, or one of its tensors is missing or altered."""
 
 
 class ContractVersionError(ReadError):
-    """The recording was written by a newer version of tb_firstloss than this one."""
+    """A newer version of tb_firstloss wrote the recording."""
 
 
 class FirstLossWarning(UserWarning):
@@ -159,12 +155,12 @@ class FirstLossWarning(UserWarning):
 
 
 class CaptureWarning(FirstLossWarning):
-    """Part or all of a capture is missing; training is untouched and goes on."""
+    """Part or all of a capture is missing; training goes on unchanged."""
 
 
 class UnexpectedLossWarning(FirstLossWarning):
-    """The first loss is not what was expected."""
+    """The first loss is not as expected."""
 
 
 class DamageWarning(FirstLossWarning):
-    """An event file is damaged; the intact records before and after the damage were read."""
+    """An event file is damaged; the intact records around the damage were read."""

@@ -1,4 +1,4 @@
-"""What was captured from the first training batch, as plain NumPy: no I/O and no TensorFlow."""
+"""What was captured of the first training batch, in plain NumPy: no I/O and no TensorFlow."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tb_firstloss.arrays import Array, LossStatistics, describe, digest_of, frozen
+from tb_firstloss.loss_table import LossRow, LossTable, OutputRow
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,15 +20,15 @@ class OutputLoss:
 
     Attributes:
         per_example: Unreduced, unweighted, unmasked loss values, any rank of at least 1: [batch],
-            [batch, time], …, in the dtype in which training computed them. For a ragged loss the
-            flat values. None only when the recording left the tensor out as too large.
-        row_splits: For a ragged loss, the row splits of each ragged dimension, outermost first;
-            each [rows + 1] int32 or int64. Empty otherwise.
+            [batch, time], …, in the dtype in which training computed them. For a ragged loss, the
+            flat values. None only if the recording left them out as too large.
+        row_splits: For a ragged loss, the row splits of each ragged dimension, outermost first,
+            each [rows + 1] int32 or int64; else empty.
         sample_weight: Weights as the loss function received them, or None.
         mask: Mask as the loss function received it, or None.
-        reduction: Keras's name of the reduction that training applied, or None where unknown.
-        loss_weight: Factor with which this output enters the total, or None.
-        statistics: Of per_example; computed when not given.
+        reduction: Keras's name of the reduction that training applied, or None if unknown.
+        loss_weight: Factor of this output in the total, or None.
+        statistics: Of per_example; computed unless given.
     """
 
     per_example: Array | None
@@ -55,21 +56,21 @@ class OutputLoss:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class FirstBatch:
-    """The loss of one first training batch.
+    """The loss of a first training batch.
 
-    Compare two of them with their ``digest``: equal digests mean equal bits.
+    Compare two of them by their ``digest``: equal digests mean equal bits.
 
     Attributes:
         run: Name of the run directory, relative to the logdir it was written to or read from.
-        step: Step under which it was recorded; 0 unless the recorder was given another.
-        wall_time: When it was captured, seconds since the Unix epoch.
-        loss: What the optimizer differentiates: the total loss, with regularisers and without a
-            loss scale; usually a scalar ([]). None when the step gave only per-example values.
-        outputs: Loss values by output name, in the model's order; empty when the step gave only
-            a scalar.
-        metadata: What is known about the run (versions, strategy, …) and what the user added.
-        digest: SHA-256 (hex) over dtype, shape and bytes of the loss and of every output's
-            values, in order; see `compute_digest`.
+        step: Step under which it was recorded, 0 by default.
+        wall_time: When it was captured, in seconds since the Unix epoch.
+        loss: What the optimizer differentiates: the total loss with regularisers and without a
+            loss scale, usually a scalar ([]). None if the step gave only per-example values.
+        outputs: Loss values by output name, in the model's order; empty if the step gave only a
+            scalar.
+        metadata: What is known about the run (versions, strategy, …), and what the user added.
+        digest: SHA-256 (hex) over dtype, shape and bytes of the loss and of every output's values,
+            in order; see `compute_digest`.
     """
 
     run: str
@@ -89,10 +90,10 @@ class FirstBatch:
             object.__setattr__(self, "digest", compute_digest(self.loss, self.outputs))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A mappingproxy cannot be pickled, and executors send a FirstBatch between processes.
+        # Executors pickle a FirstBatch, which a mappingproxy prevents.
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields["outputs"], fields["metadata"] = dict(self.outputs), dict(self.metadata)
-        return _rebuild, (fields,)
+        return functools.partial(FirstBatch, **fields), ()
 
     @functools.cached_property
     def sole_output(self) -> OutputLoss:
@@ -106,7 +107,7 @@ class FirstBatch:
         if not self.outputs:
             raise ValueError(
                 f"{self.run}: only a scalar loss was recorded; for values per example, return "
-                "the per-example loss from the step too and select it with loss="
+                "the per-example loss from the step as well and select it with loss="
             )
         names = ", ".join(repr(name) for name in self.outputs)
         raise ValueError(f"{self.run}: several outputs ({names}); choose one: outputs[name]")
@@ -116,13 +117,13 @@ class FirstBatch:
         """The only output's per-example values, any rank of at least 1.
 
         Raises:
-            ValueError: There is no output, or there are several, or the values were left out.
+            ValueError: There is no output or several, or the values were left out.
         """
         values = self.sole_output.per_example
         if values is None:
             raise ValueError(
-                f"{self.run}: the per-example loss was larger than max_tensor_bytes when it was "
-                "recorded, so only its statistics, histogram and digest were kept"
+                f"{self.run}: the per-example loss exceeded max_tensor_bytes, so the recording has "
+                "only its statistics, histogram and digest"
             )
         return values
 
@@ -157,43 +158,71 @@ class FirstBatch:
         return self.sole_output.statistics.nonfinite_count
 
     def __repr__(self) -> str:
+        table = tabulate(self)
         parts = [f"run={self.run!r}", f"step={self.step}"]
-        if self.loss is not None:
-            value = str(self.loss) if self.loss.ndim == 0 else describe(self.loss)
-            parts.append(f"loss={value}")
-        for name, output in self.outputs.items():
+        parts += [
+            f"{loss.name}={loss.kind if loss.value is None else loss.value}"
+            for loss in table.losses
+        ]
+        for output in table.outputs:
             s = output.statistics
-            what = "left out" if output.per_example is None else describe(output.per_example)
             bad = f", non-finite {s.nonfinite_count}" if s.nonfinite_count else ""
             parts.append(
-                f"{name}: {what} mean {s.mean:.6g}, std {s.std:.4g}, "
+                f"{output.name}: {output.kind} mean {s.mean:.6g}, std {s.std:.4g}, "
                 f"min {s.min:.6g}, max {s.max:.6g}{bad}"
             )
         return f"FirstBatch({', '.join(parts)}, digest={self.digest[:12]}…)"
 
     def _repr_html_(self) -> str:
         """Returns what a notebook shows: a small table with a histogram."""
-        # Only notebooks call this; the drawing stays out of this module, and of every import of it.
-        from tb_firstloss.notebook import to_html
+        from tb_firstloss.notebook import to_html  # only a notebook needs it
 
-        return to_html(self)
+        return to_html(tabulate(self))
+
+
+def tabulate(first: FirstBatch) -> LossTable:
+    """Returns the rows that every view shows of a first batch."""
+    losses = {} if first.loss is None else {"loss": first.loss}
+    return LossTable(
+        run=first.run,
+        step=first.step,
+        digest=first.digest,
+        expected=_expected_loss(first.metadata),
+        losses=tuple(
+            LossRow(name, describe(loss), None if loss.ndim else loss)
+            for name, loss in losses.items()
+        ),
+        outputs=tuple(
+            OutputRow(name, _kind_of(out), out.statistics, out.per_example, out.row_splits)
+            for name, out in first.outputs.items()
+        ),
+    )
+
+
+def _expected_loss(metadata: Mapping[str, Any]) -> float | None:
+    try:
+        return float(metadata["expected_loss"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _kind_of(output: OutputLoss) -> str:
+    if output.per_example is None:
+        return "left out, too large"
+    return describe(output.per_example) + (", ragged" if output.row_splits else "")
 
 
 def compute_digest(loss: Array | None, outputs: Mapping[str, OutputLoss]) -> str:
-    """Computes the digest that tells whether two first batches are equal bit for bit.
+    """Returns a digest, which two first batches share if they are equal bit for bit.
 
-    It covers, in order, the loss and each output's per-example values followed by its row splits,
-    as `digest_of` hashes them.
+    It covers, in order, the loss and each output's per-example values and row splits, as
+    `digest_of` hashes them.
 
     Args:
         loss: The total loss, any shape, or None.
-        outputs: The outputs in order; names do not enter the digest.
+        outputs: The outputs in order; the digest ignores their names.
     """
     arrays: list[Array | None] = [loss]
     for output in outputs.values():
         arrays += [output.per_example, *output.row_splits]
     return digest_of(arrays)
-
-
-def _rebuild(fields: dict[str, Any]) -> FirstBatch:
-    return FirstBatch(**fields)

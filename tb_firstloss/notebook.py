@@ -1,51 +1,48 @@
-"""A first batch as a small table with its histogram, for notebooks: HTML and inline SVG."""
+"""A first batch as HTML with inline SVG, for notebooks: a small table with its histogram."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Iterator
 
-from tb_firstloss.arrays import Array, bar_heights, describe, finite_values
-from tb_firstloss.first_batch import FirstBatch, OutputLoss
+from tb_firstloss.arrays import Array, bar_heights, finite_values
+from tb_firstloss.loss_table import LossTable, OutputRow
 
 _WIDTH, _HEIGHT = 180, 32  # pixels
 _HEADINGS = ("", "count", "mean", "std", "min", "max", "non-finite", "")
 
 
-def to_html(first: FirstBatch) -> str:
-    """Returns the HTML that a notebook shows of a first batch; all names in it are escaped."""
-    loss = "" if first.loss is None else f" · loss <b>{_loss(first.loss)}</b>"
-    title = (
-        f"<b>{html.escape(first.run)}</b> · step {first.step}{loss} · digest "
-        f"<code>{html.escape(first.digest[:12])}…</code>"
+def to_html(table: LossTable) -> str:
+    """Returns the HTML that a notebook shows of a first batch, with every name escaped."""
+    losses = "".join(
+        f" · {html.escape(loss.name)} <b>{html.escape(loss.text)}</b>" for loss in table.losses
     )
-    if not first.outputs:
+    title = (
+        f"<b>{html.escape(table.run)}</b> · step {table.step}{losses} · digest "
+        f"<code>{html.escape(table.digest[:12])}…</code>"
+    )
+    if not table.outputs:
         return f"<div>{title}</div>"
     head = "".join(f"<th>{heading}</th>" for heading in _HEADINGS)
     rows = "".join(
-        f"<tr>{''.join(f'<td>{cell}</td>' for cell in _cells(name, output))}</tr>"
-        for name, output in first.outputs.items()
+        f"<tr>{''.join(f'<td>{cell}</td>' for cell in _cells(output))}</tr>"
+        for output in table.outputs
     )
     return f"<div>{title}<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
 
 
-def _loss(loss: Array) -> str:
-    return html.escape(f"{float(loss):.6g}" if loss.ndim == 0 else describe(loss))
-
-
-def _cells(name: str, output: OutputLoss) -> Iterator[str]:
+def _cells(output: OutputRow) -> Iterator[str]:
     s = output.statistics
-    kind = "left out" if output.per_example is None else describe(output.per_example)
-    yield f"{html.escape(name)} <small>{html.escape(kind)}</small>"
+    yield f"{html.escape(output.name)} <small>{html.escape(output.kind)}</small>"
     yield str(s.count)
     for value in (s.mean, s.std, s.min, s.max):
         yield f"{value:.6g}"
     yield str(s.nonfinite_count)
-    yield "" if output.per_example is None else to_svg(output.per_example)
+    yield "" if output.values is None else _to_svg(output.values)
 
 
-def to_svg(values: Array) -> str:
-    """Draws a histogram of the finite values as SVG; empty where there are none."""
+def _to_svg(values: Array) -> str:
+    """Draws a histogram of the finite values as SVG; empty without any."""
     heights = bar_heights(values)
     if not heights:
         return ""

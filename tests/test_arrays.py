@@ -1,4 +1,4 @@
-"""What every module says of an array: in words, numbers, buckets, bars and JSON."""
+"""What every module says of an array, in words, numbers, buckets, bars and JSON."""
 
 import json
 import math
@@ -22,7 +22,7 @@ def test_an_array_is_described_by_dtype_and_shape(array, text):
     assert arrays.describe(np.asarray(array)) == text
 
 
-def test_values_that_are_not_finite_are_spelled_in_one_way_that_python_and_javascript_read():
+def test_nan_and_infinities_have_one_spelling_that_python_and_javascript_read():
     found = arrays.finite_json({"a": [math.nan, (math.inf, -math.inf)], "b": 1.5, "c": "nan"})
     assert found == {"a": ["NaN", ["Infinity", "-Infinity"]], "b": 1.5, "c": "nan"}
     json.dumps(found, allow_nan=False)
@@ -39,7 +39,7 @@ def test_buckets_hold_every_value_once_between_its_edges(values):
     assert buckets[:, 2].sum() == len(values)
 
 
-def test_bars_are_shares_of_the_fullest_bucket_and_equal_values_stand_in_the_middle():
+def test_bars_are_relative_to_the_fullest_bucket_and_equal_values_are_in_the_middle():
     assert arrays.bar_heights(np.array([0.0] * 8 + [1.0] * 4 + [3.0, np.nan]), 3) == [
         1.0,
         0.5,
@@ -47,6 +47,32 @@ def test_bars_are_shares_of_the_fullest_bucket_and_equal_values_stand_in_the_mid
     ]
     assert arrays.bar_heights(np.full(4, 3e38, np.float32), 3) == [0, 1.0, 0]
     assert arrays.bar_heights(np.array([np.nan, np.inf])) == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "splits", "flat", "index"),
+    [
+        ((), (), 0, ()),
+        ((2, 3, 4), (), 17, (1, 1, 1)),
+        ((5,), ([0, 2, 2, 5],), 3, (2, 1)),
+        ((5, 2), ([0, 2, 2, 5],), 3, (0, 1, 1)),
+        ((4,), ([0, 0, 2], [0, 1, 4]), 2, (1, 1, 1)),
+    ],
+    ids=["scalar", "dense", "ragged", "ragged-of-vectors", "ragged-twice"],
+)
+def test_an_index_names_the_example_first(shape, splits, flat, index):
+    assert arrays.index_of(flat, shape, [np.array(s) for s in splits]) == index
+
+
+def test_ragged_indices_agree_with_tensorflow():
+    import tensorflow as tf
+
+    ragged = tf.ragged.constant([[[1.0], []], [], [[2.0, 3.0], [4.0]]])
+    splits = [s.numpy() for s in ragged.nested_row_splits]
+    values = ragged.flat_values.numpy()
+    for flat, value in enumerate(values):
+        i, j, k = arrays.index_of(flat, values.shape, splits)
+        assert ragged[i][j][k] == value
 
 
 def test_equal_bits_have_equal_digests_whatever_their_byte_order_and_layout():
@@ -58,7 +84,7 @@ def test_equal_bits_have_equal_digests_whatever_their_byte_order_and_layout():
     assert len(digests | {arrays.digest_of([values, None]), arrays.digest_of([None, values])}) == 5
 
 
-def test_a_frozen_array_is_a_copy_that_nobody_can_change():
+def test_a_frozen_array_is_a_read_only_copy():
     values = np.arange(3.0)
     copy = arrays.frozen(values)
     values[0] = 9

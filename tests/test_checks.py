@@ -46,7 +46,7 @@ def test_other_types_are_refused(expect):
 
 
 def first_batch(values=None, loss=None, **more):
-    """A first batch with one output of these values, or with none."""
+    """A first batch with an output of these values, if any, and more outputs by name."""
     outputs = {} if values is None else {"out": np.asarray(values, np.float32)}
     outputs |= {name: np.asarray(array, np.float32) for name, array in more.items()}
     return FirstBatch(
@@ -62,14 +62,14 @@ def first_batch(values=None, loss=None, **more):
     ("values", "expect", "kind"),
     [
         ([1.9, 2.1], 2.0, "ok"),
-        ([2.0, 2.375], "1 + 1", "ok"),  # 9 % away, and 10 % are allowed
+        ([2.0, 2.375], "1 + 1", "ok"),  # off by 9 %, within 10 %
         ([2.0, 2.5], 2.0, "high"),
         ([1.0, 2.0], 2.0, "low"),
         ([2.0, np.nan], 2.0, "non-finite"),
         ([2.0, np.inf], 2.0, "non-finite"),
         ([2.0, 2.0, 2.0], 2.0, "constant"),
         ([5.0, 5.0, 5.0], 2.0, "constant"),
-        ([2.0], 2.0, "ok"),  # one example alone is no constant
+        ([2.0], 2.0, "ok"),  # a single example is not constant
     ],
 )
 def test_the_verdict_is_about_the_mean_of_the_values(values, expect, kind):
@@ -81,13 +81,13 @@ def test_the_verdict_is_about_the_mean_of_the_values(values, expect, kind):
 
 @pytest.mark.parametrize(("loss", "kind"), [(2.0, "ok"), (3.0, "high"), (np.nan, "non-finite")])
 @pytest.mark.parametrize("outputs", [{}, {"a": [1.0, 7.0], "b": [1.0, 2.0]}], ids=["none", "two"])
-def test_without_a_single_output_the_loss_is_compared_and_that_is_said(loss, kind, outputs):
+def test_without_a_single_output_the_verdict_is_about_the_loss_and_says_so(loss, kind, outputs):
     verdict = check(first_batch(loss=loss, **outputs), 2.0)
     assert verdict.kind == kind
     assert str(verdict).startswith("loss ")
 
 
-def test_a_loss_that_is_not_finite_is_seen_behind_finite_values():
+def test_a_non_finite_loss_is_found_behind_finite_values():
     assert check(first_batch([1.9, 2.1], loss=np.inf), 2.0).kind == "non-finite"
 
 
@@ -95,7 +95,7 @@ def test_a_loss_that_is_not_finite_is_seen_behind_finite_values():
     ("tolerance", "ok"),
     [({}, False), ({"rtol": 0.3}, True), ({"rtol": 0, "atol": 0.5}, True), ({"rtol": 0}, False)],
 )
-def test_tolerances_widen_what_is_expected(tolerance, ok):
+def test_tolerances_widen_the_expectation(tolerance, ok):
     assert check(first_batch([2.0, 3.0]), 2.0, **tolerance).ok is ok
 
 
@@ -121,6 +121,6 @@ def test_unusable_options_are_refused(options, error):
         check(first_batch([2.0]), **options)
 
 
-def test_several_outputs_without_a_loss_are_no_one_value():
+def test_several_outputs_without_a_loss_have_no_verdict():
     with pytest.raises(ValueError, match="2 outputs and no scalar loss"):
         check(first_batch(a=[1.0], b=[2.0]), 2.0)

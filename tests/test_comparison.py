@@ -6,9 +6,11 @@ import pytest
 
 from tb_firstloss import FirstBatch, OutputLoss, compare
 
+QUIET_NAN, OTHER_NAN = np.array([0x7FC00000, 0x7FC00001], np.uint32).view(np.float32)
+
 
 def first_batch(values=(1.0, 2.0, 3.0), *, loss=2.0, dtype=np.float32, **facts):
-    """A recording with one output; facts become metadata, or with a tuple another output."""
+    """A recording with one output; facts become metadata."""
     return FirstBatch(
         run=facts.pop("run", "run"),
         step=0,
@@ -42,7 +44,7 @@ def prints(batch, weights):
         ((1.0, 2.0, math.inf), {"rtol": 1e9, "atol": 1e9}, "different"),
     ],
 )
-def test_values_are_held_against_the_baselines(other, tolerance, agreement):
+def test_values_are_compared_with_the_baselines(other, tolerance, agreement):
     found = compare(first_batch(), first_batch(other), **tolerance)
     assert found.agreement == found.outputs["out"].agreement == agreement
     assert found.ok is (agreement != "different")
@@ -55,14 +57,33 @@ def test_tolerance_is_relative_to_the_baseline():
     assert not compare(low, high, rtol=0.5).ok
 
 
-def test_equal_values_of_other_bits_are_equal_but_not_identical():
+def test_equal_values_with_different_bits_are_not_identical():
     found = compare(first_batch([0.0, 1.0]), first_batch([-0.0, 1.0]))
     assert found.agreement == "within tolerance"
     assert found.outputs["out"].different_count == 0
     assert compare(first_batch([math.nan, math.inf]), first_batch([math.nan, math.inf])).ok
 
 
-def test_nan_in_both_is_equal_beside_values_that_differ():
+@pytest.mark.parametrize(
+    ("a", "b", "different", "different_bits"),
+    [
+        ([0.0, 1.0], [-0.0, 1.0], 0, 1),
+        ([0.0, 1.0], [-0.0, 1.5], 1, 2),
+        ([QUIET_NAN, 1.0], [OTHER_NAN, 1.0], 0, 1),
+        ([QUIET_NAN, 0.0, 1.0], [OTHER_NAN, 0.0, 1.5], 1, 2),
+    ],
+    ids=["signed-zero", "signed-zero-and-more", "nan-payload", "nan-payload-and-more"],
+)
+def test_differing_bits_and_differing_values_are_counted_separately(
+    a, b, different, different_bits
+):
+    found = compare(first_batch(a), first_batch(b)).outputs["out"]
+    assert (found.different_count, found.different_bits_count) == (different, different_bits)
+    assert found.agreement == ("different" if different else "within tolerance")
+    assert len(found.worst) == different
+
+
+def test_nan_in_both_is_equal_next_to_values_that_differ():
     found = compare(first_batch([math.nan, 1.0]), first_batch([math.nan, 1.5]), atol=0.5)
     assert found.agreement == "within tolerance"
     assert found.outputs["out"].different_count == 1
@@ -73,14 +94,14 @@ def test_an_infinite_baseline_tolerates_no_number():
     assert not compare(first_batch([math.inf]), first_batch([-math.inf]), rtol=0.5).ok
 
 
-def test_equal_values_of_another_dtype_are_within_tolerance_and_the_dtype_is_told():
+def test_equal_values_of_another_dtype_are_within_tolerance_and_the_dtypes_are_listed():
     found = compare(first_batch(), first_batch(dtype=ml_dtypes.bfloat16))
     assert found.agreement == "within tolerance"
     assert found.differences["dtype of the loss"] == ("float32", "bfloat16")
     assert found.differences["per_example of 'out'"] == ("float32[3]", "bfloat16[3]")
 
 
-def test_the_measures_are_those_of_numpy():
+def test_differences_are_those_of_numpy():
     rng = np.random.default_rng(0)
     a = rng.normal(size=(4, 5)).astype(np.float32)
     b = a.copy()
@@ -94,7 +115,7 @@ def test_the_measures_are_those_of_numpy():
     assert (found.worst[0].baseline, found.worst[0].value) == (a[2, 3], 9)
 
 
-def test_a_value_that_was_zero_is_infinitely_far_relatively():
+def test_a_value_that_was_zero_is_infinitely_far_in_relative_terms():
     found = compare(first_batch([0.0]), first_batch([1.0])).outputs["out"]
     assert (found.max_abs, found.max_rel) == (1, math.inf)
 
@@ -125,9 +146,17 @@ def test_outputs_that_swap_names_are_not_identical():
     assert compare(a, b).agreement == "different"
 
 
-def test_ragged_values_in_other_rows_are_different():
+def test_a_differing_ragged_value_is_located_by_its_example():
+    a, b = (
+        with_output(per_example=np.array(values), row_splits=(np.array([0, 2, 2, 3]),))
+        for values in ([1.0, 2.0, 3.0], [1.0, 2.0, 3.5])
+    )
+    assert compare(a, b).outputs["out"].worst[0].index == (2, 0)
+
+
+def test_ragged_values_in_different_rows_are_different():
     a, b = (with_output(row_splits=(np.array(splits),)) for splits in ([0, 1, 2], [0, 2, 2]))
-    assert compare(a, b).outputs["out"].reason == "ragged in other places"
+    assert compare(a, b).outputs["out"].reason == "ragged in different places"
     assert compare(a, a).agreement == "identical"
 
 
@@ -161,19 +190,19 @@ def test_values_that_were_left_out_are_compared_by_digest():
         ({"fingerprint": "mine"}, {}, "data, weights, code or randomness", ("data", "weights")),
     ],
 )
-def test_fingerprints_tell_where_a_difference_comes_from(a, b, cause, unknown):
+def test_fingerprints_show_where_a_difference_comes_from(a, b, cause, unknown):
     found = compare(first_batch(**a), first_batch([7.0, 8.0, 9.0], **b))
     assert (found.cause, found.unknown) == (cause, unknown)
     assert cause in str(found)
 
 
-def test_identical_losses_have_no_cause_but_other_weights_are_told():
+def test_identical_losses_have_no_cause_but_other_weights_are_listed():
     found = compare(first_batch(**prints("1", "2")), first_batch(**prints("1", "9")))
     assert (found.agreement, found.cause) == ("identical", "")
     assert found.differences == {"fingerprint of the weights": ("2", "9")}
 
 
-def test_metadata_that_differs_is_told_by_name():
+def test_differing_metadata_is_listed_by_name():
     a = first_batch(tensorflow="2.20.0", devices=["/CPU:0"], mine={"lr": 1, "same": 0})
     b = first_batch(tensorflow="2.21.0", devices=["/GPU:0"], mine={"lr": 2, "same": 0}, more=1)
     assert compare(a, b).differences == {
@@ -184,7 +213,7 @@ def test_metadata_that_differs_is_told_by_name():
     }
 
 
-def test_weights_masks_and_reductions_that_differ_are_told():
+def test_differing_weights_masks_and_reductions_are_listed():
     a = with_output(sample_weight=np.ones(2), mask=np.array([True, True]), reduction="sum")
     b = with_output(sample_weight=np.zeros(2), reduction="mean")
     assert compare(a, b).differences == {

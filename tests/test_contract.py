@@ -38,7 +38,7 @@ def test_every_bit_pattern_comes_back(dtype):
 
 
 @pytest.mark.parametrize("dtype", TENSOR_DTYPES.values(), ids=TENSOR_DTYPES.keys())
-def test_what_is_stored_has_a_dtype_that_every_reader_knows(dtype):
+def test_stored_dtypes_are_known_to_every_reader(dtype):
     _, recording = recorded(outputs={"y": OutputLoss(per_example=np.ones(3, dtype))})
     assert all(array.dtype.isbuiltin == 1 for _, array in recording.tensors)
     assert recording.tensors[0][1].tolist() == [1, 1, 1]
@@ -68,7 +68,7 @@ def test_everything_of_an_output_comes_back():
     assert back.statistics == output.statistics
 
 
-def test_unusual_output_names_keep_apart():
+def test_unusual_output_names_stay_distinct():
     names = ["a/b", "a%2Fb", "", "%", "ü", "a b"]
     outputs = {name: OutputLoss(per_example=np.full(1, i)) for i, name in enumerate(names)}
     _, recording = recorded(outputs=outputs)
@@ -84,7 +84,7 @@ def test_non_finite_statistics_are_valid_json():
     assert np.isnan(read(recording).mean)
 
 
-def test_a_tensor_above_the_limit_leaves_statistics_and_digest():
+def test_a_tensor_above_the_limit_keeps_statistics_and_digest():
     values = np.arange(100.0)
     first, recording = recorded(
         np.float32(1), {"y": OutputLoss(per_example=values)}, max_tensor_bytes=799
@@ -115,7 +115,7 @@ def test_a_tensor_that_differs_is_an_incomplete_recording(other):
         read(recording)
 
 
-def test_a_newer_contract_says_to_upgrade():
+def test_a_newer_contract_asks_for_an_upgrade():
     _, recording = recorded(np.float32(1))
     with pytest.raises(errors.ContractVersionError, match="upgrade"):
         read(recording, contract_version=contract.VERSION + 1)
@@ -126,13 +126,13 @@ def test_a_newer_contract_says_to_upgrade():
     [b"", b"{", b"[]", b"{}", b'{"contract_version": 1}', b"\xff"],
     ids=["empty", "torn", "list", "nothing", "no-outputs", "not-utf-8"],
 )
-def test_a_manifest_of_another_form_is_an_incomplete_recording(manifest):
+def test_a_malformed_manifest_is_an_incomplete_recording(manifest):
     with pytest.raises(errors.IncompleteRecordingError, match="somewhere"):
         contract.decode(manifest, {}, path="somewhere")
 
 
 @pytest.mark.parametrize("tag", ["first_batch", "a.b-c_1"])
-def test_a_tag_of_letters_digits_and_marks_is_taken(tag):
+def test_a_tag_of_letters_digits_and_marks_is_valid(tag):
     assert contract.check_tag(tag) == tag
 
 

@@ -1,4 +1,4 @@
-"""How messages are cut to one line, and lists of names to a few."""
+"""How messages are shortened to one line, and lists of names to a few."""
 
 import pytest
 
@@ -13,9 +13,9 @@ from tb_firstloss import errors
         (ValueError("\n \n"), "ValueError", "ValueError"),
         (errors.CaptureError("one\ntwo"), "one", "one"),
     ],
-    ids=["of-several-lines", "empty", "blank", "ours"],
+    ids=["several-lines", "empty", "blank", "of-this-package"],
 )
-def test_an_error_is_told_in_its_first_line(error, line, named):
+def test_an_error_is_reported_by_its_first_line(error, line, named):
     assert errors.first_line(error) == line
     assert errors.first_line(error, named=True) == named
 
@@ -23,5 +23,5 @@ def test_an_error_is_told_in_its_first_line(error, line, named):
 @pytest.mark.parametrize(
     ("count", "text"), [(0, ""), (1, "a"), (3, "a, b, c"), (4, "a, b, c, …")], ids=str
 )
-def test_some_names_stand_for_many(count, text):
+def test_long_lists_of_names_are_cut(count, text):
     assert errors.some_of(list("abcdef")[:count], limit=3) == text

@@ -16,7 +16,7 @@ def first_batch(loss=None, **outputs):
     return FirstBatch(run="r", step=0, wall_time=1.0, loss=loss, outputs=outputs)
 
 
-def test_statistics_ignore_what_is_not_finite_and_count_it():
+def test_statistics_ignore_and_count_non_finite_values():
     values = np.array([[1.0, np.nan], [-np.inf, 4.0]], np.float32)
     s = LossStatistics.of(values)
     assert (s.count, s.nonfinite_count, s.mean, s.std, s.min, s.max) == (4, 2, 2.5, 1.5, 1.0, 4.0)
@@ -32,7 +32,7 @@ def test_statistics_without_a_finite_value_are_nan(values):
 
 
 def test_statistics_of_half_precision_are_computed_in_double():
-    values = np.full(70_000, 1.0, np.float16)  # a float16 sum would end at 2048 or at infinity
+    values = np.full(70_000, 1.0, np.float16)  # a float16 sum would stop at 2048 or overflow
     assert LossStatistics.of(values).mean == 1.0
 
 
@@ -60,7 +60,7 @@ def test_digests_differ(one, other):
     assert one.digest != other.digest
 
 
-def test_digest_of_big_endian_values_is_that_of_the_same_numbers():
+def test_the_digest_ignores_byte_order():
     values = np.arange(5, dtype=np.float32)
     assert first_batch(a=values).digest == first_batch(a=values.astype(">f4")).digest
 
@@ -86,7 +86,7 @@ def test_per_example_of_several_outputs_names_them():
         _ = first_batch(left=np.ones(1), right=np.ones(1)).mean
 
 
-def test_a_scalar_is_no_per_example_loss():
+def test_a_scalar_is_not_a_per_example_loss():
     with pytest.raises(ValueError, match="one value per example"):
         OutputLoss(per_example=np.float32(1))
 
@@ -99,7 +99,7 @@ def test_pickle_keeps_every_bit():
     assert (copy.digest, copy.run, dict(copy.metadata)) == (first.digest, "r", {})
 
 
-def test_repr_tells_loss_shape_and_statistics():
+def test_repr_shows_loss_shape_and_statistics():
     text = repr(first_batch(np.float32(2.5), a=np.array([[1.0, np.nan]])))
     for part in ("loss=2.5", "float64[1, 2]", "mean 1", "non-finite 1"):
         assert part in text

@@ -17,8 +17,7 @@ MODULES = {
 }
 HEAVY = {"tensorflow", "keras", "tf_keras"}
 WITHOUT_TENSORFLOW = ("reading", "profiles", "checks", "comparison", "cli", "tensorboard_tab")
-# A FirstBatch loads notebook only when a notebook shows it.
-GROUND = ("arrays", "contract", "errors", "first_batch", "notebook", "paths")
+GROUND = ("arrays", "contract", "errors", "first_batch", "loss_table", "notebook", "paths")
 BASE = {f"tb_firstloss.{name}" for name in GROUND}
 
 
@@ -45,6 +44,11 @@ def in_rooms(*rooms):
 @pytest.mark.parametrize("name", sorted(BASE))
 def test_the_base_imports_only_itself(name):
     assert siblings_of(MODULES[name]) <= BASE
+
+
+def test_the_base_has_no_circle():
+    imports = {name: siblings_of(MODULES[name]) for name in BASE}
+    assert set(graphlib.TopologicalSorter(imports).static_order()) == BASE  # or a CycleError
 
 
 def test_what_does_without_tensorflow_imports_nothing_of_capture():

@@ -9,7 +9,7 @@ from tb_firstloss.first_batch import FirstBatch, OutputLoss
 
 
 def shown(run="r", loss=None, **outputs):
-    """What a notebook shows, parsed: it has to be well-formed."""
+    """What a notebook shows, parsed: it must be well-formed."""
     outputs = {name: OutputLoss(per_example=np.asarray(v)) for name, v in outputs.items()}
     first = FirstBatch(run=run, step=3, wall_time=0.0, loss=loss, outputs=outputs)
     return ET.fromstring(first._repr_html_())
@@ -26,7 +26,7 @@ def test_a_notebook_shows_the_statistics():
     assert cells(root)[0][1:7] == ["3", "2.5", "1.5", "1", "4", "1"]
 
 
-def test_the_bars_are_as_high_as_the_bins_are_full():
+def test_bars_are_as_high_as_their_bins_are_full():
     values = np.repeat([0.0, 1.0, 2.0, 3.0], [1, 2, 4, 8])
     (path,) = shown(y=values).iter("path")
     heights = [-float(h) for h in re.findall(r"v(-[\d.]+)", path.get("d"))]
@@ -49,7 +49,7 @@ def test_unusual_ranges_are_drawn(values):
     assert path.get("d").startswith("M")
 
 
-def test_a_scalar_only_is_one_line():
+def test_a_recording_without_outputs_is_one_line():
     root = shown(loss=np.float64(0.125))
     assert list(root.iter("table")) == []
     assert root.findall("b")[1].text == "0.125"

@@ -1,21 +1,21 @@
-"""The entry point: gives TensorBoard the tab, or nothing, and never an error."""
+"""The entry point: gives TensorBoard the tab or nothing, never an error."""
 
 from __future__ import annotations
 
 import logging
 
-# TensorBoard does not start at all when importing an entry point fails. So only the standard
-# library is imported here, and the module that TensorBoard itself has imported by now.
+# TensorBoard does not start if importing an entry point fails, so this imports only the standard
+# library and a module that TensorBoard itself has imported by now.
 from tensorboard.plugins import base_plugin
 
 logger = logging.getLogger(__name__)
 
 
 class FirstLossLoader(base_plugin.TBLoader):  # type: ignore[misc]  # TensorBoard has no types
-    """Loads the tab if everything that it needs is there."""
+    """Loads the tab if everything it needs is there."""
 
     def load(self, context: base_plugin.TBContext) -> base_plugin.TBPlugin | None:
-        """Returns the tab, or None after one line in the log that says why not."""
+        """Returns the tab, or None after logging the reason in one line."""
         if context.data_provider is None:
             logger.warning("no First loss tab: TensorBoard runs without a data provider")
             return None

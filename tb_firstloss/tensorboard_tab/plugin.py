@@ -21,11 +21,12 @@ from tb_firstloss.tensorboard_tab.recordings import Recordings
 App = Callable[..., Any]
 
 _STATIC = Path(__file__).with_name("static")
-_FILES = {"index.js": "text/javascript", "histogram.js": "text/javascript", "style.css": "text/css"}
+_CONTENT_TYPES = {".js": "text/javascript", ".css": "text/css"}
+_FILES = [file for file in _STATIC.iterdir() if file.suffix in _CONTENT_TYPES]
 
 
 class FirstLossPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBoard has no types
-    """Shows every recording of the logdir in one table."""
+    """Shows every recording in the logdir in one table."""
 
     plugin_name = contract.PLUGIN_NAME
 
@@ -34,15 +35,15 @@ class FirstLossPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBoar
         self._lock = threading.Lock()
 
     def get_plugin_apps(self) -> dict[str, App]:
-        """Returns the WSGI applications by path below the tab's own prefix."""
+        """Returns the WSGI applications by path below the tab's prefix."""
         return {
-            **{f"/{name}": _to_app(_file_server(name)) for name in _FILES},
+            **{f"/{file.name}": _to_app(_file_server(file)) for file in _FILES},
             "/recordings": _to_app(self._serve_recordings),
             "/comparison": _to_app(self._serve_comparison),
         }
 
     def is_active(self) -> bool:
-        """Leaves it to TensorBoard, which asks the data provider for data of this plugin."""
+        """Leaves the answer to TensorBoard, which asks the data provider for this plugin's data."""
         return False
 
     def frontend_metadata(self) -> base_plugin.FrontendMetadata:
@@ -50,9 +51,9 @@ class FirstLossPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBoar
         return base_plugin.FrontendMetadata(es_module_path="/index.js", tab_name="First loss")
 
     def _serve_recordings(self, request: wrappers.Request) -> Any:
-        """Answers ``{"version", "recordings"}``, or the version alone if the page has that one."""
+        """Answers ``{"version", "recordings"}``, or only the version if the page has that one."""
         context, experiment_id = _identify(request)
-        with self._lock:  # one reader at a time: what the first has read the others find read
+        with self._lock:  # one reader at a time: the others find what the first has read
             version, body = self._recordings.to_json(context, experiment_id)
         if request.args.get("have") == version:
             body = json.dumps({"version": version})
@@ -77,10 +78,9 @@ def _to_app(respond: Callable[[wrappers.Request], Any]) -> App:
     return app
 
 
-def _file_server(name: str) -> Callable[[wrappers.Request], Any]:
+def _file_server(file: Path) -> Callable[[wrappers.Request], Any]:
     def serve_file(request: wrappers.Request) -> Any:
-        content = (_STATIC / name).read_bytes()
-        return http_util.Respond(request, content, _FILES[name])
+        return http_util.Respond(request, file.read_bytes(), _CONTENT_TYPES[file.suffix])
 
     return serve_file
 

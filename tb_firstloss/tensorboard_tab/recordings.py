@@ -1,4 +1,4 @@
-"""TensorBoard's data provider → recordings; each is read once, and one bad run hides no other."""
+"""Recordings from TensorBoard's data provider; each is read once, and a bad run hides no other."""
 
 from __future__ import annotations
 
@@ -17,21 +17,18 @@ from tb_firstloss.first_batch import FirstBatch
 from tb_firstloss.tensorboard_tab import rows
 
 MAX_ARRAY_BYTES = 32 * 2**20
-"""Of a larger array the tab shows the statistics, which the manifest has, and reads no values."""
+"""Of larger arrays the tab reads no values, and shows the statistics in the manifest."""
 
 _BYTES_PER_CALL = 64 * 2**20  # TensorBoard's data server refuses an answer above 256 MiB
 _RUNS_PER_CALL = 128
 _MANIFEST_BYTES = 2**14
 
-_Manifests = dict[str, str]
-_Tensors = dict[str, dict[str, Array]]
-
 
 class Recordings:
-    """Every recording that a data provider has.
+    """Every recording of a data provider.
 
     Args:
-        data_provider: TensorBoard's, of whichever kind.
+        data_provider: Any of TensorBoard's.
     """
 
     def __init__(self, data_provider: provider.DataProvider) -> None:
@@ -41,10 +38,10 @@ class Recordings:
     def to_json(self, context: Any, experiment_id: str) -> tuple[str, str]:
         """Returns a version and the JSON ``{"version", "recordings"}``, recordings sorted by run.
 
-        A recording never changes once it is whole, so only new ones are read.
+        A whole recording never changes, so it reads only new ones.
         """
         listed = self._list(context, experiment_id)
-        wanted = {run: _key(experiment_id, run, tags) for run, tags in listed.items()}
+        wanted = {run: (experiment_id, run, *sorted(tags.items())) for run, tags in listed.items()}
         missing = {run: listed[run] for run, key in wanted.items() if key not in self._read}
         for run, result in self._read_runs(context, experiment_id, missing):
             self._read[wanted[run]] = json.dumps(_to_row(run, result), allow_nan=False)
@@ -55,14 +52,14 @@ class Recordings:
         return version, f'{{"version": "{version}", "recordings": [{body}]}}'
 
     def read(self, context: Any, experiment_id: str, run: str) -> FirstBatch | str:
-        """Reads one run's recording; where there is none, the reason."""
+        """Returns one run's recording, or the reason why there is none."""
         listed = self._list(context, experiment_id)
         if run not in listed:
             return "no such run"
         return dict(self._read_runs(context, experiment_id, {run: listed[run]}))[run]
 
     def _list(self, context: Any, experiment_id: str) -> dict[str, dict[str, float]]:
-        """Returns the wall time of each tag of each run that has exact tensors."""
+        """Returns the wall times by tag of each run that has exact tensors."""
         listed = self._provider.list_tensors(
             context, experiment_id=experiment_id, plugin_name=contract.PLUGIN_NAME
         )
@@ -75,20 +72,20 @@ class Recordings:
         self, context: Any, experiment_id: str, listed: dict[str, dict[str, float]]
     ) -> Iterator[tuple[str, FirstBatch | str]]:
         """Yields the recording of every run, or the reason why there is none."""
-        tags = {run: _manifest_tag(run_tags) for run, run_tags in listed.items()}
-        for run in [run for run, tag in tags.items() if tag is None]:
-            yield run, "it has no manifest (yet): the capture was cut short, or is being written"
-        tags_found = {run: tag for run, tag in tags.items() if tag is not None}
-        manifests: _Manifests = {}
-        for runs in _batches(dict.fromkeys(tags_found, _MANIFEST_BYTES)):
-            wanted = {run: {tags_found[run]} for run in runs}
+        tags = {run: tag for run in listed if (tag := _manifest_tag(listed[run])) is not None}
+        for run in listed:
+            if run not in tags:
+                yield run, "no manifest (yet): the recording was cut short, or is being written"
+        manifests: dict[str, str] = {}
+        for runs in _batches(dict.fromkeys(tags, _MANIFEST_BYTES)):
+            wanted = {run: {tags[run]} for run in runs}
             for run, tensors in self._read_tensors(context, experiment_id, wanted):
                 if isinstance(tensors, str):
                     yield run, tensors
-                elif (manifest := tensors[tags_found[run]]).size == 1:
+                elif (manifest := tensors[tags[run]]).size == 1:
                     manifests[run] = _to_text(manifest.item())
                 else:
-                    yield run, f"its manifest is no text but {describe(manifest)}"
+                    yield run, f"the manifest is {describe(manifest)} instead of one text"
         yield from self._read_arrays(context, experiment_id, listed, manifests)
 
     def _read_arrays(
@@ -96,23 +93,20 @@ class Recordings:
         context: Any,
         experiment_id: str,
         listed: dict[str, dict[str, float]],
-        manifests: _Manifests,
+        manifests: dict[str, str],
     ) -> Iterator[tuple[str, FirstBatch | str]]:
         sizes, left_out = {}, {}
         for run, manifest in manifests.items():
             manifests[run], sizes[run], left_out[run] = _leave_out_large(manifest)
         for runs in _batches(sizes):
             wanted = {run: set(listed[run]) - left_out[run] for run in runs}
-            for run, tensors in self._read_tensors(context, experiment_id, wanted):
-                yield (
-                    run,
-                    tensors if isinstance(tensors, str) else _decode(run, manifests[run], tensors),
-                )
+            for run, found in self._read_tensors(context, experiment_id, wanted):
+                yield run, found if isinstance(found, str) else _decode(run, manifests[run], found)
 
     def _read_tensors(
         self, context: Any, experiment_id: str, wanted: dict[str, set[str]]
     ) -> Iterator[tuple[str, dict[str, Array] | str]]:
-        """Yields the tensors of every run by tag; when a call fails, it tries half of the runs."""
+        """Yields every run's tensors by tag; if a call fails, retries each half of the runs."""
         select = provider.RunTagFilter(runs=list(wanted), tags=list(set().union(*wanted.values())))
         try:
             found = self._provider.read_tensors(
@@ -139,16 +133,12 @@ class Recordings:
             yield run, f"TensorBoard has lost {min(missing)}" if missing else tensors
 
 
-def _key(experiment_id: str, run: str, tags: dict[str, float]) -> tuple[Any, ...]:
-    return experiment_id, run, *sorted(tags.items())
-
-
 def _manifest_tag(tags: dict[str, float]) -> str | None:
     return min((t for t in tags if contract.is_manifest(t, contract.PLUGIN_NAME)), default=None)
 
 
 def _batches(sizes: dict[str, int]) -> Iterator[list[str]]:
-    """Yields the runs in groups that one call can read."""
+    """Yields the runs in groups small enough for one call."""
     group: list[str] = []
     total = 0
     for run, size in sizes.items():
@@ -169,7 +159,7 @@ def _leave_out_large(manifest: str) -> tuple[str, int, set[str]]:
     """Marks the arrays above `MAX_ARRAY_BYTES` as left out.
 
     Returns:
-        The manifest, the bytes of the arrays that are left, and the tags of those left out.
+        The manifest, the bytes of the other arrays, and the tags of those left out.
     """
     size, tags = 0, set()
 
@@ -187,7 +177,7 @@ def _leave_out_large(manifest: str) -> tuple[str, int, set[str]]:
     try:
         marked = json.loads(manifest, object_hook=mark)
     except (ValueError, TypeError, RecursionError):
-        return manifest, 0, set()  # decoding it says what is wrong
+        return manifest, 0, set()  # `contract.decode` says what is wrong
     return json.dumps(marked), size, tags
 
 

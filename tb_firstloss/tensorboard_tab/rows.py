@@ -6,28 +6,45 @@ import math
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from tb_firstloss.arrays import Array, describe, finite_json, finite_values
-from tb_firstloss.first_batch import FirstBatch, OutputLoss
+from tb_firstloss.arrays import (
+    bucket_count,
+    count_in_buckets,
+    finite_json,
+    finite_values,
+    index_of,
+    to_float64,
+)
+from tb_firstloss.checks import Verdict, check_recorded
+from tb_firstloss.comparison import compare_outputs
+from tb_firstloss.first_batch import FirstBatch, OutputLoss, tabulate
+from tb_firstloss.loss_table import OutputRow
 
 MAX_POINTS = 256
-"""Up to this many values are sent as they are, rounded to six digits; more, as as many bins."""
+"""Up to this many distinct values are sent, rounded to six digits; more, as as many buckets."""
 
 LARGEST_COUNT = 10
 
 
 def to_row(first: FirstBatch) -> dict[str, Any]:
-    """Returns what the page shows of a recording."""
-    return {
-        "run": first.run,
-        "step": first.step,
-        "wall_time": _number(first.wall_time),
-        "loss": None if first.loss is None or first.loss.ndim else _number(first.loss),
-        "loss_kind": None if first.loss is None else describe(first.loss),
-        "expected": _number_or_none(first.metadata.get("expected_loss")),
-        "digest": first.digest,
-        "outputs": [_to_output(name, output) for name, output in first.outputs.items()],
-    }
+    """Returns what the page shows of a recording, and `checks.check`'s verdict on it."""
+    table, verdict = tabulate(first), _judge(first)
+    loss = table.losses[0] if table.losses else None
+    row: dict[str, Any] = finite_json(
+        {
+            "run": table.run,
+            "step": table.step,
+            "wall_time": first.wall_time,
+            "loss": None if loss is None or loss.value is None else float(loss.value),
+            "loss_kind": None if loss is None else loss.kind,
+            "expected": table.expected if verdict is None else verdict.expected,
+            "verdict": None if verdict is None else {"ok": verdict.ok, **vars(verdict)},
+            "digest": table.digest,
+            "outputs": [_to_output(output) for output in table.outputs],
+        }
+    )
+    return row
 
 
 def compare(
@@ -36,119 +53,97 @@ def compare(
     """Compares two recordings, and the per-example values of one output of each.
 
     Args:
-        one: A recording, and the name of an output or None.
-        other: The same.
+        one: The baseline, and the name of an output or None.
+        other: What to compare with it, likewise.
 
     Returns:
-        ``digests_agree``, ``loss_difference`` (other minus one, or None), and ``values``: None
-        without outputs, a ``reason`` where values cannot be compared one by one, else ``count``,
-        ``equal`` (how many agree bit for bit) and ``largest``: the index, both values and their
-        difference where that is largest, or None if all are equal.
+        ``digests_agree``, None where equal digests say nothing of these two outputs, and
+        ``values``: None without two outputs, a ``reason`` if values cannot be compared one by one,
+        else their ``agreement``, ``count``, how many are ``equal`` bit for bit and how many
+        ``equal_in_value``, and the ``largest`` difference: ``index``, ``baseline``, ``value`` and
+        ``difference``, or None if there is none.
     """
     (a, a_name), (b, b_name) = one, other
-    both = a.loss is not None and b.loss is not None and a.loss.shape == b.loss.shape == ()
-    return {
-        "digests_agree": a.digest == b.digest,
-        "loss_difference": _number(float(b.loss) - float(a.loss)) if both else None,  # type: ignore[arg-type]
-        "values": _compare_values(a.outputs.get(a_name or ""), b.outputs.get(b_name or "")),
-    }
+    agree = a.digest == b.digest
+    same_place = [name == a_name for name in a.outputs] == [name == b_name for name in b.outputs]
+    pair = [output for name, output in a.outputs.items() if name == a_name]
+    pair += [output for name, output in b.outputs.items() if name == b_name]
+    found: dict[str, Any] = finite_json(
+        {
+            "digests_agree": agree if same_place or not agree else None,
+            "values": _compare_outputs(*pair) if len(pair) == 2 else None,
+        }
+    )
+    return found
 
 
-def _compare_values(a: OutputLoss | None, b: OutputLoss | None) -> dict[str, Any] | None:
-    if a is None or b is None:
-        return None
+def _compare_outputs(a: OutputLoss, b: OutputLoss) -> dict[str, Any]:
     if a.per_example is None or b.per_example is None:
         return {"reason": "too large to be compared here; tb_firstloss.compare can"}
-    if a.per_example.shape != b.per_example.shape or not _same_splits(a, b):
-        return {"reason": f"{describe(a.per_example)} and {describe(b.per_example)}"}
-    equal = _equal_bits(a.per_example, b.per_example)
+    found = compare_outputs(a, b)
+    if found.reason:
+        return {"reason": found.reason}
+    largest = [{**vars(w), "difference": w.value - w.baseline} for w in found.worst[:1]]
     return {
-        "count": int(equal.size),
-        "equal": int(equal.sum()),
-        "largest": None if equal.all() else _largest_difference(a, b, equal),
+        "agreement": found.agreement,
+        "count": found.count,
+        "equal": found.count - found.different_bits_count,
+        "equal_in_value": found.count - found.different_count,
+        "largest": largest[0] if largest else None,
     }
 
 
-def _largest_difference(a: OutputLoss, b: OutputLoss, equal: Array) -> dict[str, Any]:
-    assert a.per_example is not None
-    assert b.per_example is not None
-    one, other = _wide(a.per_example), _wide(b.per_example)
-    with np.errstate(over="ignore", invalid="ignore"):
-        difference = other - one
-    # NaN against a number is the largest difference that there is; what is equal is none.
-    size = np.where(equal, -1.0, np.nan_to_num(np.abs(difference), nan=math.inf, posinf=math.inf))
-    at = int(np.argmax(size))
-    return {
-        "index": index_of(at, a),
-        "a": _number(one[at]),
-        "b": _number(other[at]),
-        "difference": _number(difference[at]),
+def _judge(first: FirstBatch) -> Verdict | None:
+    """Returns the verdict on a recording with an expectation; None where `check` has none."""
+    try:
+        return check_recorded(first)
+    except (ValueError, TypeError):
+        return None
+
+
+def _to_output(output: OutputRow) -> dict[str, Any]:
+    row = {
+        "name": output.name,
+        "kind": output.kind,
+        **vars(output.statistics),
+        "buckets": bucket_count(output.statistics.count),
     }
-
-
-def _same_splits(a: OutputLoss, b: OutputLoss) -> bool:
-    return len(a.row_splits) == len(b.row_splits) and all(
-        np.array_equal(x, y) for x, y in zip(a.row_splits, b.row_splits, strict=True)
-    )
-
-
-def _equal_bits(a: Array, b: Array) -> Array:
-    """Returns, flat, which elements are the same bit for bit; across dtypes, the same number."""
-    if a.dtype != b.dtype:
-        same: Array = _wide(a) == _wide(b)
-        return same
-    bits = np.dtype(f"u{a.dtype.itemsize}") if a.dtype.itemsize <= 8 else a.dtype
-    equal: Array = a.ravel().view(bits) == b.ravel().view(bits)
-    return equal
-
-
-def _to_output(name: str, output: OutputLoss) -> dict[str, Any]:
-    s = output.statistics
-    row: dict[str, Any] = {
-        "name": name,
-        "count": s.count,
-        "mean": _number(s.mean),
-        "std": _number(s.std),
-        "min": _number(s.min),
-        "max": _number(s.max),
-        "nonfinite_count": s.nonfinite_count,
-    }
-    if output.per_example is None:
+    if output.values is None:
         return row
-    values, counts = to_points(finite_values(output.per_example))
+    values, counts = to_points(finite_values(output.values))
+    flat = to_float64(output.values).ravel()
     return {
         **row,
-        "kind": describe(output.per_example) + (", ragged" if output.row_splits else ""),
         "values": values,
         "counts": counts,
         "largest": [
-            {"index": index_of(at, output), "value": _number(_wide(output.per_example)[at])}
-            for at in find_largest(output.per_example)
+            {
+                "index": index_of(at, output.values.shape, output.row_splits),
+                "value": float(flat[at]),
+            }
+            for at in find_largest(flat)
         ],
     }
 
 
-def to_points(finite: Array) -> tuple[list[float], list[int] | None]:
-    """Returns values, and how many each stands for (None: one), for a histogram on any axis.
+def to_points(finite: npt.NDArray[np.float64]) -> tuple[list[float], list[int]]:
+    """Returns points, and how many values each stands for, for a histogram on any axis.
 
     Args:
-        finite: Finite values, [count] float64.
+        finite: Finite values, [count].
     """
-    if finite.size <= MAX_POINTS:
-        return [_rounded(value) for value in np.sort(finite)], None
-    distinct, counts = np.unique(finite, return_counts=True)
-    if distinct.size <= MAX_POINTS:
-        return [_rounded(value) for value in distinct], counts.tolist()
-    counts, edges = np.histogram(finite / 4, bins=MAX_POINTS)  # the range never overflows
-    centers = 2 * (edges[:-1] + edges[1:])
-    filled = counts > 0
-    return [_rounded(value) for value in centers[filled]], counts[filled].tolist()
+    points, counts = np.unique(finite, return_counts=True)
+    if points.size > MAX_POINTS:
+        left, right, numbers = count_in_buckets(finite, MAX_POINTS).T
+        filled = numbers > 0
+        points = (left / 2 + right / 2)[filled]  # the sum of two float64 may overflow
+        counts = numbers[filled].astype(np.int64)
+    return [_rounded(point) for point in points], counts.tolist()
 
 
-def find_largest(values: Array) -> list[int]:
-    """Returns the flat positions of the largest values: non-finite first, then descending."""
-    wide = _wide(values)
-    ranks = np.where(np.isfinite(wide), wide, math.inf)
+def find_largest(flat: npt.NDArray[np.float64]) -> list[int]:
+    """Returns the positions of the largest values: non-finite first, then descending."""
+    ranks = np.where(np.isfinite(flat), flat, math.inf)
     count = min(LARGEST_COUNT, ranks.size)
     if not count:
         return []
@@ -158,30 +153,6 @@ def find_largest(values: Array) -> list[int]:
     return [int(at) for at in candidates[order]]
 
 
-def index_of(flat: int, output: OutputLoss) -> list[int]:
-    """Returns the index of a flat position: of the example first, then within it."""
-    assert output.per_example is not None
-    path = [int(i) for i in np.unravel_index(flat, output.per_example.shape)]
-    for splits in reversed(output.row_splits):
-        row = int(np.searchsorted(splits, path[0], side="right")) - 1
-        path = [row, path[0] - int(splits[row]), *path[1:]]
-    return path
-
-
-def _wide(values: Array) -> Array:
-    with np.errstate(invalid="ignore"):  # a signalling NaN is no error here
-        return values.astype(np.float64).ravel()
-
-
 def _rounded(value: float) -> float:
     rounded = float(f"{value:.6g}")
     return rounded if math.isfinite(rounded) else float(value)
-
-
-def _number(value: Any) -> float | str:
-    number: float | str = finite_json(float(value))
-    return number
-
-
-def _number_or_none(value: Any) -> float | str | None:
-    return _number(value) if isinstance(value, (int, float)) else None

@@ -29,7 +29,9 @@ def test_a_loss_as_expected_is_exit_code_0(logdir, capsys):
 def test_the_expectation_of_training_is_the_default(logdir, capsys):
     assert main(["check", str(logdir / "good")]) == 0
     assert main(["check", str(logdir / "high")]) == 1
-    assert "mean per-example loss 5, expected 2: 3 away" in capsys.readouterr().out
+    assert (
+        "mean per-example loss 5, expected 2: off by 3 (tolerance 0.2)" in capsys.readouterr().out
+    )
 
 
 def test_one_finding_among_many_runs_is_exit_code_1(logdir, capsys):
@@ -43,7 +45,7 @@ def test_one_finding_among_many_runs_is_exit_code_1(logdir, capsys):
     assert main(["check", str(logdir), "--expect", "2.3", "--run", "good*"]) == 0
 
 
-def test_tolerances_are_taken(logdir):
+def test_tolerances_are_respected(logdir):
     arguments = ["check", str(logdir / "high"), "--expect", "4"]
     assert main(arguments) == 1
     assert main([*arguments, "--rtol", "0.25"]) == 0
@@ -59,7 +61,7 @@ def test_tolerances_are_taken(logdir):
         (["{0}/missing"], "no such file"),
         (["{0}/good", "--rtol", "nan"], "rtol: nan"),
     ],
-    ids=["nothing-expected", "no-arithmetic", "auto", "no-path", "bad-tolerance"],
+    ids=["nothing-expected", "not-arithmetic", "auto", "no-path", "bad-tolerance"],
 )
 def test_misuse_is_exit_code_2_and_one_line(logdir, capsys, arguments, message):
     assert main(["check", *(word.format(logdir) for word in arguments)]) == 2

@@ -12,7 +12,7 @@ PRINTS = {"batch": "a" * 64, "weights": "b" * 64}
 
 @pytest.fixture(scope="module")
 def logdir(tmp_path_factory):
-    """A baseline, the same once more, and one whose last value is 0.5 larger."""
+    """A baseline, an identical run, and one whose last value is 0.5 larger."""
     logdir = tmp_path_factory.mktemp("runs")
     for name in ("before", "again"):
         record(logdir / name, VALUES, total=1.5, metadata={"fingerprint": PRINTS, "code": "old"})
@@ -29,7 +29,7 @@ def test_the_same_recording_is_identical(logdir, capsys):
     assert out == f"{logdir}/again/first_batch: identical, baseline {logdir}/before\n"
 
 
-def test_a_difference_is_measured_and_its_place_and_origin_named(logdir, capsys):
+def test_a_difference_is_measured_located_and_explained(logdir, capsys):
     assert main(["compare", str(logdir / "before"), str(logdir / "after")]) == 1
     out = capsys.readouterr().out
     rows = {line[:11].strip(): line.split() for line in out.splitlines()}
@@ -58,7 +58,7 @@ def test_many_runs_are_compared_with_one_baseline(logdir, capsys):
     assert main(["compare", str(logdir / "before"), str(logdir), "--run", "a[!f]*"]) == 0
 
 
-def test_without_fingerprints_it_says_how_to_get_them(logdir, tmp_path, capsys):
+def test_without_fingerprints_it_says_how_to_record_them(logdir, tmp_path, capsys):
     record(tmp_path, VALUES + 1, total=1.5)
     assert main(["compare", str(logdir / "before"), str(tmp_path)]) == 1
     assert "data, weights, code or randomness (record with fingerprint=True to tell" in (
@@ -90,7 +90,7 @@ def test_a_single_path_is_wrong_usage(logdir):
 
 
 @pytest.mark.slow
-def test_demo_runs_tell_data_from_weights_from_code(tmp_path, capsys):
+def test_demo_runs_distinguish_data_weights_and_code(tmp_path, capsys):
     changes = {
         "base": [],
         "same": [],

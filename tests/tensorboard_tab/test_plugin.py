@@ -1,5 +1,6 @@
-"""The tab's server side, without a browser: loading, and what it makes of recordings."""
+"""The tab's server side, without a browser: how it loads, and what it makes of recordings."""
 
+import contextlib
 import json
 import math
 import subprocess
@@ -11,8 +12,12 @@ from tensorboard.backend.event_processing import data_provider, plugin_event_mul
 from tensorboard.context import RequestContext
 
 from tb_firstloss import contract
+from tb_firstloss.checks import check
+from tb_firstloss.cli import main
+from tb_firstloss.errors import UnexpectedLossError
 from tb_firstloss.first_batch import FirstBatch, OutputLoss
 from tb_firstloss.tensorboard_tab import recordings, rows
+from tests.helpers.recorded import record
 from tests.tensorboard_tab.browser import serving
 
 
@@ -48,32 +53,7 @@ def test_tensorboard_starts_without_the_tab_when_something_is_missing(tmp_path, 
     assert "tb_firstloss" not in listing
 
 
-@pytest.mark.parametrize(
-    ("made", "flat", "index"),
-    [
-        (output(np.zeros((2, 3, 4))), 17, [1, 1, 1]),
-        (output(np.zeros(5), [0, 2, 2, 5]), 3, [2, 1]),
-        (output(np.zeros((5, 2)), [0, 2, 2, 5]), 3, [0, 1, 1]),
-        (output(np.zeros(4), [0, 0, 2], [0, 1, 4]), 2, [1, 1, 1]),
-    ],
-    ids=["dense", "ragged", "ragged-of-vectors", "ragged-twice"],
-)
-def test_an_index_names_the_example_first(made, flat, index):
-    assert rows.index_of(flat, made) == index
-
-
-def test_ragged_indexes_agree_with_tensorflow():
-    import tensorflow as tf
-
-    ragged = tf.ragged.constant([[[1.0], []], [], [[2.0, 3.0], [4.0]]])
-    splits = [s.numpy() for s in ragged.nested_row_splits]
-    made = output(ragged.flat_values.numpy(), *splits)
-    for flat, value in enumerate(made.per_example):
-        i, j, k = rows.index_of(flat, made)
-        assert ragged[i][j][k] == value
-
-
-def test_the_largest_are_the_non_finite_and_then_the_highest_first_come_first():
+def test_the_largest_are_the_non_finite_in_order_and_then_the_highest():
     values = np.array([1.0, 9.0, np.nan, 9.0, -np.inf, *np.linspace(2, 3, 20)])
     assert rows.find_largest(values) == [2, 4, 1, 3, 24, 23, 22, 21, 20, 19]
     assert rows.find_largest(values[:2]) == [1, 0]
@@ -85,9 +65,9 @@ def test_a_histogram_stands_for_every_value(count):
     values = np.random.default_rng(count).normal(size=count)
     points, counts = rows.to_points(values)
     assert len(points) <= 256
-    assert sum(counts or [1] * len(points)) == count
+    assert sum(counts) == count
     if count:
-        width = np.ptp(values) / 256 if counts else 1e-5
+        width = np.ptp(values) / 256 if count > 256 else 1e-5
         assert min(points) == pytest.approx(values.min(), abs=width)
         assert max(points) == pytest.approx(values.max(), abs=width)
 
@@ -118,11 +98,13 @@ def test_a_comparison_counts_equal_bits_and_finds_the_largest_difference():
     a = first_batch(np.float32(1), y=output(np.float32([[0.0, np.nan], [1.0, 5.0]])))
     b = first_batch(np.float32(3), y=output(np.float32([[-0.0, np.nan], [1.5, 2.0]])))
     found = rows.compare((a, "y"), (b, "y"))
-    assert (found["digests_agree"], found["loss_difference"]) == (False, 2)
+    assert found["digests_agree"] is False
     assert found["values"] == {
+        "agreement": "different",
         "count": 4,
-        "equal": 1,  # the NaN; a negative zero has other bits
-        "largest": {"index": [1, 1], "a": 5, "b": 2, "difference": -3},
+        "equal": 1,  # the NaN; a negative zero has different bits
+        "equal_in_value": 2,
+        "largest": {"index": [1, 1], "baseline": 5, "value": 2, "difference": -3},
     }
 
 
@@ -132,29 +114,129 @@ def test_a_value_that_became_nan_differs_most():
 
 
 @pytest.mark.parametrize(
-    ("a", "b"),
+    ("a", "b", "reason"),
     [
-        (output(np.zeros(3)), output(np.zeros(4))),
-        (output(np.zeros(3), [0, 1, 3]), output(np.zeros(3), [0, 2, 3])),
+        (output(np.zeros(3)), output(np.zeros(4)), "float64[3] against float64[4]"),
+        (
+            output(np.zeros(3), [0, 1, 3]),
+            output(np.zeros(3), [0, 2, 3]),
+            "ragged in different places",
+        ),
     ],
     ids=["shape", "row-splits"],
 )
-def test_values_of_different_shapes_are_not_compared_one_by_one(a, b):
+def test_values_of_different_shapes_are_not_compared_one_by_one(a, b, reason):
     found = rows.compare((first_batch(y=a), "y"), (first_batch(y=b), "y"))
-    assert "float64[3]" in found["values"]["reason"]
+    assert found["values"] == {"reason": reason}
+
+
+def test_equal_digests_say_nothing_of_two_outputs_of_one_run():
+    first = first_batch(x=output([1.0, 2.0]), y=output([1.0, 2.5]), z=output([1.0, 2.0]))
+    found = [rows.compare((first, "x"), (first, name)) for name in "xyz"]
+    assert [each["digests_agree"] for each in found] == [True, None, None]
+    assert [each["values"]["agreement"] for each in found] == [
+        "identical",
+        "different",
+        "identical",
+    ]
+
+
+def provide(logdir):
+    """TensorBoard's data provider over a logdir."""
+    multiplexer = plugin_event_multiplexer.EventMultiplexer()
+    multiplexer.AddRunsFromDirectory(str(logdir))
+    multiplexer.Reload()
+    return data_provider.MultiplexerDataProvider(multiplexer, str(logdir))
+
+
+def show(capsys, *arguments):
+    """What the command line prints, whatever its exit code."""
+    main(list(map(str, arguments)))
+    return capsys.readouterr().out
+
+
+FIRST_LOSSES = {
+    "ok": ([2.2, 2.4], 9.0),
+    "high": ([4.0, 6.0], 9.0),
+    "low": ([0.5, 1.0], 9.0),
+    "non-finite": ([2.3, np.nan], 9.0),
+    "constant": ([2.3, 2.3], 9.0),
+    "infinite-total": ([2.2, 2.4], np.inf),
+}
+"""Per-example losses and the total loss, by the verdict on them where 2.3 is expected."""
+
+
+@pytest.mark.parametrize("case", FIRST_LOSSES)
+def test_the_tabs_verdict_is_that_of_check(case):
+    values, loss = FIRST_LOSSES[case]
+    first = FirstBatch(
+        run="r",
+        step=0,
+        wall_time=1.0,
+        loss=np.float32(loss),
+        outputs={"y": output(values)},
+        metadata={"expected_loss": 2.3},
+    )
+    found, verdict = rows.to_row(first)["verdict"], check(first, 2.3)
+    assert found["kind"] == verdict.kind == case.replace("infinite-total", "non-finite")
+    assert (found["ok"], found["message"]) == (case == "ok", str(verdict))
+
+
+def test_the_tabs_verdicts_are_those_that_the_command_prints(tmp_path, capsys):
+    for case, (values, total) in FIRST_LOSSES.items():
+        with contextlib.suppress(UnexpectedLossError):
+            record(tmp_path / case, values, total=total, expect=2.3)
+    printed = json.loads(show(capsys, "check", tmp_path, "--json"))
+    _, text = recordings.Recordings(provide(tmp_path)).to_json(RequestContext(), "")
+    verdicts = {row["run"]: row["verdict"] for row in json.loads(text)["recordings"]}
+    assert len(verdicts) == len(FIRST_LOSSES)
+    for row in printed:
+        verdict = verdicts[row.pop("run")]
+        assert verdict.pop("ok") is (row["kind"] == "ok")
+        assert verdict == row
+
+
+@pytest.mark.parametrize("expected", [2.3, None, "log(", ["hostile"]], ids=str)
+def test_without_a_single_value_to_judge_there_is_no_verdict(expected):
+    outputs = {"x": output([1.0]), "y": output([2.0])}
+    metadata = {} if expected is None else {"expected_loss": expected}
+    first = FirstBatch(
+        run="r", step=0, wall_time=1.0, loss=None, outputs=outputs, metadata=metadata
+    )
+    row = rows.to_row(first)
+    assert row["verdict"] is None
+    assert row["expected"] == (2.3 if expected == 2.3 else None)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [(0, 0x80000000), (0x7FC00000, 0x7FC00001)],
+    ids=["signed-zero", "nan-payload"],
+)
+def test_the_tab_and_the_command_count_the_same_bits(tmp_path, capsys, a, b):
+    for name, bits in (("a", a), ("b", b)):
+        values = np.array([bits, 0x3F800000, 0x40000000 + (name == "b")], np.uint32)
+        record(tmp_path / name, values.view(np.float32), total=1.0)
+    read = recordings.Recordings(provide(tmp_path)).read
+    pair = [(read(RequestContext(), "", f"{name}/first_batch"), "loss") for name in "ab"]
+    tab = rows.compare(*pair)["values"]
+    (printed,) = json.loads(show(capsys, "compare", tmp_path / "a", tmp_path / "b", "--json"))
+    values = printed["outputs"]["loss"]
+    assert (tab["count"], tab["equal"], tab["equal_in_value"]) == (3, 1, 2)
+    assert values["different_bits_count"] == tab["count"] - tab["equal"]
+    assert values["different_count"] == tab["count"] - tab["equal_in_value"]
+    (largest,) = values["worst"]
+    assert tab["largest"] == {**largest, "difference": largest["value"] - largest["baseline"]}
+    text = show(capsys, "compare", tmp_path / "a", tmp_path / "b")
+    assert "  2 of 3, 1 in bits alone  " in text
 
 
 @pytest.fixture
 def written(tmp_path):
-    """Two recordings, read through TensorBoard's own data provider."""
-    from tb_firstloss import FirstLoss
-
+    """Two recordings, read through TensorBoard's data provider."""
     for name, count in (("small", 10), ("large", 1000)):
-        FirstLoss(tmp_path / name, on_error="raise").record(np.arange(float(count)))
-    multiplexer = plugin_event_multiplexer.EventMultiplexer()
-    multiplexer.AddRunsFromDirectory(str(tmp_path))
-    multiplexer.Reload()
-    return data_provider.MultiplexerDataProvider(multiplexer, str(tmp_path))
+        record(tmp_path / name, np.arange(float(count)))
+    return provide(tmp_path)
 
 
 def test_every_recording_is_read_once(written):
@@ -179,7 +261,7 @@ def test_of_a_large_array_only_the_statistics_are_shown(written, monkeypatch):
     assert len(small["values"]) == 10
 
 
-def test_a_call_that_fails_is_tried_run_by_run(written):
+def test_a_failing_call_is_retried_run_by_run(written):
     read_tensors = written.read_tensors
 
     def fail_for_large(*args, run_tag_filter, **kwargs):

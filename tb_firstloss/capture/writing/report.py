@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from tb_firstloss.arrays import describe
 from tb_firstloss.capture.window.step_trace import StepTrace
-from tb_firstloss.first_batch import FirstBatch, OutputLoss
+from tb_firstloss.first_batch import FirstBatch, tabulate
+from tb_firstloss.loss_table import LossTable
 
 
 def write_report(first: FirstBatch, trace: StepTrace | None) -> str:
@@ -14,9 +14,9 @@ def write_report(first: FirstBatch, trace: StepTrace | None) -> str:
 
     Args:
         first: What was captured.
-        trace: What the window around the step gathered, or None where there was no window.
+        trace: What the window around the step gathered; None without a window.
     """
-    rows = list(_loss_rows(first))
+    rows = list(_loss_rows(tabulate(first)))
     if trace is not None:
         rows += _trace_rows(trace, "tracing and compilation included")
     rows += [(key.replace("_", " "), str(value)) for key, value in first.metadata.items()]
@@ -60,23 +60,16 @@ def _gaps(trace: StepTrace) -> str:
     return text
 
 
-def _loss_rows(first: FirstBatch) -> Iterator[tuple[str, str]]:
-    if first.loss is not None:
-        scalar = first.loss.ndim == 0
-        yield "loss", f"{first.loss!s} ({describe(first.loss)})" if scalar else describe(first.loss)
-    for name, output in first.outputs.items():
-        yield from _output_rows(name, output)
-    yield "digest", f"`{first.digest}`"
-
-
-def _output_rows(name: str, output: OutputLoss) -> Iterator[tuple[str, str]]:
-    s = output.statistics
-    kind = "left out, too large" if output.per_example is None else describe(output.per_example)
-    ragged = ", ragged" if output.row_splits else ""
-    yield f"{name} per example", kind + ragged
-    yield f"{name} mean, std", f"{s.mean:.6g}, {s.std:.4g}"
-    yield f"{name} min, max", f"{s.min:.6g}, {s.max:.6g}"
-    yield f"{name} non-finite", f"{s.nonfinite_count} of {s.count}"
+def _loss_rows(table: LossTable) -> Iterator[tuple[str, str]]:
+    for loss in table.losses:
+        yield loss.name, loss.kind if loss.value is None else f"{loss.value} ({loss.kind})"
+    for output in table.outputs:
+        s = output.statistics
+        yield f"{output.name} per example", output.kind
+        yield f"{output.name} mean, std", f"{s.mean:.6g}, {s.std:.4g}"
+        yield f"{output.name} min, max", f"{s.min:.6g}, {s.max:.6g}"
+        yield f"{output.name} non-finite", f"{s.nonfinite_count} of {s.count}"
+    yield "digest", f"`{table.digest}`"
 
 
 def _cell(text: str) -> str:

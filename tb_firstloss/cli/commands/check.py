@@ -1,6 +1,6 @@
 """Check first losses against what they should be.
 
-Exit code 1 when one is not as expected: high, low, non-finite, or constant.
+Exit code 1 if one is not as expected: high, low, non-finite, or constant.
 
 Examples::
 
@@ -11,7 +11,6 @@ Examples::
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from typing import TYPE_CHECKING
 
 from tb_firstloss.cli.arguments import (
@@ -46,49 +45,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints a verdict per run."""
-    from tb_firstloss import checks
+    from tb_firstloss.checks import parse_expectation
 
     if options.expect is not None:
-        checks.parse_expectation(options.expect)  # before anything is read
-    found = read_recordings(options)
-    verdicts = [
-        checks.check(first, _expectation(first, options), rtol=options.rtol, atol=options.atol)
-        for first in found
-    ]
+        parse_expectation(options.expect)  # before anything is read
+    verdicts = [(first.run, _judge(first, options)) for first in read_recordings(options)]
     if options.json:
         from tb_firstloss.cli.commands.show import print_json
 
-        print_json(
-            [
-                {"run": first.run, **dataclasses.asdict(verdict)}
-                for first, verdict in zip(found, verdicts, strict=True)
-            ]
-        )
+        print_json([{"run": run, **vars(verdict)} for run, verdict in verdicts])
     else:
-        _print(found, verdicts)
-    return 0 if all(verdict.ok for verdict in verdicts) else FINDING
+        _print(verdicts)
+    return 0 if all(verdict.ok for _, verdict in verdicts) else FINDING
 
 
-def _expectation(first: FirstBatch, options: argparse.Namespace) -> float | str:
-    expect: float | str | None = options.expect
-    if expect is None:
-        expect = first.metadata.get("expected_loss")
-    if expect is None:
+def _judge(first: FirstBatch, options: argparse.Namespace) -> Verdict:
+    from tb_firstloss.checks import check, check_recorded
+
+    tolerances = {"rtol": options.rtol, "atol": options.atol}
+    if options.expect is not None:
+        return check(first, options.expect, **tolerances)
+    verdict = check_recorded(first, **tolerances)
+    if verdict is None:
         raise ValueError(f"{first.run}: was recorded without an expectation; give --expect")
-    return expect
+    return verdict
 
 
-def _print(found: list[FirstBatch], verdicts: list[Verdict]) -> None:
+def _print(verdicts: list[tuple[str, Verdict]]) -> None:
     rows: list[Row] = [
         [
-            first.run,
+            run,
             f"{verdict.value:.6g}",
             f"{verdict.expected:.6g}",
             Cell(verdict.kind, "green" if verdict.ok else "red"),
         ]
-        for first, verdict in zip(found, verdicts, strict=True)
+        for run, verdict in verdicts
     ]
     print_table(["run", "loss", "expected", "verdict"], rows)
-    for first, verdict in zip(found, verdicts, strict=True):
+    for run, verdict in verdicts:
         if not verdict.ok:
-            print(f"\n{printable(first.run)}: {verdict}")
+            print(f"\n{printable(run)}: {verdict}")

@@ -1,6 +1,6 @@
 """Compare first losses with a baseline, value by value.
 
-Exit code 1 when one is different. Without tolerances every value has to be equal.
+Exit code 1 if one is different. Without tolerances, every value must be equal.
 
 Examples::
 
@@ -56,21 +56,13 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         from tb_firstloss.cli.commands.show import print_json
 
-        print_json([to_json(comparison) for comparison in found])
+        print_json([dataclasses.asdict(comparison) for comparison in found])
     else:
         for number, comparison in enumerate(found):
             if number:
                 print()
             _print(comparison)
     return 0 if all(comparison.ok for comparison in found) else FINDING
-
-
-def to_json(comparison: Comparison) -> dict[str, Any]:
-    """Returns a comparison as JSON holds it, but for NaN and infinities."""
-    facts = {**vars(comparison), "differences": dict(comparison.differences)}
-    facts["loss"] = None if comparison.loss is None else dataclasses.asdict(comparison.loss)
-    facts["outputs"] = {n: dataclasses.asdict(part) for n, part in comparison.outputs.items()}
-    return facts
 
 
 def _read_baseline(path: str, *, quiet: bool) -> FirstBatch:
@@ -101,8 +93,8 @@ def _print(comparison: Comparison) -> None:
     print()
     hint = ""
     if comparison.unknown:
-        hint = " (record with fingerprint=True to tell; there is none of the "
-        hint += f"{' and '.join(comparison.unknown)})"
+        names = " and ".join(comparison.unknown)
+        hint = f" (record with fingerprint=True to tell; there is none of the {names})"
     print(f"Where it comes from: {paint(comparison.cause, 'bold')}{hint}")
     for name, (before, after) in comparison.differences.items():
         print(f"Also different: {printable(name)}: {_short(before)} → {_short(after)}")
@@ -111,7 +103,9 @@ def _print(comparison: Comparison) -> None:
 def _row(name: str, part: ValueComparison) -> list[str]:
     if part.reason or part.agreement == "identical":
         return [name, part.agreement, "", "", "", part.reason]
-    numbers = [f"{part.different_count} of {part.count}"]
+    in_bits_alone = part.different_bits_count - part.different_count
+    note = f", {in_bits_alone} in bits alone" if in_bits_alone else ""
+    numbers = [f"{part.different_bits_count} of {part.count}{note}"]
     numbers += [f"{part.max_abs:.3g}", f"{part.max_rel:.3g}"]
     worst = ", ".join(
         f"{list(w.index) if w.index else ''} {w.baseline:.6g} → {w.value:.6g}".strip()

@@ -24,6 +24,7 @@ from tb_firstloss.cli.output import Cell, histogram_line, print_table
 
 if TYPE_CHECKING:
     from tb_firstloss.first_batch import FirstBatch
+    from tb_firstloss.loss_table import LossTable
 
 _HEADERS = ["run", "step", "loss", "expected", "count", "min", "mean", "max", "non-finite", ""]
 _EXPECTED, _NONFINITE = 3, 8
@@ -49,7 +50,9 @@ def run(options: argparse.Namespace) -> int:
 
 def print_losses(found: list[FirstBatch]) -> None:
     """Prints a table with a row per run and output."""
-    rows = [row for first in found for row in _rows(first)]
+    from tb_firstloss.first_batch import tabulate
+
+    rows = [row for first in found for row in _rows(tabulate(first))]
     expected = any(row[_EXPECTED] for row in rows)
     keep = [i for i in range(len(_HEADERS)) if expected or i != _EXPECTED]
     table = [
@@ -60,33 +63,27 @@ def print_losses(found: list[FirstBatch]) -> None:
 
 
 def print_json(content: Any) -> None:
-    """Prints JSON in ASCII; NaN and infinities, which JSON has not, become text."""
+    """Prints JSON in ASCII; NaN and infinities, which JSON lacks, become text."""
     from tb_firstloss.arrays import finite_json
 
     print(json.dumps(finite_json(content), indent=2, allow_nan=False))
 
 
-def _rows(first: FirstBatch) -> Iterator[list[str]]:
-    loss = "" if first.loss is None else _number(first.loss) if first.loss.ndim == 0 else "tensor"
-    expected = first.metadata.get("expected_loss")
-    known = isinstance(expected, (int, float))
-    head = [str(first.step), loss, f"{expected:.6g}" if known else ""]
-    if not first.outputs:
-        yield [first.run, *head, "", "", "", "", "", ""]
-    for name, output in first.outputs.items():
+def _rows(table: LossTable) -> Iterator[list[str]]:
+    losses = ", ".join(loss.text for loss in table.losses)
+    head = [str(table.step), losses, "" if table.expected is None else f"{table.expected:.6g}"]
+    if not table.outputs:
+        yield [table.run, *head, *[""] * 6]
+    for output in table.outputs:
         s = output.statistics
-        label = first.run if len(first.outputs) == 1 else f"{first.run}: {name}"
+        label = table.run if len(table.outputs) == 1 else f"{table.run}: {output.name}"
         numbers = [f"{value:.6g}" for value in (s.min, s.mean, s.max)]
-        picture = "" if output.per_example is None else histogram_line(output.per_example)
+        picture = "" if output.values is None else histogram_line(output.values)
         yield [label, *head, str(s.count), *numbers, str(s.nonfinite_count), picture]
 
 
-def _number(value: Any) -> str:
-    return f"{float(value):.6g}"
-
-
 def to_json(first: FirstBatch) -> dict[str, Any]:
-    """Returns a recording as JSON holds it, but for NaN and infinities."""
+    """Returns a recording as JSON values, but for NaN and infinities."""
     return {
         "run": first.run,
         "step": first.step,

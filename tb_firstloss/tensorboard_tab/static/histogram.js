@@ -1,8 +1,10 @@
-// Histograms of per-example losses, on an axis that runs share.
+// Histograms of per-example losses, on an axis that all runs share.
 
-// One axis for all rows, so that their pictures compare. A run that is far off would squeeze every
-// other one to a line; the axis ends three typical widths beyond the typical run, and what lies
-// further out is drawn as a red bar at that end.
+import { element, svg, text } from "./dom.js";
+
+// One axis for all rows makes their pictures comparable. A run far off would squeeze all others to
+// lines, so the axis ends three typical widths beyond the typical run, and a red bar at either end
+// stands for what lies beyond.
 export function sharedAxis(rows) {
   const ranges = rows.filter((row) => row.points.length);
   if (!ranges.length) return null;
@@ -21,7 +23,7 @@ function padded(low, high) {
   return [low - half, high + half];
 }
 
-// Returns which share of the values is in each bin, and beyond either end.
+// Returns the share of the values in each bin, and beyond either end.
 function binShares(points, [low, high], bins) {
   const shares = new Array(bins).fill(0);
   let [below, above] = [0, 0];
@@ -49,7 +51,7 @@ function outlinePath(shares, top, width, height) {
   return `M0 ${height}${shares.map((share) => `V${height - (share / top) * height}h${step}`).join("")}V${height}`;
 }
 
-// Draws the points of one row filled, and of a second one as a line over it.
+// Draws one row's points as bars, and a second row's as a line over them.
 export function histogram(rows, axis, { width, height, bins }) {
   const [low, high] = axis;
   if (!Number.isFinite(high - low)) return null;
@@ -74,24 +76,10 @@ export function histogram(rows, axis, { width, height, bins }) {
     descriptions.push(`expected ${text(expected)}`);
   }
   const label = `per-example losses from ${descriptions.join(", ")}`;
-  return svg(
-    "svg",
-    { width, height: height + 1, role: "img", "aria-label": label },
-    svg("title", {}, label),
-    ...parts,
-  );
+  return svg("svg", { width, height: height + 1, role: "img", "aria-label": label }, svg("title", {}, label), ...parts);
 }
 
-function svg(name, attributes = {}, ...children) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  node.append(...children);
-  return node;
-}
+export const axisEnds = ([low, high], width = 180) =>
+  element("div", { class: "axis", style: `width: ${width}px` }, element("span", {}, tick(low)), element("span", {}, tick(high)));
 
-export function text(value) {
-  if (value == null) return "";
-  if (Number.isInteger(value) && Math.abs(value) < 1e6) return String(value);
-  if (Number.isFinite(value)) return value.toPrecision(6);
-  return Number.isNaN(value) ? "NaN" : value > 0 ? "inf" : "-inf";
-}
+const tick = (value) => String(Number(value.toPrecision(4)));

@@ -1,5 +1,6 @@
-"""One set of runs, a TensorBoard of each kind over it, and one browser, for all browser tests."""
+"""One set of runs, one TensorBoard of each kind and one browser for all browser tests."""
 
+import contextlib
 import os
 import shutil
 
@@ -12,7 +13,7 @@ SERVERS = {
     "data-server": ["--load_fast", "true", "--path_prefix", "/some/prefix"],
     "in-process": ["--load_fast", "false"],
 }
-"""TensorBoard's two ways to read a logdir; one of them below a path prefix."""
+"""TensorBoard's two ways of reading a logdir; one of them below a path prefix."""
 
 HOSTILE_RUN = "<img src=x onerror=alert(1)>"
 HOSTILE_OUTPUT = "<script>alert(2)</script>"
@@ -20,7 +21,7 @@ HOSTILE_OUTPUT = "<script>alert(2)</script>"
 
 @pytest.fixture(scope="session", autouse=True)
 def browser_or_skip():
-    """Skips where there is no browser; where CI=true, that is a failure."""
+    """Skips without a browser; fails if CI=true."""
     missing = serving.what_is_missing()
     if missing and os.environ.get("CI") == "true":
         pytest.fail(missing)
@@ -32,12 +33,19 @@ def browser_or_skip():
 def logdir(browser_or_skip, tmp_path_factory):
     """Good runs, one with a hostile name, and one whose exact values are damaged on disk."""
     from tb_firstloss import FirstLoss
+    from tb_firstloss.errors import UnexpectedLossError
     from tests.tensorboard_tab.browser.runs import train_runs
 
     logdir = tmp_path_factory.mktemp("logdir")
     train_runs(logdir)
     FirstLoss(logdir / HOSTILE_RUN, on_error="raise").record(
         {HOSTILE_OUTPUT: np.array([1.0, 2.0]), "plain": np.array([3.0])}
+    )
+    with contextlib.suppress(UnexpectedLossError):
+        constant = FirstLoss(logdir / "constant", expect=2.5, on_error="raise")
+        constant.record(np.full(8, 2.5))
+    FirstLoss(logdir / "signed-zeros", on_error="raise").record(
+        {"plus": np.array([0.0, 1.0]), "minus": np.array([-0.0, 1.0])}
     )
     shutil.copytree(logdir / "other-seed", logdir / "damaged")
     (file,) = (logdir / "damaged" / "first_batch").glob("events*")
@@ -49,7 +57,7 @@ def logdir(browser_or_skip, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def good(logdir):
-    """The recordings that can be read, by run, as our own reader reads them."""
+    """The readable recordings by run, as this package's reader reads them."""
     from tb_firstloss.reading.recordings import read_first_losses
 
     with pytest.warns(UserWarning, match="damaged"):
@@ -58,7 +66,7 @@ def good(logdir):
 
 @pytest.fixture(scope="session")
 def start(logdir):
-    """Starts TensorBoard of a kind at most once, and waits until it has read all runs."""
+    """Starts each kind of TensorBoard at most once, and waits until it has read all runs."""
     running = {}
 
     def start(kind):
@@ -76,7 +84,7 @@ def start(logdir):
 def has_all_runs(server, logdir):
     count = len(list(logdir.iterdir()))
     server.await_json("data/runs", lambda runs: len(runs) == count)
-    # The last summary of a run to be read; the others are there by then.
+    # A run's report is read last; the other summaries are there by then.
     server.await_json(
         "data/plugin/text/tags", lambda tags: len([r for r in tags if tags[r]]) >= count - 1
     )
@@ -84,19 +92,19 @@ def has_all_runs(server, logdir):
 
 @pytest.fixture(params=SERVERS)
 def server(request, start):
-    """Both kinds of TensorBoard, one after the other."""
+    """Each kind of TensorBoard in turn."""
     return start(request.param)
 
 
 @pytest.fixture
 def one_server(start):
-    """One TensorBoard, where the kind makes no difference."""
+    """One TensorBoard, for tests to which the kind makes no difference."""
     return start("data-server")
 
 
 @pytest.fixture(scope="session")
 def browser(browser_or_skip):
-    """One browser process for all tests of a worker."""
+    """One browser process per worker."""
     from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=1000 * serving.TIMEOUT_SECONDS)
@@ -110,7 +118,7 @@ def browser(browser_or_skip):
 
 @pytest.fixture
 def visits(browser):
-    """Opens pages; at the end, none may have complained or talked to anyone else."""
+    """Opens pages; at the end, none may have logged an error or contacted anyone else."""
     opened = []
 
     def visit(server, **options):

@@ -22,10 +22,10 @@ def train(logdir, *, seed=0, scale=1.0, steps=3, spoil=(), returns=None, hparams
     """Trains for a few steps with the first batch recorded; returns the recorder.
 
     Args:
-        seed: Of the weights and of the order of the examples.
-        scale: Standard deviation of the initial weights, in units of one that keeps logits small.
+        seed: Seed of the weights and of the order of the examples.
+        scale: Standard deviation of the initial weights, relative to one that keeps logits small.
         spoil: Positions in the batch whose images become NaN.
-        returns: Makes what the step returns out of logits, labels and the per-example loss.
+        returns: Turns logits, labels and the per-example loss into what the step returns.
     """
     images, labels = digits()
     order = np.random.default_rng(seed).permutation(len(images))
@@ -57,7 +57,7 @@ def train(logdir, *, seed=0, scale=1.0, steps=3, spoil=(), returns=None, hparams
 
 
 def train_runs(logdir):
-    """Records six runs that differ in one thing each; the first has a graph and a profile too."""
+    """Records six runs that differ in one respect each; the first also has a graph and profile."""
     plain = {"graph": False, "profile": False, "expect": "log(10)"}
     hparams = {"seed": 0, "weight_scale": 1.0, "learning_rate": 0.5}
     train(logdir / "baseline", expect="log(10)", hparams=hparams)

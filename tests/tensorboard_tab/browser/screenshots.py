@@ -25,7 +25,7 @@ def take(server, browser, folder):
             visit.page.wait_for_timeout(1500)  # animations
             path = folder / f"{name}.png"
             visit.page.screenshot(path=path)
-        # Half the size, and no difference to be seen.
+        # Half the size, without a visible difference.
         Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
             path, optimize=True
         )

@@ -1,4 +1,4 @@
-"""A real TensorBoard, and a real browser that may talk to nothing else."""
+"""A real TensorBoard, and a real browser that may contact nothing else."""
 
 import contextlib
 import dataclasses
@@ -27,14 +27,14 @@ WITHOUT_TENSORFLOW = (
     "import sys; sys.modules['tensorflow'] = None\n"
     "from tensorboard.main import run_main; run_main()",
 )
-"""Starts TensorBoard as where TensorFlow is not installed, in a fifth of the time and memory."""
+"""Starts TensorBoard as if TensorFlow were not installed, in a fifth of the time and memory."""
 
 TIMEOUT_SECONDS = 120
-"""How long anything may take on a machine that is busy with other things."""
+"""How long anything may take on a busy machine."""
 
 
 def what_is_missing():
-    """Says what this machine lacks for a browser test, or returns None."""
+    """Returns what this machine lacks for a browser test, or None."""
     try:
         import playwright  # noqa: F401
     except ImportError:
@@ -58,7 +58,7 @@ class Server:
     """A running TensorBoard.
 
     Attributes:
-        address: Ends in a slash; below it are all its pages.
+        address: Where its pages are, with a slash at the end.
         process: Its process.
     """
 
@@ -76,7 +76,7 @@ class Server:
         return json.loads(self.get(f"{path}?{urllib.parse.urlencode(query)}"))
 
     def await_json(self, path, ready, **query):
-        """Asks again until the answer is ready: TensorBoard reads the logdir in the background."""
+        """Polls until the answer is ready: TensorBoard reads the logdir in the background."""
         deadline = time.monotonic() + TIMEOUT_SECONDS
         while not ready(found := self.get_json(path, **query)):
             assert time.monotonic() < deadline, f"{path} still answers {str(found)[:300]}"
@@ -96,8 +96,8 @@ class Visit:
 
     Attributes:
         page: Playwright's page.
-        errors: What the page complained about in its console, and exceptions that it let out.
-        strangers: Addresses that it asked for and that are not this TensorBoard's.
+        errors: Errors in the page's console, and its uncaught exceptions.
+        strangers: Addresses that the page requested outside this TensorBoard.
     """
 
     def __init__(self, browser, server, **options):
@@ -111,20 +111,20 @@ class Visit:
         self.page.on("console", self._hear)
 
     def go(self, place):
-        """Opens a place in TensorBoard, as after a click on a link."""
+        """Opens a place in TensorBoard, as a click on a link does."""
         self.page.goto("about:blank")
         self.page.goto(self.server.address + place)
         return self.page
 
     def open_tab(self):
-        """Opens the First loss tab and returns its frame, when its table is there."""
+        """Opens the First loss tab, waits for its table, and returns its frame."""
         self.go("#tb_firstloss")
         frame = self.page.frame_locator("iframe[src*='tb_firstloss']")
         frame.locator("tbody tr").first.wait_for()
         return frame
 
     def close(self):
-        """Closes the page: it asks for what is new until then, also from a server that has gone."""
+        """Closes the page, which polls its server until then, even one that is gone."""
         self.page.context.close()
 
     def _decide(self, route):
@@ -137,6 +137,6 @@ class Visit:
             route.abort()
 
     def _hear(self, message):
-        # TensorBoard 2.21 asks for its font at the root, whatever the path prefix.
+        # TensorBoard 2.21 requests its font from the root, whatever the path prefix.
         if message.type == "error" and "/font-roboto/" not in message.location["url"]:
             self.errors.append(message.text)

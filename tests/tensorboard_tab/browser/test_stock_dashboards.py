@@ -1,4 +1,4 @@
-"""TensorBoard's own dashboards on our recordings, as a person sees them."""
+"""TensorBoard's stock dashboards on recordings, as a person sees them."""
 
 import re
 
@@ -36,7 +36,7 @@ def check_card(card, values):
 @pytest.fixture(scope="session")
 def means(good):
     means = {run: first.mean for run, first in good.items() if len(first.outputs) == 1}
-    # The damage is in the exact tensor of this copy; its scalars are as they were.
+    # This copy's exact tensor is damaged; its scalars are intact.
     return {**means, "damaged/first_batch": means["other-seed/first_batch"]}
 
 
@@ -53,7 +53,7 @@ def test_the_scalar_card_shows_the_value(visits, one_server, means):
     check_card(read_card(page, "first_batch/loss_mean"), means)
 
 
-def test_the_check_of_the_card_notices(visits, one_server, means):
+def test_check_card_notices(visits, one_server, means):
     page = visits(one_server).go("?tagFilter=first_batch%2Floss_mean#timeseries")
     card = read_card(page, "first_batch/loss_mean")
     with pytest.raises(AssertionError):

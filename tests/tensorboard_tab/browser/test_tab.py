@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tb_firstloss import FirstLoss
+from tb_firstloss.checks import check_recorded
 from tests.tensorboard_tab.browser.conftest import HOSTILE_OUTPUT, HOSTILE_RUN
 from tests.tensorboard_tab.browser.serving import tensorboard
 
@@ -35,7 +36,7 @@ def read_table(tab):
 
 
 def expected_rows(good):
-    """What the table should say, from what our own reader reads."""
+    """What the table should say, from what this package's reader reads."""
     rows = {}
     for run, first in good.items():
         for name, output in first.outputs.items():
@@ -78,7 +79,7 @@ def test_every_recording_is_a_row_with_its_values(tab, good):
 
 
 @pytest.mark.parametrize("fault", ["missing-run", "other-value"])
-def test_the_check_of_the_table_notices(one_tab, good, fault):
+def test_check_table_notices(one_tab, good, fault):
     table = read_table(one_tab)
     if fault == "missing-run":
         del table["baseline/first_batch"]
@@ -93,6 +94,18 @@ def test_a_damaged_run_says_so_and_hides_no_other(tab, good):
     assert re.search("manifest|SHA-256|cannot", table["damaged/first_batch"]["loss"])
     assert len(table) == len(expected_rows(good)) + 1
     assert list(table)[-1] == "damaged/first_batch"
+
+
+def test_the_marks_are_the_verdicts_of_check(one_tab, good):
+    cells = one_tab.locator("tbody tr").evaluate_all(
+        "rows => rows.map(({ cells: [run, , expected] }) =>"
+        " [run.innerText, expected?.innerText, expected?.title])"
+    )
+    shown = {name: (text[-1], title) for name, text, title in cells if text and text[-1] in "✓✗"}
+    verdicts = {run: check_recorded(first) for run, first in good.items()}
+    verdicts = {run: verdict for run, verdict in verdicts.items() if verdict is not None}
+    assert shown == {run: ("✓" if v.ok else "✗", v.message) for run, v in verdicts.items()}
+    assert {v.kind for v in verdicts.values()} == {"ok", "high", "non-finite", "constant"}
 
 
 def test_what_is_not_as_expected_is_marked(one_tab):
@@ -119,7 +132,7 @@ def test_names_are_shown_as_text_and_never_run(visits, one_server):
 
 
 @pytest.mark.parametrize("column", ["mean", "loss", "run"])
-def test_a_click_on_a_heading_sorts_and_a_second_click_turns_it_round(one_tab, good, column):
+def test_a_click_on_a_heading_sorts_and_a_second_click_reverses(one_tab, good, column):
     heading = one_tab.locator(f"[data-column={column}]")
     values = {
         name: name.replace(":", "") if column == "run" else row[column]
@@ -132,14 +145,14 @@ def test_a_click_on_a_heading_sorts_and_a_second_click_turns_it_round(one_tab, g
         heading.click()
         shown = [name for name in read_table(one_tab) if name in values]
         orders.append([values[name] for name in shown[: len(known)]])
-        assert set(shown[len(known) :]) == unknown  # NaN, and what has no value, come last
+        assert set(shown[len(known) :]) == unknown  # rows with NaN or no value come last
     if column != "run":
         assert orders[0] == sorted(orders[0], reverse=True)
         assert orders[1] == sorted(orders[1])
     assert orders[0] == orders[1][::-1] or len(set(orders[0])) < len(orders[0])
 
 
-def test_the_filter_takes_a_regular_expression_and_half_of_one(one_tab):
+def test_the_filter_takes_a_regular_expression_even_half_typed(one_tab):
     everything = list(read_table(one_tab))
     box = one_tab.get_by_label("Filter runs")
     box.fill("^BASE.*repeated")
@@ -169,7 +182,7 @@ def test_a_chosen_run_shows_its_largest_losses_with_their_index(tab, good):
     np.testing.assert_allclose([float(text) for _, text in shown[3:]], values[order[3:10]], 1e-5)
 
 
-def test_two_equal_runs_are_told_to_be_identical(tab):
+def test_two_equal_runs_are_identical(tab):
     choose(tab, "baseline/first_batch", "baseline-repeated/first_batch")
     verdict = tab.locator("aside .pair [role=status]").filter(has_text="Identical bit for bit")
     verdict.wait_for()
@@ -194,7 +207,14 @@ def test_two_different_runs_show_their_difference(tab, good):
         )
 
 
-def test_choosing_a_third_run_lets_go_of_the_first(one_tab):
+def test_two_outputs_of_one_run_are_compared_bit_for_bit(one_tab):
+    choose(one_tab, "signed-zeros/first_batch: plus", "signed-zeros/first_batch: minus")
+    verdict = one_tab.locator("aside .pair [role=status]").filter(has_text="The values differ")
+    text = "The values differ. 1 of 2 values are equal, 1 more differs in bits alone."
+    assert verdict.inner_text() == text
+
+
+def test_choosing_a_third_run_drops_the_first(one_tab):
     names = ["baseline/first_batch", "other-seed/first_batch", "weights-too-large/first_batch"]
     choose(one_tab, *names)
     assert one_tab.locator("tr.chosen .run").all_inner_texts() == names[1:]
@@ -203,9 +223,9 @@ def test_choosing_a_third_run_lets_go_of_the_first(one_tab):
 def test_histograms_share_one_axis_and_count_every_value(one_tab, good):
     ends = [float(t) for t in one_tab.locator("thead .axis span").all_inner_texts()]
     largest = max(first.max for first in good.values() if len(first.outputs) == 1)
-    assert ends[1] < largest  # the run that is far off does not squeeze the others …
+    assert ends[1] < largest  # the run far off does not squeeze the others …
     far_off = one_tab.locator("tr", has_text="weights-too-large")
-    assert far_off.locator("svg .beyond").count() == 1  # … and is marked as reaching further
+    assert far_off.locator("svg .beyond").count() == 1  # … and is marked as going further
     box = one_tab.locator("tr", has_text="other-seed").locator("svg path").bounding_box()
     assert box["height"] > 15
     assert box["width"] < 90  # its values lie in a part of the axis
@@ -275,7 +295,7 @@ def empty_logdir(tmp_path, browser_or_skip):
     return tmp_path / "runs"
 
 
-# A tab with recordings polls each ten seconds; without that, only a click brings what is new.
+# A tab with recordings polls every ten seconds; without that, only a click shows what is new.
 WITHOUT_SLOW_TIMERS = """
   const { setTimeout } = window;
   window.setTimeout = (f, millis, ...rest) => millis >= 10000 || setTimeout(f, millis, ...rest);
@@ -303,7 +323,7 @@ def test_a_recording_appears_without_reloading_the_page(visits, empty_logdir):
         assert tab.locator("tr.chosen .run").inner_text() == "first_batch"
 
 
-# An observer is called at the end of each task; until then, the page is deaf.
+# An observer is called at the end of each task; until then, the page does not respond.
 COUNT_ROWS_PER_TASK = """
   window.mostRows = 0;
   new MutationObserver((changes) => {

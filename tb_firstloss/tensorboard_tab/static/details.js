@@ -1,0 +1,120 @@
+// What the page shows of the one or two chosen rows.
+
+import { element, text } from "./dom.js";
+import { axisEnds, histogram, sharedAxis } from "./histogram.js";
+import { ROOT, getJson } from "./server.js";
+
+let showing = 0; // links that arrive after the rows have changed are dropped
+
+export async function showDetails(aside, rows, columns) {
+  const mine = ++showing;
+  const runs = rows.map((row, i) => describeRun(row, rows.length > 1 ? "ab"[i] : null));
+  const largest = rows.length === 1 ? describeLargest(rows[0]) : null;
+  const picture = rows.length ? describeValues(rows) : null;
+  const pair = rows.length === 2 ? describePair(rows, columns) : null;
+  const parts = pair ? [pair, picture, element("div", {}, ...runs)] : [...runs, picture, largest];
+  aside.replaceChildren(...parts.filter(Boolean));
+  if (!rows.length) return;
+  const [graphs, profiles] = await Promise.all([
+    getJson("data/plugin/graphs/info").catch(() => ({})),
+    getJson("data/plugin/profile/runs").catch(() => []), // the profile plugin may not be installed
+  ]);
+  if (mine !== showing) return;
+  rows.forEach((row, i) => runs[i].querySelector("nav").replaceChildren(...links(row.run, graphs, profiles)));
+}
+
+// ---- One run ----
+
+function describeRun(row, key) {
+  const { recording } = row;
+  const facts = [
+    ["Step", String(recording.step)],
+    ["Recorded", new Date(Number(recording.wall_time) * 1000).toLocaleString()],
+    ["Values", row.kind ?? "a scalar loss only"],
+    ["Digest", element("code", { title: recording.digest }, recording.digest.slice(0, 16) + "…")],
+  ];
+  const name = row.several ? `${row.run}: ${row.output}` : row.run;
+  const heading = element("h2", {}, key && element("span", { class: `key ${key}` }), name);
+  const nav = element("nav", { "aria-label": "The run in other tabs" });
+  return element("section", { "aria-label": name }, heading, nav, table(facts));
+}
+
+function describeLargest(row) {
+  if (!row.largest.length) return null;
+  const rows = row.largest.map(({ index, value }) => [place(index), text(Number(value))]);
+  const heading = element("h2", {}, "Largest per-example losses");
+  return element("section", { class: "largest" }, heading, table(rows, ["Index", "Loss"]));
+}
+
+function describeValues(rows) {
+  const axis = sharedAxis(rows);
+  const bins = Math.max(...rows.map((row) => row.buckets));
+  const picture = axis && histogram(rows, axis, { width: 420, height: 120, bins });
+  if (!picture) return null;
+  return element("section", { class: "values" }, element("h2", {}, "Per-example losses"), picture, axisEnds(axis, 420));
+}
+
+// ---- Two runs ----
+
+function describePair([a, b], columns) {
+  const pairs = columns.filter(({ id }) => typeof a[id] === "number" && typeof b[id] === "number" && id !== "expected");
+  const body = pairs.map(({ id, title }) => [title, text(a[id]), text(b[id]), text(b[id] - a[id])]);
+  const status = element("p", { role: "status" }, "Comparing the values …");
+  compareValues(a, b).then(
+    (parts) => status.replaceChildren(...parts),
+    (error) => status.replaceChildren(element("span", { class: "bad" }, `They cannot be compared: ${error.message}`)),
+  );
+  const heading = element("h2", {}, "Difference");
+  return element("section", { class: "pair", "aria-label": "Difference" }, heading, status, table(body, ["", keyed("a"), keyed("b"), "difference"]));
+}
+
+const keyed = (key) => element("span", { class: `key ${key}`, role: "img", "aria-label": key.toUpperCase() });
+
+async function compareValues(a, b) {
+  const query = new URLSearchParams({ a_run: a.run, b_run: b.run });
+  if (a.output != null) query.set("a_output", a.output);
+  if (b.output != null) query.set("b_output", b.output);
+  const { digests_agree, values } = await getJson(`data/plugin/tb_firstloss/comparison?${query}`);
+  const identical = digests_agree ?? values.agreement === "identical";
+  const headline = identical
+    ? element("span", { class: "good" }, digests_agree ? "Identical bit for bit: the digests agree." : "Identical bit for bit.")
+    : element("span", { class: "bad" }, digests_agree === null ? "The values differ." : "The digests differ.");
+  if (!values || identical) return [headline];
+  if (values.reason) return [headline, ` Values cannot be compared one by one: ${values.reason}.`];
+  return [headline, ` ${values.equal} of ${values.count} values are equal`, inBitsAlone(values), furthest(values), "."];
+}
+
+function inBitsAlone({ equal, equal_in_value }) {
+  const count = equal_in_value - equal; // 0.0 and -0.0, or NaN of two payloads
+  return count ? `, ${count} more ${count > 1 ? "differ" : "differs"} in bits alone` : "";
+}
+
+function furthest({ largest }) {
+  if (!largest) return "";
+  const [a, b, difference] = [largest.baseline, largest.value, largest.difference].map((value) => text(Number(value)));
+  return `; they differ most at ${place(largest.index)}: ${a} and ${b}, by ${difference}`;
+}
+
+const place = (index) => `[${index.join(", ")}]`;
+
+function table(rows, headings = null) {
+  const head = headings && element("thead", {}, element("tr", {}, ...headings.map((h, i) => element("th", { scope: "col", class: i ? "number" : null }, h))));
+  const cells = (row) => row.map((content, i) => element(i ? "td" : "th", { scope: i ? null : "row", class: headings && i ? "number" : null }, content));
+  return element("table", {}, head, element("tbody", {}, ...rows.map((row) => element("tr", {}, ...cells(row)))));
+}
+
+// ---- The other tabs ----
+
+function links(run, graphs, profiles) {
+  const prefix = run === "." ? "" : `${run}/`;
+  const profile = profiles.find((name) => name.startsWith(prefix) && !name.slice(prefix.length).includes("/"));
+  const exactly = `^${run.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}$`;
+  return [
+    profile && link("Profile", `?${new URLSearchParams({ run: profile, tag: "trace_viewer@" })}#profile`),
+    graphs[run] && link("Graph", `#graphs&${new URLSearchParams({ run })}`),
+    link("Report", `#text&regexInput=${encodeURIComponent(exactly)}`),
+  ].filter(Boolean);
+}
+
+// In a notebook TensorBoard is in a frame too: _parent is TensorBoard, _top would be the notebook.
+const link = (title, path) => element("a", { href: new URL(path, ROOT).href, target: "_parent" }, title);
