@@ -53,7 +53,7 @@ def test_reading_imports_nothing_of_capture():
 def test_reading_and_checks_never_import_tensorflow():
     # TensorDatum.to_tensor is asked for a tf.Tensor, and is the one exception.
     for name, path in in_rooms("reading", "checks", "comparison", "cli").items():
-        if name != "tb_firstloss.reading.format.tensor_proto":
+        if name != "tb_firstloss.reading.tensor_datum":
             assert not {n.split(".")[0] for n in imports_of(path)} & HEAVY, name
 
 

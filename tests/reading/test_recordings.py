@@ -122,7 +122,7 @@ def test_nothing_recorded_says_so(tmp_path):
         tb_firstloss.read_first_loss(other)
     text = tmp_path / "train.log"
     text.write_text("loss: 0.5\n" * 10)
-    with pytest.raises(errors.EventFileError, match=r"train\.log: is no event file"):
+    with pytest.raises(errors.EventFileError, match=r"train\.log: not an event file"):
         tb_firstloss.read_first_loss(text)
 
 
@@ -145,9 +145,9 @@ def test_a_recording_cut_short_is_incomplete_and_hides_no_other(engine, tmp_path
     path = record(tmp_path / "cut")
     keep = {"manifest": -5, "tensor": 200}[cut]
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(errors.IncompleteRecordingError, match=r"without its manifest.*cut short"):
+    with pytest.raises(errors.IncompleteRecordingError, match=r"no manifest.*truncated"):
         tb_firstloss.read_first_loss(tmp_path / "cut")
-    with pytest.warns(errors.DamageWarning, match="without its manifest") as caught:
+    with pytest.warns(errors.DamageWarning, match="has no manifest") as caught:
         assert list(tb_firstloss.read_first_losses(tmp_path)) == ["whole"]
     assert len(caught) == 1
 

@@ -104,7 +104,7 @@ def test_what_is_only_named_like_an_event_file_is_skipped_and_reported(logdir, k
 
 def test_a_fifo_given_by_name_is_an_error_and_no_hang(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(errors.EventFileError, match="pipe: is no regular file"):
+    with pytest.raises(errors.EventFileError, match="pipe: not a regular file"):
         list(tb_firstloss.iter_tensors(tmp_path / "pipe", on_damage="raise"))
 
 

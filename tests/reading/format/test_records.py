@@ -14,11 +14,11 @@ from tests.helpers.damaged_files import CASES
 from tests.helpers.event_files import frame, header
 
 
-def read(data, *, start=0):
+def read(data):
     """Returns payloads and damage, the file in memory."""
     damage = []
     window = Window("file", lambda offset, count: data[offset : offset + count], len(data))
-    found = records.iter_records(window, report=damage.append, start=start)
+    found = records.iter_records(window, report=damage.append)
     return [bytes(record.payload) for record in found], damage
 
 
@@ -148,7 +148,7 @@ def test_any_bytes_are_accounted_for(junk):
 
 def test_damage_says_what_and_where_and_becomes_an_exception(engine):
     _, (damage,) = read(DATA[:-3])
-    assert str(damage) == "file: bytes 301 to 315: a record of 1 bytes was cut short: 2 remain"
+    assert str(damage) == "file: bytes 301 to 315: truncated record: 2 of 5 bytes left"
     error = damage.error()
     assert isinstance(error, errors.CorruptRecordError)
     assert (error.path, error.start, error.end) == ("file", 301, 315)

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from tensorboard.compat.proto import summary_pb2, types_pb2
 
-from tb_firstloss.reading.format import tensor_proto, wire
-from tb_firstloss.reading.format.tensor_proto import TensorDatum, decode_tensor
+from tb_firstloss.reading.format import tensor_proto, values, wire
+from tb_firstloss.reading.format.tensor_proto import decode_tensor
+from tb_firstloss.reading.tensor_datum import TensorDatum
 from tests.helpers.event_files import content, floats, shaped
 
 PLAIN = [
@@ -139,17 +140,23 @@ BROKEN = {
     ),
     "content too short": (shaped(1, [2], tensor_content=b"12345"), "5 bytes of tensor_content"),
     "negative size": (floats([-2], [1]), "unknown shape"),
-    "int8 out of range": (shaped(6, [1], int_val=[128]), "values from 128 to 128 for a int8"),
-    "uint8 negative": (shaped(4, [1], int_val=[-1]), "values from -1 to -1 for a uint8"),
+    "int8 out of range": (
+        shaped(6, [1], int_val=[128]),
+        "values from 128 to 128 out of range for int8",
+    ),
+    "uint8 negative": (shaped(4, [1], int_val=[-1]), "values from -1 to -1 out of range for uint8"),
     "half out of range": (shaped(19, [1], half_val=[70000]), "values from 70000 to 70000"),
-    "int4 out of range": (shaped(29, [1], int_val=[9]), "bytes from 9 to 9 in a int4"),
-    "bool of two": (shaped(10, [1], tensor_content=b"\x02"), "bytes from 2 to 2 in a bool"),
+    "int4 out of range": (shaped(29, [1], int_val=[9]), "bytes from 9 to 9 out of range for int4"),
+    "bool of two": (
+        shaped(10, [1], tensor_content=b"\x02"),
+        "bytes from 2 to 2 out of range for bool",
+    ),
     "half a complex": (shaped(8, [1], scomplex_val=[1]), "1 numbers in scomplex_val"),
     "resource": (shaped(20, [1]), "dtype number 20"),
     "variant": (shaped(21, [1]), "dtype number 21"),
     "no dtype": (shaped(0, [1], float_val=[1]), "dtype number 0"),
     "strings missing": (shaped(7, [3], string_val=[b"a", b"b"]), "2 strings for the 3 elements"),
-    "strings as floats": (shaped(7, [1], float_val=[1]), "another field than string_val"),
+    "strings as floats": (shaped(7, [1], float_val=[1]), "values outside string_val"),
     "rank 33": (floats([1] * 33, [1]), "rank 33"),
 }
 
@@ -177,7 +184,7 @@ def test_bytes_that_are_no_tensor_are_an_error():
 )
 def test_a_tensor_above_the_cap_is_refused_with_both_numbers(proto):
     with pytest.raises(
-        tensor_proto.TooLargeError, match=r"of \d+ bytes is above max_tensor_bytes=1000"
+        tensor_proto.TooLargeError, match=r": \d+ bytes exceed max_tensor_bytes=1000"
     ):
         decode_tensor(proto.SerializeToString(), max_tensor_bytes=1000)
 
@@ -211,7 +218,7 @@ def test_an_old_histogram_has_the_rows_that_tensorboard_shows():
     value.histo.bucket_limit.extend([-2.0, 0.0, 1.0, 2.0, 1.7e308])
     value.histo.bucket.extend([0, 3, 0, 2, 0])
     shown = tensor_util.make_ndarray(data_compat.migrate_value(value).tensor)
-    rows = tensor_proto.decode_content(memoryview(value.histo.SerializeToString()), wire.HISTO)
+    rows = values.decode_content(memoryview(value.histo.SerializeToString()), wire.HISTO)
     assert rows.dtype == np.float64  # TensorBoard narrows to float32
     assert np.array_equal(rows.astype(np.float32), shown)
 
@@ -241,7 +248,7 @@ def test_older_values_decode_as_tensorboard_shows_them(kind, field, message, exp
 
     value = summary_pb2.Summary.Value(tag="t", **{field: message})
     shown = tensor_util.make_ndarray(data_compat.migrate_value(value).tensor)
-    decoded = tensor_proto.decode_content(memoryview(message.SerializeToString()), kind)
+    decoded = values.decode_content(memoryview(message.SerializeToString()), kind)
     assert decoded.tolist() == expected == shown.tolist()
 
 
@@ -305,7 +312,7 @@ def assert_both_ways_agree(serialized, monkeypatch):
 )
 def test_a_histogram_that_disagrees_with_itself_is_an_error(message):
     with pytest.raises(ValueError, match="1 buckets with 2 limits"):
-        tensor_proto.decode_content(memoryview(message.SerializeToString()), wire.HISTO)
+        values.decode_content(memoryview(message.SerializeToString()), wire.HISTO)
 
 
 @pytest.mark.parametrize("dtype", [*PLAIN, *NARROW], ids=lambda dtype: dtype.name)
