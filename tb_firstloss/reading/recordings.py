@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tb_firstloss import contract, errors
 from tb_firstloss.arrays import Array, describe
 from tb_firstloss.first_batch import FirstBatch
-from tb_firstloss.reading.damage import Damage, Report, reporter
+from tb_firstloss.reading.damage import Damage, reporter
 from tb_firstloss.reading.files.find import EventFile, find_event_files, is_event_file_name
 from tb_firstloss.reading.files.open import open_window
 from tb_firstloss.reading.run_reader import RunReader
@@ -64,8 +64,7 @@ def read_first_loss(path: str | os.PathLike[str]) -> FirstBatch:
         )
     run, file = files[0]
     directory = Path(file).resolve().parent.name
-    damage: list[Damage] = []
-    first = read_recording(file, run=directory if run == "." else run, report=damage.append)
+    first, damage = read_recording(file, run=directory if run == "." else run)
     _warn(damage)
     return first
 
@@ -101,13 +100,15 @@ def read_first_losses(
     return found
 
 
-def read_recording(path: str, *, run: str | None = None, report: Report) -> FirstBatch:
+def read_recording(path: str, *, run: str) -> tuple[FirstBatch, list[Damage]]:
     """Reads the recording in one event file, up to its manifest.
 
     Args:
         path: Event file, whatever its name.
-        run: Name to give the run; None for the one it was recorded under.
-        report: Called with damage that leaves the recording intact.
+        run: Name to give the run.
+
+    Returns:
+        The recording, and damage that leaves it intact.
 
     Raises:
         NoRecordingError: The file holds no tensor of a recording.
@@ -119,12 +120,9 @@ def read_recording(path: str, *, run: str | None = None, report: Report) -> Firs
     damage: list[Damage] = []
     selection = Selection(max_tensor_bytes=contract.PROTO_LIMIT_BYTES)
     with open_window(path) as window:
-        for datum in RunReader(run or "", selection, damage.append).tensors(window):
+        for datum in RunReader(run, selection, damage.append).tensors(window):
             if contract.is_manifest(datum.tag, datum.plugin_name):
-                first = contract.decode(_text(datum, path), found, path=path, run=run)
-                for each in damage:
-                    report(each)
-                return first
+                return contract.decode(_text(datum, path), found, path=path, run=run), damage
             if datum.plugin_name == contract.PLUGIN_NAME:
                 found.setdefault(datum.tag, datum.value)
     reason = f"; {damage[0].message} (byte {damage[0].start})" if damage else ""
@@ -194,8 +192,7 @@ def _read_all(files: Iterable[EventFile]) -> list[_Result]:
 
 
 def _read_or_error(run: str, path: str) -> _Result:
-    damage: list[Damage] = []
     try:
-        return run, read_recording(path, run=run, report=damage.append), damage
+        return run, *read_recording(path, run=run)
     except errors.ReadError as error:
-        return run, error, damage
+        return run, error, []

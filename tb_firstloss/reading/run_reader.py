@@ -1,4 +1,4 @@
-"""The values of one run that were asked for, with damage reported."""
+"""One run's values: those asked for are decoded, damage is reported."""
 
 from __future__ import annotations
 
@@ -108,8 +108,7 @@ class RunReader:
 
     def _decode_scalars(self, chunk: Chunk) -> Columns:
         """Returns the columns of the scalars among a chunk's rows."""
-        chunk = chunk._replace(rows=self._scalar_rows(chunk.rows))
-        rows = chunk.rows
+        rows = self._scalar_rows(chunk.rows)
         with np.errstate(invalid="ignore"):  # a signalling NaN
             values = rows.bits.astype(np.uint32).view(np.float32).astype(np.float64)
         doubles = rows.content_type == wire.DOUBLE_SCALAR
@@ -117,7 +116,7 @@ class RunReader:
             values[doubles] = rows.bits[doubles].view(np.float64)
         others = np.flatnonzero(rows.content_type == wire.TENSOR).tolist()
         if others:
-            kept = np.ones(len(rows), bool)
+            chunk, kept = chunk._replace(rows=rows), np.ones(len(rows), bool)
             for i in others:
                 scalar = self._decode_scalar(chunk, i)
                 kept[i] = scalar is not None

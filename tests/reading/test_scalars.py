@@ -1,4 +1,4 @@
-"""Columns of scalars, and what becomes of them in pandas, Arrow, CSV and Parquet."""
+"""Columns of scalars, and their way into pandas, Arrow, CSV and Parquet."""
 
 import csv
 import math
@@ -119,7 +119,7 @@ OTHER = {
 
 
 @pytest.mark.parametrize("name", OTHER)
-def test_anything_else_is_no_scalar(engine, tmp_path, name):
+def test_anything_else_is_not_a_scalar(engine, tmp_path, name):
     write(tmp_path / FILE_NAME, event(OTHER[name], simple("y", 1.0)))
     assert rows_of(tb_firstloss.read_scalars(tmp_path, on_damage="raise")) == [(".", "y", 0, 1.0)]
 

@@ -100,7 +100,7 @@ def test_tables_and_the_processor_agree():
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_a_header_checksum_tells_its_length(length):
+def test_a_header_checksum_gives_its_length(length):
     stored = int.from_bytes(event_files.header(length)[8:], "little")
     assert crc32c.length_of_masked_crc32c(stored) == length
 

@@ -1,4 +1,4 @@
-"""TensorProto to ndarray, against TensorFlow's own encoders, and where theirs is too lenient."""
+"""TensorProto to ndarray, against TensorFlow's encoders, and stricter than its decoder."""
 
 import contextlib
 import re
@@ -40,7 +40,7 @@ PLAIN = [
 
 
 def dtypes_known_to_tensorflow(numbers):
-    """Dtypes that are in none of its public modules, and come and go with its versions."""
+    """Dtypes outside its public modules, which come and go with its versions."""
     found = []
     for number in numbers:
         with contextlib.suppress(TypeError):
@@ -72,7 +72,7 @@ def test_what_tensorflows_runtime_serializes_comes_back_exactly(dtype):
 
 
 @pytest.mark.parametrize("dtype", QUANTIZED, ids=lambda dtype: dtype.name)
-def test_quantized_values_have_the_dtype_that_tensorflow_gives_them(dtype):
+def test_quantized_values_have_tensorflows_dtype(dtype):
     proto = tf.compat.v1.AttrValue().tensor  # int_val, the only field for them
     proto.dtype = dtype.as_datatype_enum
     proto.tensor_shape.dim.add(size=2)
@@ -167,7 +167,7 @@ def test_parts_that_disagree_are_an_error(proto, message):
         decode_tensor(proto.SerializeToString())
 
 
-def test_bytes_that_are_no_tensor_are_an_error():
+def test_bytes_that_are_not_a_tensor_are_an_error():
     with pytest.raises(ValueError, match="of the record"):
         decode_tensor(b"\x12\xff\xff")
 
@@ -182,7 +182,7 @@ def test_bytes_that_are_no_tensor_are_an_error():
     ],
     ids=["splat", "beyond int64", "strings", "whole"],
 )
-def test_a_tensor_above_the_cap_is_refused_with_both_numbers(proto):
+def test_a_tensor_above_the_limit_is_refused_with_both_numbers(proto):
     with pytest.raises(
         tensor_proto.TooLargeError, match=r": \d+ bytes exceed max_tensor_bytes=1000"
     ):
@@ -224,7 +224,7 @@ def test_an_old_histogram_has_the_rows_that_tensorboard_shows():
 
 
 @pytest.mark.parametrize(
-    ("kind", "field", "message", "expected"),
+    ("content_type", "field", "message", "expected"),
     [
         (wire.HISTO, "histo", summary_pb2.HistogramProto(bucket_limit=[1.0], bucket=[0.0]), []),
         (
@@ -242,13 +242,13 @@ def test_an_old_histogram_has_the_rows_that_tensorboard_shows():
     ],
     ids=["empty histogram", "image", "audio"],
 )
-def test_older_values_decode_as_tensorboard_shows_them(kind, field, message, expected):
+def test_older_values_decode_as_tensorboard_shows_them(content_type, field, message, expected):
     from tensorboard import data_compat
     from tensorboard.util import tensor_util
 
     value = summary_pb2.Summary.Value(tag="t", **{field: message})
     shown = tensor_util.make_ndarray(data_compat.migrate_value(value).tensor)
-    decoded = values.decode_content(memoryview(message.SerializeToString()), kind)
+    decoded = values.decode_content(memoryview(message.SerializeToString()), content_type)
     assert decoded.tolist() == expected == shown.tolist()
 
 
@@ -277,13 +277,13 @@ ODD = {
 
 
 @pytest.mark.parametrize("serialized", ODD.values(), ids=ODD.keys())
-def test_the_short_way_is_not_taken_where_it_leads_elsewhere(serialized, monkeypatch):
+def test_an_odd_tensor_does_not_take_the_short_way(serialized, monkeypatch):
     assert_both_ways_agree(serialized, monkeypatch)
 
 
 @settings(max_examples=400, deadline=None)
 @given(st.data())
-def test_the_short_way_through_a_tensor_ends_where_the_long_one_does(data):
+def test_the_short_way_through_a_tensor_agrees_with_the_long_one(data):
     altered = bytearray(data.draw(st.sampled_from(list(USUAL.values()))).SerializeToString())
     for _ in range(data.draw(st.integers(0, 3))):
         at = data.draw(st.integers(0, min(len(altered) - 1, 16)))

@@ -1,4 +1,4 @@
-"""The field walk, against protobuf's own parser."""
+"""The field walk, against protobuf's parser."""
 
 import struct
 
@@ -78,12 +78,12 @@ def test_what_protobuf_parses_is_never_refused(payload):
     ],
     ids=["scalar", "vector", "two values", "no value"],
 )
-def test_only_plain_scalars_are_told_apart(proto, content_type):
+def test_only_plain_scalars_are_recognised(proto, content_type):
     _, (value,) = walk(event(tensor("t", proto)))
     assert value.content_type == content_type
 
 
-def test_every_encoding_of_a_scalar_give_its_bits():
+def test_every_encoding_of_a_scalar_gives_its_bits():
     one = tf.make_tensor_proto(1.5).SerializeToString()
     packed = b"\x08\x01\x12\x00\x2a\x04" + bytes.fromhex("0000c03f")
     unpacked = b"\x08\x01\x12\x00\x2d" + bytes.fromhex("0000c03f")
