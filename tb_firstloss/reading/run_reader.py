@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from tb_firstloss.arrays import Array
 from tb_firstloss.reading.damage import Report, undecodable
 from tb_firstloss.reading.files.open import Window
 from tb_firstloss.reading.format import wire
@@ -70,41 +69,37 @@ class RunReader:
             yield self._decode_scalars(chunk), (chunk.base + len(chunk.data)) / window.size
 
     def _choose(self, chunk: Chunk) -> Chunk:
-        return chunk._replace(rows=self._filter.apply(chunk.rows))
+        rows = self._filter.apply(chunk.rows)
+        return chunk if rows is chunk.rows else chunk._replace(rows=rows)
 
     def _decode(self, chunk: Chunk) -> Iterator[TensorDatum]:
         """Yields the values of a chunk's rows."""
-        rows, names = chunk.rows, self._names
+        rows, names, limit = chunk.rows, self._names, self._max_tensor_bytes
         floats = rows.bits.astype(np.uint32).view(np.float32)
         doubles = rows.bits.view(np.float64)
         each = zip(*(column.tolist() for column in rows.columns), strict=True)
         for i, row in enumerate(each):
             _, start, step, wall_time, _, _, size, tag, plugin, content_type = row
-            value: Array | None
             if content_type in (wire.SIMPLE_VALUE, wire.FLOAT_SCALAR):
                 value = np.asarray(floats[i])
             elif content_type == wire.DOUBLE_SCALAR:
                 value = np.asarray(doubles[i])
             else:
-                value = self._decode_content(chunk, i, chunk.content(start, size), content_type)
-                if value is None:
+                content = chunk.content(start, size)
+                try:
+                    value = decode_content(content, content_type, max_tensor_bytes=limit)
+                except ValueError as error:
+                    self._report_undecodable(chunk, i, error)
                     continue
             plugin_name = names.plugin_names[plugin] or PLUGIN_NAMES.get(content_type, "")
             yield TensorDatum(self._run, names.tags[tag], step, wall_time, plugin_name, value)
 
-    def _decode_content(
-        self, chunk: Chunk, row: int, content: memoryview, content_type: int
-    ) -> Array | None:
-        """Returns a row's content as an array, or None where it is damaged, which is reported."""
-        try:
-            return decode_content(content, content_type, max_tensor_bytes=self._max_tensor_bytes)
-        except ValueError as error:
-            start = int(chunk.rows.record_start[row])
-            end = start + int(chunk.rows.record_size[row])
-            reason = f"{self.tags[chunk.rows.tag[row]]}: {error}"
-            too_large = isinstance(error, TooLargeError)
-            self.report(undecodable(chunk.path, start, end, reason, too_large=too_large))
-            return None
+    def _report_undecodable(self, chunk: Chunk, row: int, error: ValueError) -> None:
+        start = int(chunk.rows.record_start[row])
+        end = start + int(chunk.rows.record_size[row])
+        reason = f"{self.tags[chunk.rows.tag[row]]}: {error}"
+        too_large = isinstance(error, TooLargeError)
+        self.report(undecodable(chunk.path, start, end, reason, too_large=too_large))
 
     def _decode_scalars(self, chunk: Chunk) -> Columns:
         """Returns the columns of the scalars among a chunk's rows."""
@@ -137,7 +132,11 @@ class RunReader:
     def _decode_scalar(self, chunk: Chunk, row: int) -> float | None:
         """Returns a small tensor's value, or None where it is not a real scalar."""
         content = chunk.content(int(chunk.rows.start[row]), int(chunk.rows.size[row]))
-        value = self._decode_content(chunk, row, content, wire.TENSOR)
-        if value is None or value.ndim or value.dtype.names is not None:
+        try:
+            value = decode_content(content, wire.TENSOR, max_tensor_bytes=self._max_tensor_bytes)
+        except ValueError as error:
+            self._report_undecodable(chunk, row, error)
             return None
-        return None if value.dtype.kind in "cOSU" else float(value)
+        if value.ndim or value.dtype.kind in "cOSU" or value.dtype.names is not None:
+            return None
+        return float(value)
