@@ -20,13 +20,13 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Comparison": "comparison",
-    "Damage": "reading.format.records",
+    "Damage": "reading.damage",
     "FirstBatch": "first_batch",
     "FirstLoss": "capture.loop",
     "FirstLossCallback": "capture.fit",
     "OutputLoss": "first_batch",
-    "Scalars": "reading.scalars",
-    "TensorDatum": "reading.format.tensor_proto",
+    "Scalars": "reading.columns",
+    "TensorDatum": "reading.tensor_datum",
     "Verdict": "checks",
     "check": "checks",
     "compare": "comparison",

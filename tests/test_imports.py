@@ -64,7 +64,7 @@ def test_reading_imports_nothing_of_the_command_line():
 def test_reading_and_checks_never_import_tensorflow():
     # TensorDatum.to_tensor is asked for a tf.Tensor, and is the one exception.
     for name, path in in_rooms(*WITHOUT_TENSORFLOW).items():
-        if name != "tb_firstloss.reading.format.tensor_proto":
+        if name != "tb_firstloss.reading.tensor_datum":
             assert not {n.split(".")[0] for n in imports_of(path)} & HEAVY, name
 
 

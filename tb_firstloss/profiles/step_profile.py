@@ -23,7 +23,7 @@ class Operation:
         kind: Operation type: MatMul, Conv2D, …
         place: "Host" or "Device".
         count: How often it ran.
-        self_seconds: Time in it and not in operations that it ran, in seconds.
+        self_seconds: Time in it, without the operations that it ran.
     """
 
     name: str
@@ -35,16 +35,15 @@ class Operation:
 
 @dataclasses.dataclass(frozen=True)
 class StepProfile:
-    """One profile, summed up.
+    """One profile, summarised.
 
     Attributes:
         run: Name of the run directory.
         step: Number of the profiled step; None if the profile has no step marker.
-        seconds: Time of the step, in seconds; 0 without a step marker.
-        shares: What the step's time went to, as in `timeline.SHARES`, in seconds; their sum is
-            ``seconds``.
+        seconds: Duration of the step; 0 without a step marker.
+        shares: Seconds by the names of `timeline.SHARES`; they add up to ``seconds``.
         operations: All operations, the most expensive first.
-        peak_bytes: Peak memory by allocator; empty where TensorFlow does not track any, as on CPUs.
+        peak_bytes: Peak memory by allocator; empty where TensorFlow tracks none, as on CPUs.
     """
 
     run: str
@@ -59,7 +58,7 @@ def read_profile(run_dir: str | os.PathLike[str]) -> StepProfile:
     """Reads the newest profile of a run directory.
 
     Args:
-        run_dir: Local directory that has ``plugins/profile``.
+        run_dir: Local directory with ``plugins/profile`` in it.
 
     Raises:
         FileNotFoundError: There is no such directory.
@@ -71,22 +70,21 @@ def read_profile(run_dir: str | os.PathLike[str]) -> StepProfile:
     files = find_profile(path)
     if not files:
         raise errors.NoRecordingError(
-            f"{path}: no profile (plugins/profile/*/*.xplane.pb) in this run; it is written with "
-            "profile=True, which is the default",
+            f"{path}: no profile in this run (plugins/profile/*/*.xplane.pb); record it with "
+            "profile=True, the default",
             path=path,
         )
     try:
         return _read(path, files)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise errors.UndecodableError(
-            f"{path}: the profile is damaged, or xprof's answer is not what was expected "
-            f"({error!r})",
+            f"{path}: damaged profile, or unexpected output from xprof ({error!r})",
             path=path,
         ) from error
 
 
 def _read(path: Path, files: Sequence[Path]) -> StepProfile:
-    # Converters write beside the profile, and remove what a viewer has saved there.
+    # Converters write next to the profile and remove what a viewer has saved there.
     with tempfile.TemporaryDirectory() as directory:
         links = [str(Path(directory) / file.name) for file in files]
         for file, link in zip(files, links, strict=True):
@@ -107,14 +105,14 @@ def _read(path: Path, files: Sequence[Path]) -> StepProfile:
 
 
 def find_profile(run_dir: Path) -> list[Path]:
-    """Returns the files of the newest profile in a run directory, one a host.
+    """Returns the files of the newest profile in a run directory, one per host.
 
     Raises:
         FileNotFoundError: There is no such directory.
     """
     if not run_dir.is_dir():
         raise FileNotFoundError(f"{run_dir}: no such directory")
-    # Names of sessions are dates, so the last one is the newest.
+    # Session names are dates, so the last one is the newest.
     for session in sorted(run_dir.glob("plugins/profile/*"), reverse=True):
         files = sorted(session.glob("*.xplane.pb"))
         if files:
@@ -123,7 +121,7 @@ def find_profile(run_dir: Path) -> list[Path]:
 
 
 def _convert(tool: str, files: Sequence[str], path: Path) -> Any:
-    """Returns what one of xprof's converters makes of the files, decoded from JSON."""
+    """Returns the output of one of xprof's converters for the files, decoded from JSON."""
     try:
         from xprof.convert import raw_to_tool_data
     except ImportError as error:
@@ -132,7 +130,7 @@ def _convert(tool: str, files: Sequence[str], path: Path) -> Any:
         ) from error
     content, _ = raw_to_tool_data.xspace_to_tool_data(files, tool, {"use_saved_result": False})
     if content is None:
-        raise ValueError(f"nothing from {tool}")
+        raise ValueError(f"no output from {tool}")
     return json.loads(content) if content else {}
 
 
@@ -149,7 +147,7 @@ def _operations(tables: Any) -> Iterator[Operation]:
 
 
 def _rows(tables: Any, column: str) -> Iterator[dict[str, Any]]:
-    """Yields the rows of the first of xprof's tables that has a column, as mappings."""
+    """Yields the rows of the first of xprof's tables with a given column, as mappings."""
     for table in tables:
         names = [col["id"] for col in table.get("cols", ())]
         if column in names:

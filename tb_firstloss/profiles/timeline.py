@@ -14,7 +14,7 @@ SHARES = {
     "compute": "operations",
     "other": "Python, and whatever else",
 }
-"""What a step's time goes to; a moment that is in several belongs to the first one."""
+"""Where a step's time goes; a moment in several of these counts for the first."""
 
 _COMPILER = re.compile(r"Compil(e|er|ation)\b|Compiler::")
 _COMPUTE = re.compile(
@@ -74,7 +74,7 @@ def read_step(trace: Any) -> Step | None:
 
 
 def _classify(events: Iterable[Any], devices: set[int]) -> Iterator[tuple[str, _Span]]:
-    """Yields the share that an event belongs to, if any, and its time."""
+    """Yields an event's share, if it has one, and its time."""
     preparing: dict[tuple[int, int], _Span] = {}
     for event in sorted(events, key=lambda event: float(event["ts"])):
         name, span, thread = str(event["name"]), _span(event), _thread(event)
@@ -90,14 +90,14 @@ def _classify(events: Iterable[Any], devices: set[int]) -> Iterator[tuple[str, _
             preparing[thread] = span
         elif _COMPUTE.search(name):
             yield "compute", span
-            # Until its kernel runs, an execution optimizes the graph, places it, makes kernels.
+            # Before its kernel runs, an execution optimizes the graph, places it and makes kernels.
             start, end = preparing.pop(thread, (span[0], span[0]))
             if name == "EagerKernelExecute" and start < span[0] < end:
                 yield "compilation", (start, span[0])
 
 
 def _divide(classified: dict[str, list[_Span]]) -> Iterator[tuple[str, float]]:
-    """Yields for each share the seconds that no share before it has taken."""
+    """Yields each share's seconds, without those that an earlier share has taken."""
     taken: list[_Span] = []
     covered = 0.0
     for name in SHARES:
@@ -118,7 +118,7 @@ def _union(spans: list[_Span]) -> list[_Span]:
 
 
 def _names(event: Any, what: str, pattern: re.Pattern[str]) -> bool:
-    """Tells whether an event names a process or thread, and with a name of this pattern."""
+    """Returns whether an event gives a process or thread a name of this pattern."""
     if event.get("name") != f"{what}_name":
         return False
     return pattern.match(str(event["args"]["name"])) is not None

@@ -1,4 +1,4 @@
-"""Live tail: the values of a logdir as they are written, each of them once."""
+"""Live tail: the values of a logdir as they are written, each once."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from bisect import bisect_right
 from collections.abc import Iterator
 
 from tb_firstloss.paths import is_url
-from tb_firstloss.reading import logdir
+from tb_firstloss.reading.damage import OnDamage, Report, once, reporter, unreadable_reported
 from tb_firstloss.reading.files.find import EventFile, find_event_files
 from tb_firstloss.reading.files.open import LocalFile, Window
 from tb_firstloss.reading.format import records
-from tb_firstloss.reading.format.records import Damage, Record, Report
-from tb_firstloss.reading.format.rows import Names, scan_record
-from tb_firstloss.reading.format.tensor_proto import MAX_TENSOR_BYTES, TensorDatum
-from tb_firstloss.reading.logdir import OnDamage
-from tb_firstloss.reading.selection import Patterns, RowFilter, Selection
+from tb_firstloss.reading.format.records import Record
+from tb_firstloss.reading.format.tensor_proto import MAX_TENSOR_BYTES
+from tb_firstloss.reading.run_reader import RunReader
+from tb_firstloss.reading.selection import Patterns, Selection
+from tb_firstloss.reading.tensor_datum import TensorDatum
 
 
 def follow(
@@ -31,19 +31,18 @@ def follow(
     max_tensor_bytes: int = MAX_TENSOR_BYTES,
     stop: threading.Event | None = None,
 ) -> Iterator[TensorDatum]:
-    """Yields every value that is there, then every new one as it is written, until it is stopped.
+    """Yields every existing value, then each new one as it is written, until stopped.
 
-    A record that is not complete yet is waited for. A file that is replaced, or rewritten from the
-    start, is read anew; one that was cut back goes on behind the records that are still there.
-    The path need not exist yet.
+    An incomplete record is waited for. A file that is replaced, or rewritten from the start, is
+    read anew; a truncated one continues after its remaining records. The path need not exist yet.
 
     Args:
         path: A logdir, a run directory, an event file or a glob, on a local file system.
         runs: Exact names or globs of the runs to read; None for all.
         tags: Exact names or globs of the tags to read; None for all.
-        poll_seconds: How long to wait before looking again when nothing is new, in seconds.
+        poll_seconds: How long to wait before looking again when nothing is new.
         on_damage: "warn" (a DamageWarning), "raise" (a ReadError) or "ignore".
-        max_tensor_bytes: A larger tensor is reported as damage instead of being decoded.
+        max_tensor_bytes: Larger tensors are reported as damage instead of being decoded.
         stop: Ends the iteration when set; closing the iterator or leaving the loop does the same.
 
     Raises:
@@ -55,36 +54,26 @@ def follow(
     root = os.fspath(path)
     if is_url(root):
         raise ValueError(f"{root}: follow() watches local files; mount the bucket, or use a copy")
-    selection = Selection.of(runs, tags, None)
-    return _follow(
-        root,
-        selection,
-        _once(logdir.reporter(on_damage)),
-        poll_seconds,
-        max_tensor_bytes,
-        stop or threading.Event(),
-    )
+    selection = Selection.of(runs, tags, None, max_tensor_bytes=max_tensor_bytes)
+    report = once(reporter(on_damage))
+    return _follow(root, selection, report, poll_seconds, stop or threading.Event())
 
 
 def _follow(
-    path: str,
-    selection: Selection,
-    report: Report,
-    poll_seconds: float,
-    cap: int,
-    stop: threading.Event,
+    path: str, selection: Selection, report: Report, poll_seconds: float, stop: threading.Event
 ) -> Iterator[TensorDatum]:
+    readers: dict[str, RunReader] = {}
     tails: dict[str, _Tail] = {}
-    names: dict[str, Names] = {}
     while not stop.is_set():
         grew = False
         for run, file in _find(path, report):
             if not selection.has_run(run):
                 continue
             if file not in tails:
-                tails[file] = _Tail(file, run, names.setdefault(run, Names()))
-            with logdir.unreadable_reported(file, report):
-                for datum in tails[file].read(selection, report, cap):
+                reader = readers.setdefault(run, RunReader(run, selection, report))
+                tails[file] = _Tail(file, reader)
+            with unreadable_reported(file, report):
+                for datum in tails[file].read():
                     grew = True
                     yield datum
                     if stop.is_set():
@@ -100,20 +89,8 @@ def _find(path: str, report: Report) -> list[EventFile]:
         return []
 
 
-def _once(report: Report) -> Report:
-    """Returns a report that tells each damage once, however often it is met."""
-    seen: set[Damage] = set()
-
-    def report_once(damage: Damage) -> None:
-        if damage not in seen:
-            seen.add(damage)
-            report(damage)
-
-    return report_once
-
-
 def _iter_complete(window: Window, position: int, report: Report) -> Iterator[Record]:
-    """Yields the records from a position on, up to one that may still be on its way."""
+    """Yields the records from a position on, up to one that may still be being written."""
     while position < window.size:
         record = records.read_record(window, position)
         if record is not None:
@@ -123,7 +100,7 @@ def _iter_complete(window: Window, position: int, report: Report) -> Iterator[Re
         if records.is_cut_short(window, position):
             return
         damage = records.assess(window, position)
-        if damage.end >= window.size:  # nothing intact behind it yet: it may be half written
+        if damage.end >= window.size:  # nothing intact after it yet: it may be half written
             return
         report(damage)
         position = damage.end
@@ -135,21 +112,19 @@ class _Tail:
 
     Attributes:
         path: The file.
-        run: Its run.
-        names: Tags and plugin names of the run.
+        reader: Of its run.
         seen: Device, inode, size and modification time when the file was last looked at.
-        ends: Where each record that was read ends.
-        checksums: Each one's last four bytes, by which a rewritten file is told.
+        ends: Where each record read so far ends.
+        checksums: The last four bytes of each, which reveal a rewritten file.
     """
 
     path: str
-    run: str
-    names: Names
+    reader: RunReader
     seen: tuple[int, int, int, int] = (0, 0, 0, 0)
     ends: array[int] = dataclasses.field(default_factory=lambda: array("Q"))
     checksums: array[int] = dataclasses.field(default_factory=lambda: array("I"))
 
-    def read(self, selection: Selection, report: Report, cap: int) -> Iterator[TensorDatum]:
+    def read(self) -> Iterator[TensorDatum]:
         """Yields what is new."""
         try:
             status = os.stat(self.path)  # noqa: PTH116
@@ -158,27 +133,16 @@ class _Tail:
         seen = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
         if seen == self.seen:
             return
-        chosen = RowFilter(selection, self.names)
         with LocalFile(self.path) as window:
             position = self._resume(window, replaced=seen[:2] != self.seen[:2])
             self.seen = seen
-            for record in _iter_complete(window, position, report):
+            for record in _iter_complete(window, position, self.reader.report):
                 self.ends.append(record.end)
                 self.checksums.append(_checksum(window, record.end))
-                for chunk in scan_record(record, self.path, self.names, report=report):
-                    rows = chosen.apply(chunk.rows)
-                    yield from logdir.decode_rows(
-                        chunk,
-                        rows,
-                        self.names,
-                        path=self.path,
-                        run=self.run,
-                        report=report,
-                        cap=cap,
-                    )
+                yield from self.reader.tensors_of(record, self.path)
 
     def _resume(self, window: Window, *, replaced: bool) -> int:
-        """Returns where to go on, and forgets the records that are no longer there."""
+        """Returns where to continue, and forgets the records that are gone."""
         kept = 0 if replaced else bisect_right(self.ends, window.size)
         if kept and _checksum(window, self.ends[kept - 1]) != self.checksums[kept - 1]:
             kept = 0

@@ -1,4 +1,4 @@
-"""First-batch recordings: the head of each one's event file, and nothing else."""
+"""First-batch recordings: only the head of each one's event file is read."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 from tb_firstloss import contract, errors
 from tb_firstloss.arrays import Array, describe
 from tb_firstloss.first_batch import FirstBatch
+from tb_firstloss.reading.damage import Damage, reporter
 from tb_firstloss.reading.files.find import EventFile, find_event_files, is_event_file_name
-from tb_firstloss.reading.format.records import Damage, Report
-from tb_firstloss.reading.format.rows import Names
-from tb_firstloss.reading.format.tensor_proto import MAX_TENSOR_BYTES, TensorDatum
-from tb_firstloss.reading.logdir import iter_file
+from tb_firstloss.reading.files.open import open_window
+from tb_firstloss.reading.run_reader import RunReader
 from tb_firstloss.reading.selection import Selection
+from tb_firstloss.reading.tensor_datum import TensorDatum
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -31,7 +31,7 @@ except ImportError:  # Windows
 _FILES_PER_TASK = 64
 _FIRST_FILES = 16
 _WAIT_PER_FILE = 1e-3
-"""Seconds without work above which storage is slow; a local file takes a tenth of that."""
+"""Idle seconds per file above which storage counts as slow; a local file takes a tenth."""
 
 _Result = tuple[str, FirstBatch | errors.ReadError, list[Damage]]
 
@@ -63,9 +63,8 @@ def read_first_loss(path: str | os.PathLike[str]) -> FirstBatch:
             path=root,
         )
     run, file = files[0]
-    own_name = Path(file).resolve().parent.name
-    damage: list[Damage] = []
-    first = read_recording(file, run=own_name if run == "." else run, report=damage.append)
+    directory = Path(file).resolve().parent.name
+    first, damage = read_recording(file, run=directory if run == "." else run)
     _warn(damage)
     return first
 
@@ -75,14 +74,13 @@ def read_first_losses(
 ) -> dict[str, FirstBatch]:
     """Reads every recording below a logdir.
 
-    Only the recordings' own files are opened, so the cost does not grow with the training logs
-    beside them. A recording that cannot be read is a DamageWarning, and the others are returned.
+    Only recordings are opened, so the cost does not grow with the training logs next to them. A
+    recording that cannot be read is a DamageWarning, and the others are returned.
 
     Args:
         logdir: Any directory, or one recording's file.
-        executor: Where to read; it needs to see the same files. None for this process: in threads
-            when the storage keeps it waiting, and otherwise in this one, because threads that
-            decode take turns.
+        executor: Where to read; it must see the same files. None for this process: in threads if
+            the storage is slow, else in the calling one, because decoding holds the GIL.
 
     Returns:
         The first batches by run name relative to the logdir ("." for the logdir itself), sorted.
@@ -102,13 +100,15 @@ def read_first_losses(
     return found
 
 
-def read_recording(path: str, *, run: str | None = None, report: Report) -> FirstBatch:
+def read_recording(path: str, *, run: str) -> tuple[FirstBatch, list[Damage]]:
     """Reads the recording in one event file, up to its manifest.
 
     Args:
         path: Event file, whatever its name.
-        run: Name to give the run; None for the one it was recorded under.
-        report: Called with damage that leaves the recording whole.
+        run: Name to give the run.
+
+    Returns:
+        The recording, and damage that leaves it intact.
 
     Raises:
         NoRecordingError: The file holds no tensor of a recording.
@@ -118,52 +118,42 @@ def read_recording(path: str, *, run: str | None = None, report: Report) -> Firs
     """
     found: dict[str, Array] = {}
     damage: list[Damage] = []
-    for datum in iter_file(
-        path,
-        run=run or "",
-        names=Names(),
-        selection=Selection(),
-        report=damage.append,
-        max_tensor_bytes=max(MAX_TENSOR_BYTES, contract.PROTO_LIMIT_BYTES),
-    ):
-        if contract.is_manifest(datum.tag, datum.plugin_name):
-            first = contract.decode(_text(datum, path), found, path=path, run=run)
-            for each in damage:
-                report(each)
-            return first
-        if datum.plugin_name == contract.PLUGIN_NAME:
-            found.setdefault(datum.tag, datum.value)
+    selection = Selection(max_tensor_bytes=contract.PROTO_LIMIT_BYTES)
+    with open_window(path) as window:
+        for datum in RunReader(run, selection, damage.append).tensors(window):
+            if contract.is_manifest(datum.tag, datum.plugin_name):
+                return contract.decode(_text(datum, path), found, path=path, run=run), damage
+            if datum.plugin_name == contract.PLUGIN_NAME:
+                found.setdefault(datum.tag, datum.value)
     reason = f"; {damage[0].message} (byte {damage[0].start})" if damage else ""
     if damage and damage[0].start == 0 and not found:
-        raise errors.EventFileError(f"{path}: is no event file{reason}", path=path)
+        raise errors.EventFileError(f"{path}: not an event file{reason}", path=path)
     if not found and not path.endswith(contract.FILE_SUFFIX):
         raise errors.NoRecordingError(f"{path}: holds no first-batch recording{reason}", path=path)
     raise errors.IncompleteRecordingError(
-        f"{path}: a recording without its manifest; it was cut short or damaged{reason}", path=path
+        f"{path}: the recording has no manifest: truncated or damaged{reason}", path=path
     )
 
 
 def _text(manifest: TensorDatum, path: str) -> bytes:
     if manifest.value.dtype != object or manifest.value.size != 1:
         raise errors.IncompleteRecordingError(
-            f"{path}: the manifest is {describe(manifest.value)} instead of a text", path=path
+            f"{path}: the manifest is {describe(manifest.value)} instead of text", path=path
         )
     text: bytes = manifest.value.item()
     return text
 
 
 def _warn(damage: list[Damage]) -> None:
-    """Warns once of damage that left a recording whole."""
+    """Warns once of damage that left a recording intact."""
     if damage:
         more = f" (and {len(damage) - 1} more)" if len(damage) > 1 else ""
-        message = f"{damage[0]}{more}; the recording itself is whole"
+        message = f"{damage[0]}{more}; the recording itself is intact"
         warnings.warn(message, errors.DamageWarning, stacklevel=3)
 
 
 def _find(root: str) -> list[EventFile]:
-    def ignore(_: Damage) -> None: ...
-
-    return find_event_files(root, report=ignore, wanted=_is_recording)
+    return find_event_files(root, report=reporter("ignore"), wanted=_is_recording)
 
 
 def _is_recording(name: str) -> bool:
@@ -175,17 +165,17 @@ def _read_here(files: list[EventFile]) -> list[_Result]:
     started, blocked = time.perf_counter() - time.thread_time(), _count_blocks()
     results = _read_all(first)
     waited = time.perf_counter() - time.thread_time() - started
-    # On a busy machine a thread waits for its turn too, but then nothing blocks it.
+    # On a busy machine a thread also waits, for its turn; but then nothing blocks it.
     if waited < _WAIT_PER_FILE * len(first) or _count_blocks() - blocked < len(first):
         return results + _read_all(rest)
-    from concurrent.futures import ThreadPoolExecutor  # not on the way of a single recording
+    from concurrent.futures import ThreadPoolExecutor  # a single recording needs none
 
     with ThreadPoolExecutor() as threads:
         return results + _read_with(threads, rest)
 
 
 def _count_blocks() -> int:
-    """Returns how often this thread, where the system tells it apart, gave up the processor."""
+    """Returns how often this thread, or on some systems this process, yielded the processor."""
     if resource is None:
         return 0
     return resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)).ru_nvcsw
@@ -197,13 +187,12 @@ def _read_with(executor: Executor, files: list[EventFile]) -> list[_Result]:
 
 
 def _read_all(files: Iterable[EventFile]) -> list[_Result]:
-    """Reads some recordings; top-level and picklable, for executors of other processes."""
+    """Reads some recordings; top-level and picklable, for process executors."""
     return [_read_or_error(run, path) for run, path in files]
 
 
 def _read_or_error(run: str, path: str) -> _Result:
-    damage: list[Damage] = []
     try:
-        return run, read_recording(path, run=run, report=damage.append), damage
+        return run, *read_recording(path, run=run)
     except errors.ReadError as error:
-        return run, error, damage
+        return run, error, []

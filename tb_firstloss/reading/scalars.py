@@ -1,135 +1,25 @@
-"""A logdir's scalars as columns, and the columns as pandas, Arrow, CSV or Parquet."""
+"""A logdir's scalars, read into columns."""
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import dataclasses
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from tb_firstloss import errors
+from tb_firstloss.reading.columns import Scalars
+from tb_firstloss.reading.damage import Damage, OnDamage, reporter, unreadable_reported
 from tb_firstloss.reading.files.find import find_event_files
 from tb_firstloss.reading.files.open import open_window
-from tb_firstloss.reading.format import tensor_proto, wire
-from tb_firstloss.reading.format.records import Damage, Report
-from tb_firstloss.reading.format.rows import Chunk, Names, Rows, iter_chunks, undecodable
 from tb_firstloss.reading.format.tensor_proto import MAX_TENSOR_BYTES
-from tb_firstloss.reading.logdir import (
-    Keep,
-    OnDamage,
-    check_keep,
-    group_runs,
-    reporter,
-    unreadable_reported,
-)
-from tb_firstloss.reading.selection import Patterns, RowFilter, Selection, Steps
-
-_SMALL_TENSOR = 256
-"""Bytes of a serialized tensor above which it is no scalar: rank 0 takes about 20."""
+from tb_firstloss.reading.logdir import group_runs
+from tb_firstloss.reading.run_reader import Columns, RunReader
+from tb_firstloss.reading.selection import Keep, Patterns, Selection, Steps
 
 _FEW_ROWS = 1 << 16
-
-_COLUMNS = ("run", "tag", "step", "wall_time", "value")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Scalars:
-    """Scalars of many runs and tags, as columns of equal length n, run by run in file order.
-
-    Attributes:
-        run_names: Runs, sorted; run_codes point into them.
-        tag_names: Tags, in order of first occurrence; tag_codes point into them.
-        run_codes: int32 [n].
-        tag_codes: int32 [n].
-        step: int64 [n].
-        wall_time: float64 [n], seconds since the Unix epoch.
-        value: float64 [n]. It holds every float, half, bfloat16, bool and up to 32-bit integer
-            exactly; 64-bit integers beyond 2**53 are rounded (`iter_tensors` gives them exactly).
-    """
-
-    run_names: list[str]
-    tag_names: list[str]
-    run_codes: npt.NDArray[np.int32]
-    tag_codes: npt.NDArray[np.int32]
-    step: npt.NDArray[np.int64]
-    wall_time: npt.NDArray[np.float64]
-    value: npt.NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.step)
-
-    @cached_property
-    def run(self) -> npt.NDArray[np.object_]:
-        """Run name of each row, object array [n] of str."""
-        return np.array([*self.run_names, None], object)[self.run_codes]
-
-    @cached_property
-    def tag(self) -> npt.NDArray[np.object_]:
-        """Tag of each row, object array [n] of str."""
-        return np.array([*self.tag_names, None], object)[self.tag_codes]
-
-    def __repr__(self) -> str:
-        return f"Scalars({len(self)} rows, {len(self.run_names)} runs, {len(self.tag_names)} tags)"
-
-    def to_pandas(self) -> Any:
-        """Returns a DataFrame of the five columns; run and tag are categorical.
-
-        Raises:
-            MissingDependencyError: pandas is not installed.
-        """
-        pandas = _import("pandas", "pandas")
-        names = {
-            "run": pandas.Categorical.from_codes(self.run_codes, self.run_names),
-            "tag": pandas.Categorical.from_codes(self.tag_codes, self.tag_names),
-        }
-        return pandas.DataFrame({**names, **{c: getattr(self, c) for c in _COLUMNS[2:]}})
-
-    def to_arrow(self) -> Any:
-        """Returns a pyarrow Table of the five columns; run and tag are dictionary-encoded.
-
-        Raises:
-            MissingDependencyError: pyarrow is not installed.
-        """
-        arrow = _import("pyarrow", "arrow")
-        columns = [
-            arrow.DictionaryArray.from_arrays(codes, arrow.array(names, arrow.string()))
-            for codes, names in (
-                (self.run_codes, self.run_names),
-                (self.tag_codes, self.tag_names),
-            )
-        ]
-        columns += [arrow.array(getattr(self, name)) for name in _COLUMNS[2:]]
-        return arrow.table(columns, names=list(_COLUMNS))
-
-    def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Writes the five columns as CSV (UTF-8), whole or not at all.
-
-        Numbers are written so that they are read back bit for bit; NaN is "nan", as pandas and
-        Arrow read it (CSV cannot tell one NaN from another).
-        """
-        with _replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as f:
-            writer = csv.writer(f)
-            writer.writerow(_COLUMNS)
-            writer.writerows(zip(*(getattr(self, c).tolist() for c in _COLUMNS), strict=True))
-
-    def to_parquet(self, path: str | os.PathLike[str]) -> None:
-        """Writes the five columns as Parquet, whole or not at all; every bit is kept.
-
-        Raises:
-            MissingDependencyError: pyarrow is not installed.
-        """
-        parquet = _import("pyarrow.parquet", "arrow")
-        with _replacing(path) as temporary:
-            parquet.write_table(self.to_arrow(), temporary)
 
 
 def read_scalars(
@@ -145,8 +35,8 @@ def read_scalars(
 ) -> Scalars:
     """Reads scalars into columns.
 
-    Scalars are every simple_value, and every real tensor of rank 0 that belongs to the scalars
-    plugin or to none.
+    A scalar is a simple_value, or a real tensor of rank 0 that belongs to the scalars plugin or to
+    none.
 
     Args:
         path: A logdir, a run directory, an event file, a glob or a URL that fsspec knows.
@@ -157,42 +47,25 @@ def read_scalars(
             order.
         on_damage: "warn" (a DamageWarning), "raise" (a ReadError) or "ignore".
         max_tensor_bytes: As for `iter_tensors`.
-        executor: Where to read the runs; None for threads of this process. It needs to see the
-            same files.
+        executor: Where to read the runs; it must see the same files. None for threads of this
+            process.
 
     Raises:
         FileNotFoundError: Nothing is at the path.
         ReadError: Something is damaged, and on_damage is "raise".
     """
-    check_keep(keep)
-    selection = Selection.of(runs, tags, steps)
+    selection = Selection.of(runs, tags, steps, keep=keep, max_tensor_bytes=max_tensor_bytes)
     report = reporter(on_damage)
     grouped = list(group_runs(find_event_files(path, report=report), selection))
-    tasks = [(files, selection, keep, max_tensor_bytes) for _, files in grouped]
-    found = []
-    for part, damage in map_tasks(_read_run, tasks, executor):
+    parts = []
+    for part, damage in _read_runs([paths for _, paths in grouped], selection, executor):
         for each in damage:
             report(each)
-        found.append(part)
-    return _join([run for run, _ in grouped], found)
+        parts.append(part)
+    return _join([run for run, _ in grouped], parts)
 
 
-def map_tasks(
-    function: Callable[..., Any], tasks: list[tuple[Any, ...]], executor: Executor | None
-) -> Iterator[Any]:
-    """Calls a function once for each task's arguments, in an executor or in threads, in order."""
-    columns: Iterable[Any] = zip(*tasks, strict=True)
-    if executor is not None:
-        yield from executor.map(function, *columns)
-    elif len(tasks) < 2:
-        yield from (function(*task) for task in tasks)
-    else:
-        with ThreadPoolExecutor() as threads:
-            yield from threads.map(function, *columns)
-
-
-@dataclasses.dataclass
-class _Part:
+class _Part(NamedTuple):
     """The scalars of one run; codes point into its own tags."""
 
     tags: list[str]
@@ -202,10 +75,17 @@ class _Part:
     value: npt.NDArray[np.float64]
 
 
-_Columns = tuple[
-    npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]
-]
-"""Tag code, step, wall_time and value."""
+def _read_runs(
+    runs: list[list[str]], selection: Selection, executor: Executor | None
+) -> Iterator[tuple[_Part, list[Damage]]]:
+    """Yields what `_read_run` returns for the files of each run, in order."""
+    if executor is not None:
+        yield from executor.map(_read_run, runs, [selection] * len(runs))
+    elif len(runs) < 2:
+        yield from (_read_run(paths, selection) for paths in runs)
+    else:
+        with ThreadPoolExecutor() as threads:
+            yield from threads.map(_read_run, runs, [selection] * len(runs))
 
 
 class _Table:
@@ -215,32 +95,31 @@ class _Table:
         self._size = self._capacity = 0
         self._columns = _empty_columns(0)
 
-    def append(self, columns: _Columns, *, read: float) -> None:
+    def append(self, columns: Columns, *, share: float) -> None:
         """Adds rows.
 
         Args:
             columns: Of equal length.
-            read: Share of the file that has been read with them, from which the room for the rest
-                is estimated.
+            share: How much of the file has been read with them, which gives the room to reserve.
         """
         start, self._size = self._size, self._size + len(columns[0])
         if self._size > self._capacity:
-            # No estimate from the first few records may claim memory out of all proportion.
-            estimate = min(int(1.05 * self._size / read), 4 * self._size + _FEW_ROWS)
+            # The first few records must not make it reserve memory out of all proportion.
+            estimate = min(int(1.05 * self._size / share), 4 * self._size + _FEW_ROWS)
             self._capacity = max(self._size, estimate)
             filled = tuple(column[:start] for column in self._columns)
             self._columns = _empty_columns(self._capacity)
             _copy(filled, self._columns, 0)
         _copy(columns, self._columns, start)
 
-    def columns(self) -> _Columns:
-        """Returns the columns, and gives back the room that is left; nothing is added later."""
+    def columns(self) -> Columns:
+        """Returns the columns and gives back unused room; nothing may be added afterwards."""
         for column in self._columns:
             column.resize(self._size, refcheck=False)
         return self._columns
 
 
-def _empty_columns(count: int) -> _Columns:
+def _empty_columns(count: int) -> Columns:
     codes, step = np.empty(count, np.int32), np.empty(count, np.int64)
     return codes, step, np.empty(count), np.empty(count)
 
@@ -250,65 +129,16 @@ def _copy(parts: Iterable[Any], columns: Iterable[Any], start: int) -> None:
         column[start : start + len(part)] = part
 
 
-def _read_run(
-    files: list[str], selection: Selection, keep: Keep, cap: int
-) -> tuple[_Part, list[Damage]]:
-    names, damage = Names(), list[Damage]()
-    chosen = RowFilter(selection, names)
-    table = _Table()
-    for path in files:
+def _read_run(paths: list[str], selection: Selection) -> tuple[_Part, list[Damage]]:
+    """Reads one run; top-level and picklable, for process executors."""
+    damage: list[Damage] = []
+    reader, table = RunReader("", selection, damage.append), _Table()
+    for path in paths:
         with unreadable_reported(path, damage.append), open_window(path) as window:
-            for chunk in iter_chunks(window, names, report=damage.append):
-                rows = chosen.apply(chunk.rows)
-                columns = _scalars_of(chunk, rows, names, path, damage.append, cap)
-                table.append(columns, read=(chunk.base + len(chunk.data)) / window.size)
-    part = _Part(names.tags, *table.columns())
-    return (part if keep == "all" else _keep_one(part, keep)), damage
-
-
-def _scalars_of(
-    chunk: Chunk, rows: Rows, names: Names, path: str, report: Report, cap: int
-) -> _Columns:
-    """Returns the columns of the scalars among some rows."""
-    chosen = (rows.kind <= wire.DOUBLE_SCALAR) | (
-        (rows.kind == wire.TENSOR) & (rows.size <= _SMALL_TENSOR)
-    )
-    allowed = np.array([name in ("", "scalars") for name in names.plugin_names])
-    if not allowed.all():
-        chosen &= allowed[rows.plugin_name] | (rows.kind == wire.SIMPLE_VALUE)
-    if not chosen.all():
-        rows = rows.take(chosen)
-    with np.errstate(invalid="ignore"):  # a signalling NaN
-        values = rows.bits.astype(np.uint32).view(np.float32).astype(np.float64)
-    doubles = rows.kind == wire.DOUBLE_SCALAR
-    if doubles.any():
-        values[doubles] = rows.bits[doubles].view(np.float64)
-    others = np.flatnonzero(rows.kind == wire.TENSOR).tolist()
-    if others:
-        kept = np.ones(len(rows), bool)
-        for i in others:
-            scalar = _decode_scalar(chunk, rows, i, path, names, report, cap)
-            kept[i] = scalar is not None
-            values[i] = scalar or 0.0
-        rows, values = rows.take(kept), values[kept]
-    return rows.tag, rows.step, rows.wall_time, values
-
-
-def _decode_scalar(
-    chunk: Chunk, rows: Rows, i: int, path: str, names: Names, report: Report, cap: int
-) -> float | None:
-    """Returns a small tensor's value, or None if it is no real scalar."""
-    content = chunk.content(int(rows.start[i]), int(rows.size[i]))
-    try:
-        value = tensor_proto.decode_tensor(content, max_tensor_bytes=cap)
-    except ValueError as error:
-        start = int(rows.record_start[i])
-        reason = f"{names.tags[rows.tag[i]]}: {error}"
-        report(undecodable(path, start, start + int(rows.record_size[i]), reason))
-        return None
-    if value.ndim or value.dtype.kind in "cOSU" or value.dtype.names is not None:
-        return None
-    return float(value)
+            for columns, share in reader.scalars(window):
+                table.append(columns, share=share)
+    part = _Part(reader.tags, *table.columns())
+    return (part if selection.keep == "all" else _keep_one(part, selection.keep)), damage
 
 
 def _keep_one(part: _Part, keep: Keep) -> _Part:
@@ -348,34 +178,3 @@ def _join(runs: list[str], parts: list[_Part]) -> Scalars:
 
 def _concatenate(arrays: list[Any], dtype: Any) -> Any:
     return arrays[0] if len(arrays) == 1 else np.concatenate([np.zeros(0, dtype), *arrays])
-
-
-def _import(module: str, extra: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        package = module.partition(".")[0]
-        raise errors.MissingDependencyError(
-            f"{package} is not installed; pip install 'tb-firstloss[{extra}]'"
-        ) from None
-
-
-@contextlib.contextmanager
-def _replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a new file to write, which takes the path's place once it is complete."""
-    target = Path(path)
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # as open() would have made it
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)

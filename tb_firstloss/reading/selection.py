@@ -1,47 +1,71 @@
-"""Which runs, tags and steps were asked for."""
+"""What a reader was asked for: which runs, tags and steps, and which of several values."""
 
 from __future__ import annotations
 
 import dataclasses
 import fnmatch
 from collections.abc import Container, Iterable
+from typing import Literal
 
 import numpy as np
 
 from tb_firstloss.reading.format.rows import Names, Rows
+from tb_firstloss.reading.format.tensor_proto import MAX_TENSOR_BYTES
 
 Patterns = str | Iterable[str] | None
 Steps = int | range | Container[int] | None
+Keep = Literal["all", "first", "last"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """Names are matched exactly or as globs; None stands for everything."""
+    """What was asked for; names match exactly or as globs, and None stands for everything.
+
+    Attributes:
+        runs: Names or globs of runs.
+        tags: Names or globs of tags.
+        steps: Steps.
+        keep: Which of several values of one run, tag and step.
+        max_tensor_bytes: Largest tensor to decode.
+    """
 
     runs: tuple[str, ...] | None = None
     tags: tuple[str, ...] | None = None
     steps: Container[int] | None = None
+    keep: Keep = "all"
+    max_tensor_bytes: int = MAX_TENSOR_BYTES
 
     @classmethod
-    def of(cls, runs: Patterns, tags: Patterns, steps: Steps) -> Selection:
-        """Returns the selection that a public function's arguments ask for."""
+    def of(
+        cls,
+        runs: Patterns,
+        tags: Patterns,
+        steps: Steps,
+        *,
+        keep: Keep = "all",
+        max_tensor_bytes: int = MAX_TENSOR_BYTES,
+    ) -> Selection:
+        """Returns what a public function's arguments ask for, checked."""
         if isinstance(steps, int):
             steps = range(steps, steps + 1)
         if isinstance(steps, str | bytes) or not isinstance(steps, Container | None):
             raise TypeError(f"steps: {steps!r}; give a step, a range or a set of steps")
-        return cls(_patterns("runs", runs), _patterns("tags", tags), steps)
+        if keep not in ("all", "first", "last"):
+            raise ValueError(f"keep: {keep!r}; use 'all', 'first' or 'last'")
+        names = _patterns("runs", runs), _patterns("tags", tags)
+        return cls(*names, steps, keep, max_tensor_bytes)
 
     def has_run(self, run: str) -> bool:
-        """Tells whether a run was asked for."""
+        """Returns whether a run was asked for."""
         return _matches(run, self.runs)
 
     def has_step(self, step: int) -> bool:
-        """Tells whether a step was asked for."""
+        """Returns whether a step was asked for."""
         return self.steps is None or step in self.steps
 
 
 class RowFilter:
-    """A selection applied to the rows of one run; each tag is looked at once."""
+    """A selection applied to the rows of one run; each tag is matched once."""
 
     def __init__(self, selection: Selection, names: Names) -> None:
         self._selection = selection
@@ -74,7 +98,7 @@ def _patterns(option: str, names: Patterns) -> tuple[str, ...] | None:
     chosen = (names,) if isinstance(names, str) else tuple(names)
     for name in chosen:
         if not isinstance(name, str):
-            raise TypeError(f"{option}: {name!r} is no name; give a str or several")
+            raise TypeError(f"{option}: {name!r} is not a name; give a str or several")
     return chosen
 
 

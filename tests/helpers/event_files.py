@@ -1,4 +1,4 @@
-"""Event files made by hand for the tests: frames with a CRC32C of their own, and Event protos."""
+"""Event files made by hand for the tests: frames, their CRC32C by definition, Event protos."""
 
 import struct
 

@@ -44,7 +44,7 @@ def edited(logdir, tmp_path):
 
 
 def spans(run_dir):
-    """Start and end in seconds of the events by name, from TensorFlow's own proto."""
+    """Start and end in seconds of the events by name, from TensorFlow's proto."""
     found = {}
     (path,) = run_dir.rglob("*.xplane.pb")
     for event in events(read_xspace(path)):
@@ -151,13 +151,13 @@ def test_kernels_of_a_gpu_count_as_compute(edited, logdir):
 @pytest.mark.parametrize(
     "line", ["Steps", "XLA Modules", "TensorFlow Ops", "Framework Ops", "TensorFlow Name Scope"]
 )
-def test_what_is_derived_from_kernels_is_not_counted_once_more(edited, logdir, line):
+def test_lines_derived_from_kernels_are_not_counted_again(edited, logdir, line):
     before = read_profile(logdir / "first_batch").shares["compute"]
     after = read_profile(edited(lambda space: add_gpu(space, line_name=line))).shares["compute"]
     assert after == pytest.approx(before, rel=1e-3)
 
 
-def test_an_operations_time_on_a_gpu_is_told_from_its_time_on_the_host(edited, logdir, capsys):
+def test_an_operations_times_on_gpu_and_host_are_separate(edited, logdir, capsys):
     run = edited(add_gpu)
     assert main(["profile", str(logdir)]) == 0
     assert not re.search(r"count +on +type", capsys.readouterr().out)
@@ -170,7 +170,7 @@ def test_an_operations_time_on_a_gpu_is_told_from_its_time_on_the_host(edited, l
 
 
 def add_allocation(space):
-    """Adds what TensorFlow's GPU allocator says when it allocates."""
+    """Adds what TensorFlow's GPU allocator logs when it allocates."""
     (host,) = [plane for plane in space.planes if plane.name == "/host:CPU"]
     facts = {
         "allocator_name": "GPU_0_bfc",
@@ -192,7 +192,7 @@ def add_allocation(space):
             stat.int64_value = value
 
 
-def test_peak_memory_is_that_of_the_step_and_only_of_allocators_that_tell(edited, logdir, capsys):
+def test_peak_memory_is_the_steps_and_only_of_allocators_that_track_it(edited, logdir, capsys):
     assert read_profile(logdir / "first_batch").peak_bytes == {}
     run = edited(add_allocation)
     assert read_profile(run).peak_bytes == {"GPU_0_bfc": 3 * 2**20}
@@ -238,7 +238,7 @@ def test_json_has_the_same_numbers(logdir, capsys):
     assert printed[0]["operations"][0]["self_seconds"] == expected[0].operations[0].self_seconds
 
 
-def test_reading_leaves_what_viewers_have_saved_beside_the_profile(logdir):
+def test_reading_keeps_what_viewers_have_saved_next_to_the_profile(logdir):
     (path,) = (logdir / "first_batch").rglob("*.xplane.pb")
     raw_to_tool_data.xspace_to_tool_data([str(path)], "framework_op_stats", {})
     before = {file: file.stat().st_mtime_ns for file in path.parent.iterdir()}
@@ -261,7 +261,7 @@ def test_reading_leaves_what_viewers_have_saved_beside_the_profile(logdir):
     ],
     ids=["nothing", "unprofiled", "damaged", "several"],
 )
-def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys, content, code, message):
+def test_a_failure_is_one_line(tmp_path, capsys, content, code, message):
     root = tmp_path / "logs"
     if content is not None:
         root.mkdir()
@@ -278,7 +278,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys, content, code, mess
 
 
 @pytest.mark.slow
-def test_it_needs_neither_tensorflow_nor_words_on_stderr(logdir):
+def test_it_needs_no_tensorflow_and_prints_nothing_on_stderr(logdir):
     code = (
         "import sys; from tb_firstloss.cli import main; code = main(sys.argv[1:])\n"
         "print({n.split('.')[0] for n in sys.modules} & {'tensorflow', 'keras', 'jax'})\n"

@@ -19,7 +19,7 @@ def record(i):
 
 
 class Script(threading.Event):
-    """Does one thing to the files each time the follower has found nothing new, then stops it."""
+    """Does one thing to the files each time the follower finds nothing new, then stops it."""
 
     def __init__(self, actions):
         super().__init__()
@@ -31,7 +31,7 @@ class Script(threading.Event):
 
 
 def play(path, *actions, **options):
-    """Returns the steps that are yielded while the actions happen one after the other."""
+    """Returns the steps yielded while the actions happen one after the other."""
     options = {"on_damage": "raise", **options}
     stop = Script(actions)
     return [d.step for d in tb_firstloss.follow(path, poll_seconds=0, stop=stop, **options)]
@@ -52,7 +52,7 @@ def append(path, data):
 
 
 def put(path, data):
-    """Writes a file in the place of the one that is there: another inode."""
+    """Replaces the file by another one: another inode."""
 
     def action():
         temporary = path.with_name("temporary")
@@ -116,7 +116,7 @@ def test_a_file_rewritten_in_place_is_read_anew(engine, path, count):
     assert steps == [1, 2, *range(10, 10 + count)]
 
 
-def test_a_truncated_file_goes_on_behind_what_is_left(engine, path):
+def test_a_truncated_file_continues_after_what_is_left(engine, path):
     def truncate():
         os.truncate(path, len(record(1) + record(2)))
 
@@ -129,7 +129,7 @@ def test_a_truncated_file_goes_on_behind_what_is_left(engine, path):
     assert steps == [1, 2, 3, 4]
 
 
-def test_a_removed_file_is_let_go_and_read_when_it_comes_back(path):
+def test_a_removed_file_is_read_when_it_comes_back(path):
     def remove():
         path.unlink()
 
@@ -144,12 +144,12 @@ def test_rotation_into_a_new_file_loses_nothing(path):
     assert sorted(set(steps)) == [1, 2, 3]
 
 
-def test_a_half_written_record_is_no_damage(engine, path):
+def test_a_half_written_record_is_not_damage(engine, path):
     data = record(1)
     assert play(path.parent, append(path, data[:30]), append(path, data[30:])) == [1]
 
 
-def test_zeros_that_are_filled_in_later_are_no_damage(engine, path):
+def test_zeros_filled_in_later_are_not_damage(engine, path):
     actions = [
         rewrite(path, record(1) + bytes(len(record(2)))),
         rewrite(path, record(1) + record(2)),
@@ -166,7 +166,7 @@ def test_damage_is_reported_once_records_follow_and_costs_nothing_else(engine, p
     assert len(caught) == 1
 
 
-def test_frames_inside_a_record_on_its_way_are_no_records(engine, path):
+def test_frames_inside_a_half_written_record_are_not_records(engine, path):
     outer = frame(event(tensor("x", floats([0], [])), simple("y" * 9 + "z", 1.0), step=5))
     inner = record(99)
     payload = b"\x1a" + bytes([len(inner)]) + inner  # in the file_version field
@@ -216,6 +216,6 @@ def test_a_waiting_follower_stops_at_once(path):
     ],
     ids=["URL", "negative wait", "option"],
 )
-def test_misuse_is_told_at_once(path, options, message):
+def test_misuse_raises_at_once(path, options, message):
     with pytest.raises(ValueError, match=message):
         tb_firstloss.follow(path, **options)

@@ -70,7 +70,7 @@ def test_sound_is_a_wave_file(engine):
 
 
 @pytest.mark.parametrize("writer", ["pytorch", "tensorboardx"])
-def test_hparams_are_a_run_of_their_own(engine, writer):
+def test_hparams_are_a_separate_run(engine, writer):
     (datum,) = read(writer, "hparam/loss")
     assert float(datum.value) == 0.5
     events = tb_firstloss.iter_events(GOLDEN / writer, runs=datum.run)

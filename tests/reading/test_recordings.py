@@ -1,4 +1,4 @@
-"""Recordings read back: exactly, from the head of their own file alone."""
+"""Recordings read back exactly, from the head of their file alone."""
 
 import json
 import os
@@ -79,12 +79,12 @@ def test_a_recording_comes_back_exactly(engine, tmp_path):
         assert (found.run, found.digest, found.metadata) == (run, first.digest, first.metadata)
         assert list(found.outputs) == list(first.outputs)
         for name, output in first.outputs.items():
-            ours = found.outputs[name]
-            assert tensor_sha256(ours.per_example) == tensor_sha256(output.per_example)
-            assert [s.tolist() for s in ours.row_splits] == [s.tolist() for s in output.row_splits]
+            read = found.outputs[name]
+            assert tensor_sha256(read.per_example) == tensor_sha256(output.per_example)
+            assert [s.tolist() for s in read.row_splits] == [s.tolist() for s in output.row_splits]
 
 
-def test_what_follows_the_manifest_is_not_looked_at(engine, tmp_path):
+def test_what_follows_the_manifest_is_ignored(engine, tmp_path):
     record(tmp_path / "run", behind=b"anything at all" * 100_000)
     assert tb_firstloss.read_first_loss(tmp_path).digest == first_batch().digest
 
@@ -122,7 +122,7 @@ def test_nothing_recorded_says_so(tmp_path):
         tb_firstloss.read_first_loss(other)
     text = tmp_path / "train.log"
     text.write_text("loss: 0.5\n" * 10)
-    with pytest.raises(errors.EventFileError, match=r"train\.log: is no event file"):
+    with pytest.raises(errors.EventFileError, match=r"train\.log: not an event file"):
         tb_firstloss.read_first_loss(text)
 
 
@@ -140,14 +140,14 @@ def test_several_recordings_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("cut", ["manifest", "tensor"])
-def test_a_recording_cut_short_is_incomplete_and_hides_no_other(engine, tmp_path, cut):
+def test_a_truncated_recording_is_incomplete_and_hides_no_other(engine, tmp_path, cut):
     record(tmp_path / "whole")
     path = record(tmp_path / "cut")
     keep = {"manifest": -5, "tensor": 200}[cut]
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(errors.IncompleteRecordingError, match=r"without its manifest.*cut short"):
+    with pytest.raises(errors.IncompleteRecordingError, match=r"no manifest.*truncated"):
         tb_firstloss.read_first_loss(tmp_path / "cut")
-    with pytest.warns(errors.DamageWarning, match="without its manifest") as caught:
+    with pytest.warns(errors.DamageWarning, match="has no manifest") as caught:
         assert list(tb_firstloss.read_first_losses(tmp_path)) == ["whole"]
     assert len(caught) == 1
 
@@ -181,7 +181,7 @@ def test_a_newer_contract_is_a_clear_error(tmp_path):
         tb_firstloss.read_first_loss(tmp_path)
 
 
-def test_a_manifest_that_is_no_text_is_incomplete(tmp_path):
+def test_a_manifest_that_is_not_text_is_incomplete(tmp_path):
     value = exact("t/tensors/manifest", shaped(1, [2], float_val=[1, 2]))
     (tmp_path / NAME).write_bytes(frame(event(value)))
     with pytest.raises(errors.IncompleteRecordingError, match="manifest"):

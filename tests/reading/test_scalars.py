@@ -1,4 +1,4 @@
-"""Columns of scalars, and what becomes of them in pandas, Arrow, CSV and Parquet."""
+"""Columns of scalars, and their way into pandas, Arrow, CSV and Parquet."""
 
 import csv
 import math
@@ -95,6 +95,21 @@ def test_a_real_scalar_of_any_dtype_is_a_scalar(engine, tmp_path, name):
     assert tb_firstloss.read_scalars(tmp_path).value.tolist() == [float(datum.value)]
 
 
+def test_a_negative_zero_keeps_its_sign(engine, tmp_path):
+    write(tmp_path / FILE_NAME, event(tensor("x", shaped(19, [], half_val=[0x8000]))))
+    assert repr(tb_firstloss.read_scalars(tmp_path).value.tolist()) == "[-0.0]"
+
+
+def test_a_scalar_above_max_tensor_bytes_raises_what_iter_tensors_raises(engine, tmp_path):
+    write(tmp_path / FILE_NAME, event(tensor("x", content([], np.array(1), 9))))
+    for read in (
+        tb_firstloss.read_scalars,
+        lambda *a, **o: list(tb_firstloss.iter_tensors(*a, **o)),
+    ):
+        with pytest.raises(errors.TensorTooLargeError, match="8 bytes exceed max_tensor_bytes=7"):
+            read(tmp_path, on_damage="raise", max_tensor_bytes=7)
+
+
 OTHER = {
     "a vector": tensor("x", floats([1], [1.0]), plugin_name="scalars"),
     "another plugin's": tensor("x", floats([], [1.0]), plugin_name="tb_firstloss"),
@@ -104,7 +119,7 @@ OTHER = {
 
 
 @pytest.mark.parametrize("name", OTHER)
-def test_anything_else_is_no_scalar(engine, tmp_path, name):
+def test_anything_else_is_not_a_scalar(engine, tmp_path, name):
     write(tmp_path / FILE_NAME, event(OTHER[name], simple("y", 1.0)))
     assert rows_of(tb_firstloss.read_scalars(tmp_path, on_damage="raise")) == [(".", "y", 0, 1.0)]
 

@@ -21,7 +21,7 @@ from tb_firstloss.cli.arguments import add_paths, add_quiet, add_selection, name
 from tb_firstloss.cli.exit_codes import FINDING
 
 if TYPE_CHECKING:
-    from tb_firstloss.reading.scalars import Scalars
+    from tb_firstloss.reading.columns import Scalars
 
 FORMATS = ("csv", "parquet")
 
@@ -85,7 +85,7 @@ def _join(parts: list[tuple[str, Scalars]]) -> Scalars:
     """Returns the rows of several paths as one, with the paths in the runs' names."""
     import numpy as np
 
-    from tb_firstloss.reading.scalars import Scalars
+    from tb_firstloss.reading.columns import Scalars
 
     runs: dict[str, int] = {}  # names must differ: categories of pandas and Arrow do
     tags: dict[str, int] = {}

@@ -18,7 +18,7 @@ from tb_firstloss.cli.exit_codes import FINDING
 from tb_firstloss.cli.output import print_table
 
 if TYPE_CHECKING:
-    from tb_firstloss.reading.format.tensor_proto import TensorDatum
+    from tb_firstloss.reading.tensor_datum import TensorDatum
 
 
 @dataclasses.dataclass

@@ -24,7 +24,7 @@ from tb_firstloss.cli.exit_codes import FINDING
 from tb_firstloss.cli.output import printable
 
 if TYPE_CHECKING:
-    from tb_firstloss.reading.format.tensor_proto import TensorDatum
+    from tb_firstloss.reading.tensor_datum import TensorDatum
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from tb_firstloss.paths import is_url
+from tb_firstloss.reading.damage import Report, unreadable
 from tb_firstloss.reading.files import remote
-from tb_firstloss.reading.format.records import Damage, Report
 
 
 class EventFile(NamedTuple):
-    """An event file and the run it belongs to, named as TensorBoard names it."""
+    """An event file and the run it belongs to, as TensorBoard names it."""
 
     run: str
     path: str
@@ -27,20 +27,20 @@ _Wanted = Callable[[str], bool]
 
 
 def is_event_file_name(name: str) -> bool:
-    """Tells whether TensorBoard would take a file of this name for an event file."""
+    """Returns whether TensorBoard takes a file of this name for an event file."""
     return "tfevents" in name and not name.endswith(".profile-empty")
 
 
 def find_event_files(
     path: str | os.PathLike[str], *, report: Report, wanted: _Wanted = is_event_file_name
 ) -> list[EventFile]:
-    """Finds the event files below a path, by run and then by name, which is the order of writing.
+    """Finds the event files below a path, by run, then by name: the order of writing.
 
     Args:
-        path: A logdir, a run directory, a file (taken whatever its name), a glob of any of these,
-            or a URL that fsspec knows. With a glob, runs are named from the directory above its
-            first wildcard.
-        report: Called with whatever is named like an event file and is none.
+        path: A logdir, a run directory, a file of any name, a glob of any of these, or a URL that
+            fsspec knows. With a glob, runs are named relative to the directory above its first
+            wildcard.
+        report: Called with whatever is named like an event file but is not one.
         wanted: Chooses files by name.
 
     Raises:
@@ -77,7 +77,7 @@ def _find_local(root: str, wanted: _Wanted, report: Report) -> _Found:
 
 
 def _walk(root: str, root_run: str, wanted: _Wanted, report: Report) -> _Found:
-    """Finds files below a directory, through links, but not round in a circle."""
+    """Finds files below a directory, following links except in a circle."""
     pending: list[tuple[str, str, tuple[str, ...]]] = [(root, root_run, (root,))]
     while pending:
         directory, run, path = pending.pop()
@@ -85,18 +85,16 @@ def _walk(root: str, root_run: str, wanted: _Wanted, report: Report) -> _Found:
             with os.scandir(directory) as listing:
                 entries = list(listing)
         except OSError as error:
-            message = f"{directory}: a directory that cannot be listed ({error.strerror})"
-            report(Damage(directory, 0, 0, "unreadable", message))
+            report(unreadable(directory, f"directory cannot be listed ({error.strerror})"))
             continue
         for entry in entries:
             if _is_directory(entry):
                 if entry.name.startswith("events.out.tfevents."):
-                    message = f"{entry.path}: named like an event file, but a directory"
-                    report(Damage(entry.path, 0, 0, "unreadable", message))
+                    report(unreadable(entry.path, "named like an event file, but a directory"))
                 if not (entry.is_symlink() and _leads_back(entry.path, path)):
                     name = entry.name if run == "." else f"{run}/{entry.name}"
                     pending.append((entry.path, name, (*path, entry.path)))
-            # What the listing itself tells of a file costs no system call.
+            # What the listing itself says about a file costs no system call.
             elif wanted(entry.name) and (
                 entry.is_file(follow_symlinks=False) or _is_regular(entry.path, report)
             ):
@@ -104,10 +102,10 @@ def _walk(root: str, root_run: str, wanted: _Wanted, report: Report) -> _Found:
 
 
 def _leads_back(link: str, path: tuple[str, ...]) -> bool:
-    """Tells whether a link leads to one of the directories that it was reached through."""
+    """Returns whether a link leads to one of the directories it was reached through."""
     try:
         return any(os.path.samefile(link, directory) for directory in path)  # noqa: PTH121
-    except OSError:  # gone since it was listed
+    except OSError:  # it has gone since the listing
         return True
 
 
@@ -122,10 +120,10 @@ def _is_regular(path: str, report: Report) -> bool:
     try:
         if stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
             return True
-        message = f"{path}: named like an event file, but no regular file"
+        found = "not a regular file"
     except OSError as error:
-        message = f"{path}: named like an event file, but unreadable ({error.strerror})"
-    report(Damage(path, 0, 0, "unreadable", message))
+        found = f"unreadable ({error.strerror})"
+    report(unreadable(path, f"named like an event file, but {found}"))
     return False
 
 
@@ -150,5 +148,5 @@ def _find_remote(root: str, wanted: _Wanted) -> _Found:
 
 
 def _glob_prefix(pattern: str) -> str:
-    """Returns the directory that a glob's matches are named from."""
+    """Returns the directory that a glob's runs are named relative to."""
     return posixpath.dirname(re.split(r"[*?\[]", pattern, maxsplit=1)[0]) or "."

@@ -15,18 +15,17 @@ _LARGEST_CHUNK = 1 << 20
 
 _EFFORT_PER_FILE = 1 << 26
 _EFFORT_PER_BYTE = 16
-"""Bytes that a search for records may check beyond the walk itself."""
+"""Bytes that a search for records may check in addition to the walk itself."""
 
 
 class Window:
     """A file's bytes, read forward in chunks that grow from 64 KiB to 1 MiB.
 
-    Files are read rather than mapped: a mapped file that another process truncates ends the
-    program with SIGBUS.
+    Files are read, not mapped: if another process truncates a mapped file, SIGBUS kills this one.
 
     Attributes:
         path: For messages.
-        size: Bytes in the file when it was opened; less once a read came back short.
+        size: Bytes in the file when it was opened; fewer once a read came back short.
     """
 
     def __init__(self, path: str, read: Callable[[int, int], bytes], size: int) -> None:
@@ -40,7 +39,7 @@ class Window:
         self._data = memoryview(b"")
 
     def view(self, start: int, end: int) -> memoryview:
-        """Returns the bytes from start to end, fewer where the file ends before."""
+        """Returns the bytes from start to end, fewer where the file ends first."""
         end = min(end, self.size)
         if start >= end:
             return memoryview(b"")
@@ -49,16 +48,16 @@ class Window:
         return self._data[start - self._start : end - self._start]
 
     def block(self, start: int, *, refill: bool = False) -> memoryview:
-        """Returns what is buffered from a position on, or with refill at least a whole chunk."""
+        """Returns what is buffered from a position on; with refill, at least a whole chunk."""
         if refill or not self._start <= start < self._start + len(self._data):
             self._fill(start, start)
         return self._data[start - self._start :]
 
     def spend(self, cost: int) -> bool:
-        """Tells whether a search may still check this many bytes, and counts them as checked.
+        """Returns whether a search may check this many more bytes, and counts them as checked.
 
-        A search is linear in any file that was damaged by accident. In one that was made to be
-        searched in vain, the work ends here.
+        A search is linear in any file damaged by accident. This bounds it in a file made to be
+        searched in vain.
         """
         if cost > self._effort:
             return False
@@ -78,19 +77,19 @@ def open_window(path: str) -> LocalFile | RemoteFile:
     """Returns a context manager that opens an event file, local or remote, as a `Window`.
 
     Raises:
-        EventFileError: It is no regular file, or cannot be opened.
+        EventFileError: It is not a regular file, or cannot be opened.
     """
     return RemoteFile(path) if is_url(path) else LocalFile(path)
 
 
 class LocalFile:
-    """A regular local file, opened without ever waiting for a FIFO's writer."""
+    """A regular local file; opening a FIFO never waits for its writer."""
 
     def __init__(self, path: str) -> None:
         """Opens the file.
 
         Raises:
-            EventFileError: It is no regular file, or cannot be opened.
+            EventFileError: It is not a regular file, or cannot be opened.
         """
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -100,7 +99,7 @@ class LocalFile:
         status = os.fstat(self._descriptor)
         if not stat.S_ISREG(status.st_mode):
             os.close(self._descriptor)
-            raise errors.EventFileError(f"{path}: is no regular file", path=path)
+            raise errors.EventFileError(f"{path}: not a regular file", path=path)
         self.path = path
         self.size = status.st_size
 
@@ -128,7 +127,7 @@ class LocalFile:
 
 
 class RemoteFile:
-    """An object behind fsspec, read by ranges, so that the head of a file costs its head alone."""
+    """An object behind fsspec, read by ranges: the head of a file costs only its head."""
 
     def __init__(self, url: str) -> None:
         """Looks up the object's size.

@@ -33,10 +33,10 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def failures(url: str, *, start: int | None = None) -> Iterator[None]:
-    """Turns what a file system raises into an EventFileError."""
+    """Turns whatever a file system raises into an EventFileError."""
     try:
         yield
-    except Exception as error:  # each backend raises exceptions of its own
+    except Exception as error:  # each backend raises its own exceptions
         raise errors.EventFileError(
             f"{url}: cannot be read ({type(error).__name__}: {error})", path=url, start=start
         ) from error

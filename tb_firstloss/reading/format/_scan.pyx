@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The regular part of the walk in `scan.py`, compiled; see there for what a row means.
+"""The regular part of the walk in `rows.py`, compiled; see there for what a row means.
 
-Everything that is read lies between two pointers that are checked first. Whatever is not as
-expected ends the scan in front of the record, and the reference reads it.
+All reads stay between two pointers that are checked first. Anything unexpected ends the scan before
+its record, which the reference then reads.
 """
 
 cimport cython
@@ -91,7 +91,7 @@ cdef struct Row:
     int32_t size
     int32_t tag
     int32_t plugin_name
-    int32_t kind
+    int32_t content_type
 
 cdef struct Columns:
     int64_t *record_start
@@ -103,7 +103,7 @@ cdef struct Columns:
     int32_t *size
     int32_t *tag
     int32_t *plugin_name
-    int32_t *kind
+    int32_t *content_type
 
 cdef struct Span:
     const uint8_t *at
@@ -111,7 +111,7 @@ cdef struct Span:
 
 cdef struct Field:
     uint64_t number
-    int kind
+    int wire_type
     uint64_t value  # of a varint
     Span content    # of everything else
 
@@ -119,14 +119,14 @@ cdef enum:
     TAIL_BYTES = 72
 
 cdef struct Scalar:
-    # What followed a tag when it last named a scalar. Writers repeat all of it but the number.
+    # What followed a tag when it last named a scalar. Writers repeat all of it except the number.
     uint8_t tail[TAIL_BYTES]
     int32_t tail_size  # 0: nothing is known
     int32_t number_at  # positions from the start of the tail
     int32_t number_size
     int32_t content_at
     int32_t content_size
-    int32_t kind
+    int32_t content_type
 
 cdef struct Entry:
     const uint8_t *tag
@@ -152,7 +152,7 @@ cdef enum:
     AUDIO = 7
     ROW_BYTES = 60
 
-# As in wire.py and scan.py; a protocol buffer's length is below 2 GiB.
+# As in wire.py and records.py; a protocol buffer's length is below 2 GiB.
 cdef uint64_t LARGEST_PAYLOAD = 0x7FFFFFFF
 
 crc_prepare()
@@ -202,7 +202,7 @@ def find_header(data, uint64_t largest, Py_ssize_t start):
 
 @cython.final
 cdef class Index:
-    """Tags by their bytes, in open addressing; `scan.Names` fills it and owns the meaning."""
+    """Tags by their bytes, in open addressing; `rows.Names` fills it and knows what they mean."""
 
     cdef Entry *entries
     cdef Py_ssize_t capacity, count
@@ -215,14 +215,14 @@ cdef class Index:
         if self.entries == NULL:
             raise MemoryError
         self.owned = []
-        # Seeded, so that no file can be made to collide.
+        # Seeded, so that nobody can craft a file of collisions.
         self.seed = int.from_bytes(os.urandom(8), "little")
 
     def __dealloc__(self):
         free(self.entries)
 
     def put(self, bytes tag, int32_t number, bytes plugin_name, int32_t plugin):
-        """Adds a tag, or replaces the plugin name of one that is there."""
+        """Adds a tag, or replaces the plugin name of a known one."""
         cdef Entry entry
         cdef Entry *slot
         self.owned.append((tag, plugin_name))  # the entry points into them
@@ -323,7 +323,7 @@ cdef class Scanner:
     cdef int scan_event(
         self, const uint8_t *data, Py_ssize_t position, uint64_t length, int64_t base
     ) except -1 nogil:
-        """Adds the rows of a record; returns 0 when the reference has to read it."""
+        """Adds the rows of a record; returns 0 when the reference must read it."""
         cdef Row row
         cdef Field field
         cdef Span event, summary
@@ -343,16 +343,16 @@ cdef class Scanner:
         while event.at < event.end:
             if not next_field(&event, &field):
                 return 0
-            if field.number == 1 and field.kind == FIXED64:
+            if field.number == 1 and field.wire_type == FIXED64:
                 memcpy_double(&row.wall_time, field.content.at)
-            elif field.number == 2 and field.kind == VARINT:
+            elif field.number == 2 and field.wire_type == VARINT:
                 row.step = <int64_t>field.value
-            elif field.number == 5 and field.kind == BYTES:
+            elif field.number == 5 and field.wire_type == BYTES:
                 summary = field.content
                 while summary.at < summary.end:
                     if not next_field(&summary, &field):
                         return 0
-                    if field.number == 1 and field.kind == BYTES:
+                    if field.number == 1 and field.wire_type == BYTES:
                         read = self.scan_value(field.content, &row, data, base)
                         if read <= 0:
                             return read
@@ -364,16 +364,17 @@ cdef class Scanner:
     cdef int scan_value(
         self, Span value, Row *row, const uint8_t *data, int64_t base
     ) except -1 nogil:
-        """Adds the row of a value; returns 0 when the reference has to read its record."""
+        """Adds the row of a value; returns 0 when the reference must read its record."""
         cdef Field field
         cdef Entry *entry
         cdef Span tail = value
-        if not next_field(&tail, &field) or field.number != 1 or field.kind != BYTES:
+        if not next_field(&tail, &field) or field.number != 1 or field.wire_type != BYTES:
             return self.parse_value(value, row, data, base)
         entry = self.index.look_up(field.content)
         if not is_repeated(&entry.last, tail):
             return self.parse_value(value, row, data, base)
-        row.tag, row.plugin_name, row.kind = entry.number, entry.plugin, entry.last.kind
+        row.tag, row.plugin_name = entry.number, entry.plugin
+        row.content_type = entry.last.content_type
         row.bits = load_number(tail.at + entry.last.number_at, entry.last.number_size)
         row.start = base + (tail.at - data) + entry.last.content_at
         row.size = entry.last.content_size
@@ -391,15 +392,15 @@ cdef class Scanner:
         cdef bint known
         tag.at = tag.end = plugin_name.at = plugin_name.end = value.at
         content = tag
-        row.kind = 0
+        row.content_type = 0
         while value.at < value.end:
             if not next_field(&value, &field):
                 return 0
             if tail == NULL:
                 tail = value.at
-            if field.number == 2 and field.kind == FIXED32:
-                row.kind, content = SIMPLE_VALUE, field.content
-            elif field.kind != BYTES:
+            if field.number == 2 and field.wire_type == FIXED32:
+                row.content_type, content = SIMPLE_VALUE, field.content
+            elif field.wire_type != BYTES:
                 continue
             elif field.number == 1:
                 tag = field.content
@@ -408,38 +409,38 @@ cdef class Scanner:
                 if not find_plugin_name(field.content, &plugin_name):
                     return 0
             elif field.number == 4:
-                row.kind, content = IMAGE, field.content
+                row.content_type, content = IMAGE, field.content
             elif field.number == 5:
-                row.kind, content = HISTO, field.content
+                row.content_type, content = HISTO, field.content
             elif field.number == 6:
-                row.kind, content = AUDIO, field.content
+                row.content_type, content = AUDIO, field.content
             elif field.number == 8:
-                row.kind, content = TENSOR, field.content
+                row.content_type, content = TENSOR, field.content
         number = content
-        if row.kind == TENSOR:
-            row.kind = classify_tensor(content, &number)
+        if row.content_type == TENSOR:
+            row.content_type = classify_tensor(content, &number)
         entry = self.index.look_up(tag)
         known = entry.tag != NULL and is_plugin(entry, plugin_name)
         if known:
             row.tag, row.plugin_name = entry.number, entry.plugin
         elif self.learn(tag, plugin_name, row) == 0:
             return 0
-        if row.kind == 0:
+        if row.content_type == 0:
             return 1
         row.bits = 0
-        if row.kind <= DOUBLE_SCALAR:
+        if row.content_type <= DOUBLE_SCALAR:
             row.bits = load_number(number.at, <int32_t>(number.end - number.at))
             if known and tag.end == tail and end - tail <= TAIL_BYTES:
-                remember(&entry.last, row.kind, tail, end, content, number)
+                remember(&entry.last, row.content_type, tail, end, content, number)
         row.start = base + (content.at - data)
         row.size = <int32_t>(content.end - content.at)
         return self.add(row)
 
     cdef int learn(self, Span tag, Span plugin_name, Row *row) except -1 nogil:
-        """Numbers a tag or plugin name that is new; returns 0 when its event cannot be finished.
+        """Numbers a new tag or plugin name; returns 0 when its event cannot be finished.
 
-        Nothing is learned from an event that is broken further on, or has more values than there
-        is room for: whoever then reads it again from its start would know names too early.
+        Learns nothing from an event that is broken further on, or has more values than fit: whoever
+        reads it again from its start would know names too early.
         """
         cdef Py_ssize_t values
         if not self.checked:
@@ -467,7 +468,7 @@ cdef class Scanner:
         self.rows.size[i] = row.size
         self.rows.tag[i] = row.tag
         self.rows.plugin_name[i] = row.plugin_name
-        self.rows.kind[i] = row.kind
+        self.rows.content_type[i] = row.content_type
         self.count = i + 1
         return 1
 
@@ -480,12 +481,12 @@ def scan_block(data, int64_t base, Index index, number, columns):
         base: Position of the first of them in the file.
         index: Of the run's names.
         number: `Names.number`, called with what the index does not know.
-        columns: Writable memory for the columns of `scan.COLUMNS`, one behind the other. As many
-            rows as fit are scanned, but no record in part.
+        columns: Writable memory for the columns of `rows.COLUMNS`, one after the other. Scans as
+            many rows as fit, but no record in part.
 
     Returns:
-        The number of rows, the bytes that their records take, and whether the scan stopped because
-        the next record is not wholly inside the block.
+        The number of rows, the bytes of their records, and whether the scan stopped because the
+        block ends inside the next record.
     """
     cdef Py_buffer view, memory
     cdef Py_ssize_t size
@@ -517,7 +518,7 @@ cdef Columns lay_out(char *memory, Py_ssize_t rows) noexcept:
     columns.size = columns.record_size + rows
     columns.tag = columns.size + rows
     columns.plugin_name = columns.tag + rows
-    columns.kind = columns.plugin_name + rows
+    columns.content_type = columns.plugin_name + rows
     return columns
 
 
@@ -531,7 +532,7 @@ cdef inline uint64_t load_number(const uint8_t *at, int32_t size) noexcept nogil
 
 
 cdef inline bint is_repeated(const Scalar *last, Span tail) noexcept nogil:
-    """Tells whether a tag is followed by what followed it last, apart from the number."""
+    """Returns whether a tag is followed by what last followed it, except for the number."""
     cdef int32_t behind = last.number_at + last.number_size
     if last.tail_size == 0 or tail.end - tail.at != last.tail_size:
         return False
@@ -541,7 +542,12 @@ cdef inline bint is_repeated(const Scalar *last, Span tail) noexcept nogil:
 
 
 cdef void remember(
-    Scalar *last, int32_t kind, const uint8_t *tail, const uint8_t *end, Span content, Span number
+    Scalar *last,
+    int32_t content_type,
+    const uint8_t *tail,
+    const uint8_t *end,
+    Span content,
+    Span number,
 ) noexcept nogil:
     """Keeps the layout of a scalar whose bytes from tail to end follow its tag."""
     memcpy(last.tail, tail, end - tail)
@@ -550,7 +556,7 @@ cdef void remember(
     last.number_size = <int32_t>(number.end - number.at)
     last.content_at = <int32_t>(content.at - tail)
     last.content_size = <int32_t>(content.end - content.at)
-    last.kind = kind
+    last.content_type = content_type
 
 
 cdef inline uint32_t masked_crc(const uint8_t *at, size_t size) noexcept nogil:
@@ -588,17 +594,17 @@ cdef inline bint next_field(Span *span, Field *field) noexcept nogil:
     if not next_varint(span, &word):
         return False
     field.number = word >> 3
-    field.kind = <int>(word & 7)
+    field.wire_type = <int>(word & 7)
     if field.number == 0 or field.number >= 1 << 29:
         return False
-    if field.kind == VARINT:
+    if field.wire_type == VARINT:
         return next_varint(span, &field.value)
-    if field.kind == BYTES:
+    if field.wire_type == BYTES:
         if not next_varint(span, &word):
             return False
-    elif field.kind == FIXED32:
+    elif field.wire_type == FIXED32:
         word = 4
-    elif field.kind == FIXED64:
+    elif field.wire_type == FIXED64:
         word = 8
     else:
         return False
@@ -618,12 +624,12 @@ cdef Py_ssize_t count_values(Span event) noexcept nogil:
     while event.at < event.end:
         if not next_field(&event, &field):
             return -1
-        if field.number == 5 and field.kind == BYTES:
+        if field.number == 5 and field.wire_type == BYTES:
             summary = field.content
             while summary.at < summary.end:
                 if not next_field(&summary, &field):
                     return -1
-                if field.number == 1 and field.kind == BYTES:
+                if field.number == 1 and field.wire_type == BYTES:
                     if not is_regular_value(field.content):
                         return -1
                     count += 1
@@ -637,9 +643,9 @@ cdef bint is_regular_value(Span value) noexcept nogil:
     while value.at < value.end:
         if not next_field(&value, &field):
             return False
-        if field.number == 1 and field.kind == BYTES:
+        if field.number == 1 and field.wire_type == BYTES:
             tag = field.content
-        elif field.number == 9 and field.kind == BYTES:
+        elif field.number == 9 and field.wire_type == BYTES:
             plugin_name.at = plugin_name.end
             if not find_plugin_name(field.content, &plugin_name):
                 return False
@@ -647,7 +653,7 @@ cdef bint is_regular_value(Span value) noexcept nogil:
 
 
 cdef bint is_utf8(Span text) noexcept nogil:
-    """Tells whether bytes are UTF-8: shortest forms only, no surrogates, up to U+10FFFF."""
+    """Returns whether bytes are UTF-8: shortest forms only, no surrogates, up to U+10FFFF."""
     cdef uint32_t point
     cdef int more, i
     while text.at < text.end:
@@ -685,18 +691,18 @@ cdef bint find_plugin_name(Span metadata, Span *name) noexcept nogil:
     while metadata.at < metadata.end:
         if not next_field(&metadata, &field):
             return False
-        if field.number == 1 and field.kind == BYTES:
+        if field.number == 1 and field.wire_type == BYTES:
             plugin_data = field.content
             while plugin_data.at < plugin_data.end:
                 if not next_field(&plugin_data, &field):
                     return False
-                if field.number == 1 and field.kind == BYTES:
+                if field.number == 1 and field.wire_type == BYTES:
                     name[0] = field.content
     return True
 
 
 cdef inline bint is_plugin(Entry *entry, Span name) noexcept nogil:
-    """Tells whether a value's plugin name is the tag's, or absent."""
+    """Returns whether a value's plugin name is its tag's, or absent."""
     cdef Py_ssize_t size = name.end - name.at
     if size == 0:
         return True
@@ -704,7 +710,7 @@ cdef inline bint is_plugin(Entry *entry, Span name) noexcept nogil:
 
 
 cdef int classify_tensor(Span tensor, Span *number) noexcept nogil:
-    """Returns the kind of a TensorProto, and where a plain float or double scalar's number is."""
+    """Returns a TensorProto's content type, and where a plain scalar's number is."""
     cdef Field field
     cdef Span values
     cdef uint64_t dtype = 0, found = 0
@@ -714,16 +720,16 @@ cdef int classify_tensor(Span tensor, Span *number) noexcept nogil:
     while tensor.at < tensor.end:
         if not next_field(&tensor, &field):
             return TENSOR
-        if field.number == 1 and field.kind == VARINT:
+        if field.number == 1 and field.wire_type == VARINT:
             dtype = field.value
         elif found == 0 and (
-            (field.kind == BYTES and 4 <= field.number <= 6)
-            or (field.kind == FIXED32 and field.number == 5)
-            or (field.kind == FIXED64 and field.number == 6)
+            (field.wire_type == BYTES and 4 <= field.number <= 6)
+            or (field.wire_type == FIXED32 and field.number == 5)
+            or (field.wire_type == FIXED64 and field.number == 6)
         ):
             found, values = field.number, field.content
         elif (
-            field.number != 2 or field.kind != BYTES or field.content.at != field.content.end
+            field.number != 2 or field.wire_type != BYTES or field.content.at != field.content.end
         ):
             return TENSOR
     size = values.end - values.at

@@ -1,37 +1,36 @@
 """Bytes to checked records, and on past damage.
 
 A record is a little-endian uint64 length, a masked CRC32C of these eight bytes, the payload, and a
-masked CRC32C of the payload. A record is returned only when both checksums match; everything
-between two of them is reported as one `Damage`.
+masked CRC32C of the payload. Only records whose two checksums match are returned; each gap between
+them is reported as one `Damage`.
 
 After damage the walk resumes, in this order of trust, at
 
-1. the end that an intact header claims, when the file ends there or another header follows (and
-   no frames inside lead exactly there: those were appended to a torn record);
-2. the end given by the length field, or by the length that the header's checksum implies, when the
+1. the end that an intact header claims, if the file ends there or another header follows (and
+   no frames inside lead exactly there: a writer appended those to a torn record);
+2. the end given by the length field, or by the length that the header's checksum implies, if the
    payload's checksum confirms it;
-3. the next complete record, unless the damaged one is found to enclose it: when up to
-   `LOOKAHEAD_BYTES` further on a header stands behind a checksum that matches everything from the
-   damaged header on, the walk resumes there.
+3. the next complete record, unless the damaged one turns out to enclose it: if, up to
+   `LOOKAHEAD_BYTES` further on, a header follows a checksum that matches everything since the
+   damaged header, the walk resumes at that header.
 
-What remains undecidable: complete frames inside a payload become records when the header around
-them is damaged in length and checksum and the payload is damaged too or longer than
-`LOOKAHEAD_BYTES`, or when the file ends inside that payload (a torn record that a writer has
-appended to looks the same, and there the frames are real). And in a file made to be searched in
-vain, the search ends after `Window.spend` bytes; only short records are found from there on.
+Two cases stay undecidable. Complete frames inside a payload become records if their enclosing
+header is damaged in length and checksum and the payload is damaged too or longer than
+`LOOKAHEAD_BYTES`, or if the file ends inside that payload: a torn record that a writer has appended
+to looks the same, and there the frames are real. And in a file made to be searched in vain, the
+search ends after `Window.spend` bytes; from there on only short records are found.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import struct
-from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
-from tb_firstloss import errors
+from tb_firstloss.reading.damage import Damage, Report
 from tb_firstloss.reading.files.open import Window
 from tb_firstloss.reading.format import crc32c, extension
 
@@ -40,57 +39,15 @@ FOOTER_BYTES = 4
 FRAME_BYTES = HEADER_BYTES + FOOTER_BYTES
 
 LARGEST_PAYLOAD = 2**31 - 1
-"""A protocol buffer cannot be longer; a header that claims more counts as damaged."""
+"""Longest possible protocol buffer; a header that claims more counts as damaged."""
 
 LOOKAHEAD_BYTES = 1 << 18
 _ALWAYS_CHECKED = 1 << 10
-"""Bytes of a payload that a search checks however much it has checked before (`Window.spend`)."""
+"""Bytes of a payload that a search checks even after its effort is spent (`Window.spend`)."""
 
 _STEP_COST = 1 << 9
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 1 << 9, 1 << 16
 _PIECE = 1 << 22
-
-Kind = Literal["incomplete", "corrupt", "undecodable", "unreadable"]
-Report = Callable[["Damage"], None]
-
-
-@dataclasses.dataclass(frozen=True, order=True)
-class Damage:
-    """One stretch of an event file, or a whole file, that could not be read.
-
-    Attributes:
-        path: Event file.
-        start: First damaged byte.
-        end: Byte after the last damaged one.
-        kind: "incomplete" for a record (or a recording) that was cut short, "corrupt" for bytes
-            that no checksum confirms, "undecodable" for an intact record whose content breaks the
-            format or a limit, "unreadable" for a file that cannot be opened or read.
-        message: What was found, in one line.
-        cause: The exception that it came from, if any.
-    """
-
-    path: str
-    start: int
-    end: int
-    kind: Kind
-    message: str
-    cause: errors.ReadError | None = dataclasses.field(default=None, repr=False, compare=False)
-
-    def error(self) -> errors.ReadError:
-        """Returns the exception that stands for this damage."""
-        if self.cause is not None:
-            return self.cause
-        classes: dict[str, type[errors.ReadError]] = {
-            "undecodable": errors.UndecodableError,
-            "unreadable": errors.EventFileError,
-        }
-        kind = classes.get(self.kind, errors.CorruptRecordError)
-        return kind(str(self), path=self.path, start=self.start, end=self.end)
-
-    def __str__(self) -> str:
-        if self.kind == "unreadable":
-            return self.message
-        return f"{self.path}: bytes {self.start} to {self.end}: {self.message}"
 
 
 class Record(NamedTuple):
@@ -101,15 +58,14 @@ class Record(NamedTuple):
     payload: memoryview
 
 
-def iter_records(window: Window, *, report: Report, start: int = 0) -> Iterator[Record]:
-    """Yields every intact record from a position on and reports every gap.
+def iter_records(window: Window, *, report: Report) -> Iterator[Record]:
+    """Yields every intact record and reports every gap.
 
     Args:
         window: Of the event file.
-        report: Called with each gap, before the record that follows it is yielded.
-        start: Byte to begin at.
+        report: Called with each gap before the record after it is yielded.
     """
-    position = start
+    position = 0
     while position < window.size:
         record = read_record(window, position)
         if record is None:
@@ -122,7 +78,7 @@ def iter_records(window: Window, *, report: Report, start: int = 0) -> Iterator[
 
 
 def read_record(window: Window, start: int) -> Record | None:
-    """Returns the record that starts at a position, or None unless both its checksums match."""
+    """Returns the record at a position, or None unless both its checksums match."""
     length = _read_length(window, start)
     if length is None:
         return None
@@ -134,7 +90,7 @@ def read_record(window: Window, start: int) -> Record | None:
 
 
 def is_cut_short(window: Window, start: int) -> bool:
-    """Tells whether the file ends inside the record at a position, as far as its header tells."""
+    """Returns whether the file ends inside the header at a position, or before its record does."""
     if window.size - start < HEADER_BYTES:
         return True
     length = _read_length(window, start)
@@ -142,21 +98,22 @@ def is_cut_short(window: Window, start: int) -> bool:
 
 
 def assess(window: Window, start: int) -> Damage:
-    """Returns the damage at a position that holds no intact record; its end is where to resume."""
+    """Returns the damage at a position without an intact record; its end is where to resume."""
     size, length = window.size, _read_length(window, start)
     if length is None:
         end = _find_resumption(window, start)
         if size - start < HEADER_BYTES:
-            message = f"the file ends inside a record's header ({size - start} of 12 bytes)"
+            message = f"truncated header: {size - start} of {HEADER_BYTES} bytes left"
             return Damage(window.path, start, size, "incomplete", message)
-        message = "no intact record; the length's checksum does not match"
+        message = "corrupt header: no valid length"
         return Damage(window.path, start, end, "corrupt", message)
     claimed = start + FRAME_BYTES + length
     if claimed > size:
+        left, whole = size - start - HEADER_BYTES, length + FOOTER_BYTES
+        message = f"truncated record: {left} of {whole} bytes left"
         end = _find_frame(window, start + HEADER_BYTES)
-        message = f"a record of {length} bytes was cut short: {size - start - HEADER_BYTES} remain"
         return Damage(window.path, start, end, "incomplete", message)
-    message = f"the checksum of a record of {length} bytes does not match"
+    message = f"corrupt record: its {length} bytes do not match their checksum"
     if claimed == size or _read_length(window, claimed) is not None:
         end = _find_chain(window, start + HEADER_BYTES, claimed)
     else:
@@ -176,13 +133,13 @@ def _read_length(window: Window, start: int) -> int | None:
 
 
 def _payload_matches(window: Window, start: int, length: int) -> bool:
-    """Tells whether a payload of this length behind a header agrees with its checksum."""
+    """Returns whether a payload of this length after a header matches its checksum."""
     position = start + HEADER_BYTES
     end = position + length
     if end + FOOTER_BYTES > window.size:
         return False
     crc = 0
-    if length > _PIECE:  # read a large payload into memory only once it is known to be intact
+    if length > _PIECE:  # hold a large payload in memory only once it is known to be intact
         while position + _PIECE < end:
             crc = crc32c.crc32c(window.view(position, position + _PIECE), crc)
             position += _PIECE
@@ -224,10 +181,10 @@ def _find_frame(window: Window, start: int, stop: int | None = None) -> int:
 
 
 def _find_chain(window: Window, start: int, end: int) -> int:
-    """Returns where frames that lead without a gap to the end start, or the end.
+    """Returns where frames start that lead to the end without a gap, or the end.
 
-    A damaged payload's own frames cannot lead there: its checksum lies between. They are what a
-    writer appended to a torn record.
+    Frames inside the damaged payload cannot lead there, since its checksum lies between: a writer
+    appended these to a torn record.
     """
     position = start
     while position < end:
@@ -241,7 +198,7 @@ def _find_chain(window: Window, start: int, end: int) -> int:
 
 
 def _find_enclosing_end(window: Window, start: int, found: int) -> int:
-    """Returns where the record around a found frame ends, or the frame when none is around it."""
+    """Returns where the record that encloses a found frame ends, or the frame if none does."""
     limit = found + LOOKAHEAD_BYTES
     ends = _iter_headers(window, found, limit)
     crc, position = 0, start + HEADER_BYTES

@@ -1,8 +1,8 @@
 """One pass over an event file: records to rows that say where each value lies.
 
-The walk is written in Python, record by record. Where the extension `_scan` is installed it does
-the regular stretches: it stops at whatever it does not expect, which is then read here, so that the
-rows, and what is reported, are the same with and without it.
+The reference walks record by record, in Python. Where the extension `_scan` is built it takes the
+regular stretches and stops at whatever it does not expect, which the reference then reads: rows and
+reports are the same with and without it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tb_firstloss import errors
+from tb_firstloss.reading.damage import Report, undecodable
 from tb_firstloss.reading.files.open import Window
 from tb_firstloss.reading.format import extension, records, wire
-from tb_firstloss.reading.format.records import Damage, Record, Report
+from tb_firstloss.reading.format.records import Record
 
 COLUMNS = {
     "record_start": "i8",
@@ -29,33 +29,33 @@ COLUMNS = {
     "size": "i4",
     "tag": "i4",
     "plugin_name": "i4",
-    "kind": "i4",
+    "content_type": "i4",
 }
 """Columns of `Rows` and their dtypes. `_scan.pyx` declares the same."""
 
 _DTYPES = [np.dtype(name) for name in COLUMNS.values()]
 _ROW_BYTES = sum(dtype.itemsize for dtype in _DTYPES)
 _SMALLEST_VALUE = 4
-"""Bytes that a summary value takes at least when it has any content."""
+"""Bytes of the shortest summary value that has any content."""
 
 ROWS_PER_CHUNK = 1 << 14
 
 
 @dataclasses.dataclass(eq=False, slots=True)
 class Rows:
-    """Summary values, one a row, as columns of equal length n.
+    """Summary values, one per row, as columns of equal length n.
 
     Attributes:
-        record_start: int64 [n], where each one's record starts in the file.
+        record_start: int64 [n], where the value's record starts in the file.
         start: int64 [n], where its content starts in the file.
         step: int64 [n].
         wall_time: float64 [n], seconds since the Unix epoch.
-        bits: uint64 [n], of a scalar; else 0.
+        bits: uint64 [n], the IEEE 754 bits of a scalar; else 0.
         record_size: int32 [n], bytes of the record.
         size: int32 [n], bytes of the content.
         tag: int32 [n], number of the tag in the run's `Names`.
         plugin_name: int32 [n], number of the plugin name there.
-        kind: int32 [n], of the content (`wire.RawValue`).
+        content_type: int32 [n], as in `wire.RawValue`.
     """
 
     record_start: npt.NDArray[np.int64]
@@ -67,7 +67,7 @@ class Rows:
     size: npt.NDArray[np.int32]
     tag: npt.NDArray[np.int32]
     plugin_name: npt.NDArray[np.int32]
-    kind: npt.NDArray[np.int32]
+    content_type: npt.NDArray[np.int32]
 
     @classmethod
     def of(cls, rows: list[tuple[Any, ...]]) -> Rows:
@@ -82,15 +82,15 @@ class Rows:
         """All columns, in the order of `COLUMNS`."""
         return [getattr(self, name) for name in COLUMNS]
 
-    def take(self, chosen: npt.NDArray[Any]) -> Rows:
-        """Returns the rows of a mask or of indices."""
+    def take(self, chosen: npt.NDArray[np.bool_]) -> Rows:
+        """Returns the rows that a boolean mask [n] chooses."""
         return Rows(*(column[chosen] for column in self.columns))
 
 
 class Names:
-    """Tags and plugin names of one run, numbered in the order in which they occur.
+    """Tags and plugin names of one run, numbered in order of occurrence.
 
-    A tag's plugin name is the first that any of its values carries: writers may leave it out later.
+    A tag's plugin name is the first that any of its values carries; later values may omit it.
 
     Attributes:
         tags: Tag by number.
@@ -110,7 +110,7 @@ class Names:
         """Returns the numbers of a value's tag and of its plugin name.
 
         Raises:
-            UnicodeDecodeError: One of the two is no UTF-8.
+            UnicodeDecodeError: One of the two is not UTF-8.
         """
         number = self._tag_numbers.get(tag, -1)
         plugin = self._plugin_numbers.get(plugin_name, -1)
@@ -135,14 +135,16 @@ class Names:
 
 
 class Chunk(NamedTuple):
-    """Rows of neighbouring records, and the bytes that they lie in.
+    """Rows of neighbouring records, and the bytes they lie in.
 
     Attributes:
+        path: Event file.
         rows: In file order; positions count from the start of the file.
         base: Position of the first byte of data.
         data: Every byte that the rows refer to.
     """
 
+    path: str
     rows: Rows
     base: int
     data: memoryview
@@ -152,22 +154,21 @@ class Chunk(NamedTuple):
         return self.data[start - self.base : start - self.base + size]
 
 
-def iter_chunks(window: Window, names: Names, *, report: Report, start: int = 0) -> Iterator[Chunk]:
-    """Yields every value of an event file, from a position on, in chunks.
+def iter_chunks(window: Window, names: Names, *, report: Report) -> Iterator[Chunk]:
+    """Yields every value of an event file, in chunks.
 
     Args:
         window: Of the event file.
-        names: Of its run; extended as tags are met.
+        names: Of its run; extended with each new tag.
         report: Called with damage once everything before it has been yielded.
-        start: Position of a record.
     """
-    position, refilled = start, False
+    position, refilled = 0, False
     while position < window.size:
         if names.index is not None:
             block = window.block(position, refill=refilled)
             rows, size, more = _scan_block(block, position, names)
             if len(rows):
-                yield Chunk(rows, position, block)
+                yield Chunk(window.path, rows, position, block)
             position += size
             if size or (more and not refilled):
                 refilled = more
@@ -184,7 +185,7 @@ def iter_chunks(window: Window, names: Names, *, report: Report, start: int = 0)
 
 
 def _scan_block(block: memoryview, position: int, names: Names) -> tuple[Rows, int, bool]:
-    """Returns the rows at the start of a block, their records' bytes and if a record is cut off."""
+    """Returns a block's first rows, their records' bytes, and whether it ends inside a record."""
     capacity = min(ROWS_PER_CHUNK, len(block) // _SMALLEST_VALUE + 1)
     memory = np.empty(capacity * _ROW_BYTES, np.uint8)
     scan = extension.scan.scan_block
@@ -198,7 +199,7 @@ def _scan_block(block: memoryview, position: int, names: Names) -> tuple[Rows, i
 
 
 def scan_record(record: Record, path: str, names: Names, *, report: Report) -> Iterator[Chunk]:
-    """Yields the values of one intact record; a value that cannot be parsed hides no other."""
+    """Yields the values of one intact record; one that cannot be parsed hides no other."""
     base = record.start + records.HEADER_BYTES
     rows: list[tuple[Any, ...]] = []
     failures: list[ValueError] = []
@@ -211,32 +212,19 @@ def scan_record(record: Record, path: str, names: Names, *, report: Report) -> I
             except ValueError as error:
                 failures.append(error)
                 continue
-            if value.kind == wire.NO_CONTENT:
+            if value.content_type == wire.NO_CONTENT:
                 continue
             sizes = record.end - record.start, value.end - value.start
-            numbers = tag, plugin_name, value.kind
+            numbers = tag, plugin_name, value.content_type
             head = record.start, base + value.start, event.step, event.wall_time, value.bits
             rows.append((*head, *sizes, *numbers))
             if len(rows) == ROWS_PER_CHUNK:
-                yield Chunk(Rows.of(rows), base, record.payload)
+                yield Chunk(path, Rows.of(rows), base, record.payload)
                 rows.clear()
     except ValueError as error:
         failures.append(error)
     if rows:
-        yield Chunk(Rows.of(rows), base, record.payload)
+        yield Chunk(path, Rows.of(rows), base, record.payload)
     if failures:
         more = f" (and {len(failures) - 1} more values)" if len(failures) > 1 else ""
         report(undecodable(path, record.start, record.end, f"{failures[0]}{more}"))
-
-
-def undecodable(
-    path: str,
-    start: int,
-    end: int,
-    reason: str,
-    error: type[errors.ReadError] = errors.UndecodableError,
-) -> Damage:
-    """Returns the damage of an intact record, given by its byte range, that breaks the format."""
-    message = f"an intact record that cannot be decoded: {reason}"
-    cause = error(f"{path}: bytes {start} to {end}: {message}", path=path, start=start, end=end)
-    return Damage(path, start, end, "undecodable", message, cause)

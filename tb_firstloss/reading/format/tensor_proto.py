@@ -1,12 +1,11 @@
-"""TensorProto and the older summary values to NumPy, strictly and within a cap.
+"""TensorProto to NumPy, strictly and within a limit on its size.
 
-TensorFlow's own decoder fills up whatever is missing; here a tensor whose parts disagree is an
-error. The one abbreviation that the format knows is kept: a single value stands for all elements.
+TensorFlow's own decoder fills in whatever is missing; here a tensor whose parts disagree is an
+error. The format's one abbreviation is kept: a single value stands for all elements.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from typing import Any
@@ -14,21 +13,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from google.protobuf.message import DecodeError, Message
-from tensorboard.compat.proto import summary_pb2, tensor_pb2, tensor_shape_pb2
+from tensorboard.compat.proto import tensor_pb2, tensor_shape_pb2
 
 from tb_firstloss.arrays import Array
 from tb_firstloss.reading.format import wire
 
 MAX_TENSOR_BYTES = 1 << 30
-"""Default cap on one decoded tensor, 1 GiB."""
-
-PLUGIN_NAMES = {
-    wire.SIMPLE_VALUE: "scalars",
-    wire.HISTO: "histograms",
-    wire.IMAGE: "images",
-    wire.AUDIO: "audio",
-}
-"""The plugin that shows a value without plugin data, by its kind."""
+"""Default limit on one decoded tensor, 1 GiB."""
 
 _CONTENT, _STRINGS = 4, 8
 _SOLE_KEYS = _CONTENT << 3 | wire.BYTES, _STRINGS << 3 | wire.BYTES
@@ -68,71 +59,13 @@ _DTYPES = {
 """DataType number to dtype name and the field for its values (types.proto and tensor.proto)."""
 
 _ELEMENT_LIMITS = {10: (0, 1), 29: (-8, 7), 30: (0, 15), 31: (-2, 1), 32: (0, 3), 33: (0, 15)}
-"""Smallest and largest byte of the dtypes that do not use all of theirs."""
+"""Smallest and largest byte of an element, for dtypes that do not use all values of a byte."""
 
 _FIELD_NUMBERS = {field.name: field.number for field in tensor_pb2.TensorProto.DESCRIPTOR.fields}
 
 
 class TooLargeError(ValueError):
-    """A value, or the shape that it claims, is larger than the cap."""
-
-
-@dataclasses.dataclass(eq=False, slots=True)  # not frozen: that doubles the time to make one
-class TensorDatum:
-    """One value of one tag at one step.
-
-    Attributes:
-        run: Directory of the event file, relative to the logdir; "." for the logdir itself.
-        tag: As written.
-        step: As written, int64.
-        wall_time: When it was written, seconds since the Unix epoch.
-        plugin_name: Plugin that shows it: "scalars", "images", …; "" if none is known.
-        value: Exact dtype and shape. Strings are an object array of bytes. The older summary
-            formats come as TensorBoard shows them: simple_value as a float32 scalar, histo as
-            float64 [buckets, 3] (left, right, count), image as strings [3] (width, height, encoded
-            image), audio as strings [1, 2] (encoded audio, label).
-    """
-
-    run: str
-    tag: str
-    step: int
-    wall_time: float
-    plugin_name: str
-    value: Array
-
-    def to_tensor(self) -> Any:
-        """Returns the value as a tf.Tensor of the same dtype and shape; this imports TensorFlow."""
-        import tensorflow as tf
-
-        dtype = tf.string if self.value.dtype == object else tf.as_dtype(self.value.dtype)
-        return tf.constant(self.value, dtype=dtype, shape=self.value.shape)
-
-
-def decode_content(
-    content: memoryview, kind: int, *, max_tensor_bytes: int = MAX_TENSOR_BYTES
-) -> Array:
-    """Returns a summary value's content as an array, which owns its memory.
-
-    Args:
-        content: Bytes of the field that holds it.
-        kind: TENSOR, HISTO, IMAGE or AUDIO of `wire`.
-        max_tensor_bytes: Cap on the array's bytes, and on the strings' together.
-
-    Raises:
-        TooLargeError: Above the cap; the message names both numbers.
-        ValueError: The content breaks the format.
-    """
-    if kind == wire.TENSOR:
-        return decode_tensor(content, max_tensor_bytes=max_tensor_bytes)
-    _check_size(len(content), max_tensor_bytes, "a value")
-    if kind == wire.HISTO:
-        return _decode_histogram(_parse(summary_pb2.HistogramProto, content))
-    if kind == wire.IMAGE:
-        image = _parse(summary_pb2.Summary.Image, content)
-        sizes = [str(image.width).encode(), str(image.height).encode()]
-        return _strings([*sizes, image.encoded_image_string], (3,))
-    audio = _parse(summary_pb2.Summary.Audio, content)
-    return _strings([audio.encoded_audio_string, b""], (1, 2))
+    """A value, or the shape it claims, is larger than `max_tensor_bytes`."""
 
 
 def decode_tensor(
@@ -142,10 +75,10 @@ def decode_tensor(
 
     Args:
         content: The proto's bytes.
-        max_tensor_bytes: Cap on the array's bytes, and on the strings' together.
+        max_tensor_bytes: Limit on the array's bytes, and on all its strings' bytes together.
 
     Raises:
-        TooLargeError: Above the cap, or claims to be; the message names both numbers.
+        TooLargeError: It is larger, or claims to be; the message names both numbers.
         ValueError: dtype, shape and values disagree, or one of them is missing or unknown.
     """
     content = memoryview(content)
@@ -154,7 +87,7 @@ def decode_tensor(
     if dtype == _STRING:
         return _decode_strings(content, ranges, shape, count, max_tensor_bytes)
     numpy_dtype = _numpy_dtype(dtype)
-    _check_size(count * numpy_dtype.itemsize, max_tensor_bytes, f"a tensor of shape {list(shape)}")
+    check_size(count * numpy_dtype.itemsize, max_tensor_bytes, f"tensor of shape {list(shape)}")
     given = set(ranges)
     if given == {_CONTENT}:
         values = _decode_content(content, ranges[_CONTENT], numpy_dtype, count)
@@ -163,7 +96,7 @@ def decode_tensor(
     if not given <= {_FIELD_NUMBERS[field]}:
         names = sorted(tensor_pb2.TensorProto.DESCRIPTOR.fields_by_number[n].name for n in given)
         raise ValueError(
-            f"a {numpy_dtype} tensor with values in {', '.join(names)} instead of {field}"
+            f"{numpy_dtype} tensor with values in {', '.join(names)} instead of {field}"
         )
     values = _decode_field(content, field, numpy_dtype) if given else np.empty(0, numpy_dtype)
     values = _check_elements(values, dtype)
@@ -178,12 +111,12 @@ _Survey = tuple[int, tuple[int, ...], dict[int, list[tuple[int, int]]]]
 
 
 def _survey(content: memoryview) -> _Survey:
-    """Returns dtype, shape, and where the values are, by field number."""
+    """Returns dtype, shape, and the byte ranges of the values, by field number."""
     return _survey_usual(content) or _survey_fields(content)
 
 
 def _survey_usual(content: memoryview) -> _Survey | None:
-    """Does so for dtype, shape and one tensor_content or string, in this order, or returns None."""
+    """Does so for dtype, shape and one tensor_content or string, in this order; else None."""
     size = len(content)
     if size < 6 or content[0] != 0x08 or content[2] != 0x12:
         return None
@@ -201,24 +134,25 @@ def _survey_usual(content: memoryview) -> _Survey | None:
 def _survey_fields(content: memoryview) -> _Survey:
     dtype, shape = 0, []
     ranges: dict[int, list[tuple[int, int]]] = {}
-    for number, kind, start, end in wire.iter_fields(content, 0, len(content)):
-        if number == 1 and kind == wire.VARINT:
+    for number, wire_type, start, end in wire.iter_fields(content, 0, len(content)):
+        if number == 1 and wire_type == wire.VARINT:
             dtype = start
-        elif number == 2 and kind == wire.BYTES:
+        elif number == 2 and wire_type == wire.BYTES:
             shape.append(bytes(content[start:end]))
         elif number == _CONTENT or 5 <= number <= 18:
-            ranges.setdefault(number, []).append((start, end) if kind == wire.BYTES else (0, 0))
+            span = (start, end) if wire_type == wire.BYTES else (0, 0)
+            ranges.setdefault(number, []).append(span)
     return dtype, _parse_shape(b"".join(shape)), ranges
 
 
 @functools.lru_cache(maxsize=256)
 def _parse_shape(serialized: bytes) -> tuple[int, ...]:
-    shape_proto = _parse(tensor_shape_pb2.TensorShapeProto, serialized)
+    shape_proto = parse(tensor_shape_pb2.TensorShapeProto, serialized)
     sizes = tuple(dim.size for dim in shape_proto.dim)
     if shape_proto.unknown_rank or any(size < 0 for size in sizes):
-        raise ValueError(f"a tensor of unknown shape ({list(sizes)})")
+        raise ValueError(f"tensor of unknown shape {list(sizes)}")
     if len(sizes) > 32:
-        raise ValueError(f"a tensor of rank {len(sizes)}; NumPy before 2.0 holds up to 32")
+        raise ValueError(f"tensor of rank {len(sizes)}: NumPy before 2.0 supports at most 32")
     return sizes
 
 
@@ -228,8 +162,8 @@ def _decode_content(
     start, end = ranges[-1]
     if end - start != count * dtype.itemsize:
         raise ValueError(
-            f"{end - start} bytes of tensor_content for {count} elements of {dtype}, which take "
-            f"{count * dtype.itemsize}"
+            f"{end - start} bytes of tensor_content instead of {count * dtype.itemsize} for "
+            f"{count} elements of {dtype}"
         )
     values: Array = np.frombuffer(content[start:end], _little_endian(dtype)).astype(dtype)
     return values
@@ -242,19 +176,19 @@ def _little_endian(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _decode_field(content: memoryview, field: str, dtype: np.dtype[Any]) -> Array:
-    raw = getattr(_parse(tensor_pb2.TensorProto, content), field)
+    raw = getattr(parse(tensor_pb2.TensorProto, content), field)
     values: Any
     if field == "float8_val":
         values = np.frombuffer(raw, np.uint8).copy()
     elif field in ("scomplex_val", "dcomplex_val"):
         if len(raw) % 2:
-            raise ValueError(f"{len(raw)} numbers in {field}, where a complex value takes two")
+            raise ValueError(f"{len(raw)} numbers in {field}: each complex value takes two")
         values = np.array(raw, np.float32 if field == "scomplex_val" else np.float64)
     elif field == "half_val":
         values = _narrow(np.array(raw, np.int32), np.dtype(np.uint16))
     elif field != "int_val":
         values = np.array(raw, dtype)
-    elif dtype.kind == "V" and dtype.names is None:  # int4 and its kin: one element a byte
+    elif dtype.kind == "V" and dtype.names is None:  # int4 and its kin: one element per byte
         values = _narrow(np.array(raw, np.int32), np.dtype(np.int8)).astype(dtype)
     else:
         values = _narrow(np.array(raw, np.int32), dtype if dtype.names is None else dtype[0])
@@ -265,7 +199,7 @@ def _decode_field(content: memoryview, field: str, dtype: np.dtype[Any]) -> Arra
 def _narrow(values: Array, dtype: np.dtype[Any]) -> Array:
     info = np.iinfo(dtype)
     if values.size and not info.min <= values.min() <= values.max() <= info.max:
-        raise ValueError(f"values from {values.min()} to {values.max()} for a {dtype} tensor")
+        raise ValueError(f"values from {values.min()} to {values.max()} out of range for {dtype}")
     narrowed: Array = values.astype(dtype)
     return narrowed
 
@@ -275,76 +209,62 @@ def _decode_strings(
     ranges: dict[int, list[tuple[int, int]]],
     shape: tuple[int, ...],
     count: int,
-    cap: int,
+    max_tensor_bytes: int,
 ) -> Array:
     if set(ranges) - {_STRINGS}:
-        raise ValueError("a string tensor with values in another field than string_val")
+        raise ValueError("string tensor with values outside string_val")
     found = ranges.get(_STRINGS, [])
     total = sum(end - start for start, end in found)
     pointers = count * np.dtype(object).itemsize
-    _check_size(pointers + total, cap, f"a string tensor of shape {list(shape)}")
+    check_size(pointers + total, max_tensor_bytes, f"string tensor of shape {list(shape)}")
     if len(found) != count and not (len(found) == 1 and count > 1):
         raise ValueError(f"{len(found)} strings for the {count} elements of shape {list(shape)}")
     strings = [bytes(content[start:end]) for start, end in found]
-    return _strings(strings * count if len(strings) != count else strings, shape)
+    return string_array(strings * count if len(strings) != count else strings, shape)
 
 
-def _strings(values: list[bytes], shape: tuple[int, ...]) -> Array:
+def string_array(values: list[bytes], shape: tuple[int, ...]) -> Array:
+    """Returns strings as an object array of bytes."""
     array = np.empty(len(values), object)
     array[:] = values
     return array.reshape(shape)
 
 
-def _decode_histogram(histogram: Any) -> Array:
-    """Returns [buckets, 3] float64 rows (left, right, count), the outer empty buckets dropped.
-
-    The outermost limits may be ±DBL_MAX; TensorBoard shows min and max in their place, and so do
-    these rows.
-    """
-    counts, limits = list(histogram.bucket), list(histogram.bucket_limit)
-    if len(counts) != len(limits):
-        raise ValueError(f"a histogram of {len(counts)} buckets with {len(limits)} limits")
-    filled = [i for i, count in enumerate(counts) if count > 0]
-    if not filled:
-        return np.zeros((0, 3), np.float64)
-    first, last = filled[0], filled[-1]
-    inner = limits[first:last]
-    rows = [[histogram.min, *inner], [*inner, histogram.max], counts[first : last + 1]]
-    return np.ascontiguousarray(np.array(rows, np.float64).T)
-
-
 def _check_elements(values: Array, dtype: int) -> Array:
-    """Returns the values if every byte of theirs is an element of the dtype."""
+    """Returns the values, each of whose bytes must be an element of the dtype."""
     low, high = _ELEMENT_LIMITS.get(dtype, (0, 0))
     if not high or not values.size:
         return values
     octets = values.view(np.int8)
     if octets.min() < low or octets.max() > high:
-        raise ValueError(f"bytes from {octets.min()} to {octets.max()} in a {values.dtype} tensor")
+        found = f"bytes from {octets.min()} to {octets.max()}"
+        raise ValueError(f"{found} out of range for {values.dtype}")
     return values
 
 
 @functools.cache
 def _numpy_dtype(number: int) -> np.dtype[Any]:
     if number not in _DTYPES:
-        raise ValueError(f"a tensor of dtype number {number}, which holds no plain values")
+        raise ValueError(f"tensor of dtype number {number}, which has no plain values")
     name, _ = _DTYPES[number]
-    if name.startswith("q"):  # as tf.DType.as_numpy_dtype has it
+    if name.startswith("q"):  # as in tf.DType.as_numpy_dtype
         return np.dtype([(name, name[1:])])
     extended = getattr(ml_dtypes, name, None)
     try:
         return np.dtype(name if extended is None else extended)
     except TypeError:
-        raise ValueError(f"a {name} tensor; this version of ml_dtypes has no such dtype") from None
+        raise ValueError(f"{name} tensor: this version of ml_dtypes has no such dtype") from None
 
 
-def _check_size(size: int, cap: int, what: str) -> None:
-    if size > cap:
-        raise TooLargeError(f"{what} of {size} bytes is above max_tensor_bytes={cap}")
+def check_size(size: int, max_tensor_bytes: int, what: str) -> None:
+    """Raises TooLargeError if something of this many bytes is above the limit."""
+    if size > max_tensor_bytes:
+        raise TooLargeError(f"{what}: {size} bytes exceed max_tensor_bytes={max_tensor_bytes}")
 
 
-def _parse(kind: type[Message], content: memoryview | bytes) -> Any:
+def parse(message: type[Message], content: memoryview | bytes) -> Any:
+    """Returns the message that the content serializes; raises ValueError if it is none."""
     try:
-        return kind.FromString(bytes(content))
+        return message.FromString(bytes(content))
     except DecodeError as error:
-        raise ValueError(f"no {kind.DESCRIPTOR.name} ({error})") from None
+        raise ValueError(f"invalid {message.DESCRIPTOR.name} ({error})") from None

@@ -1,8 +1,11 @@
-"""Serialized Event protos to their values, field by field, without parsing what is not asked for.
+"""Serialized Event protos to their values, field by field, parsing only what is asked for.
+
+Written by hand because protobuf's own parser loses values: it turns a signalling NaN into a quiet
+one, and refuses a whole record for one tag that is not UTF-8.
 
 Field numbers are those of tensorflow/core/util/event.proto and framework/summary.proto. As in every
-protocol buffer parser, unknown fields, and known ones of another wire type, are passed over.
-Nothing here allocates in proportion to what a message claims.
+protocol buffer parser, unknown fields and known ones of another wire type are skipped. Nothing here
+allocates in proportion to what a message claims.
 """
 
 from __future__ import annotations
@@ -12,13 +15,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 Field = tuple[int, int, int, int]
-"""Field number, wire type, and for lengths (wire type 2) and fixed widths the content's start and
-end; for a varint its value and the position after it."""
+"""Field number and wire type; then the content's start and end, or for a varint its value and the
+position after it."""
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 NO_CONTENT, SIMPLE_VALUE, FLOAT_SCALAR, DOUBLE_SCALAR, TENSOR, HISTO, IMAGE, AUDIO = range(8)
-"""Kinds of a summary value. FLOAT_SCALAR and DOUBLE_SCALAR are tensors of rank 0."""
+"""Content types of a summary value. FLOAT_SCALAR and DOUBLE_SCALAR are tensors of rank 0."""
 
 _CONTENT_FIELDS = {4: IMAGE, 5: HISTO, 6: AUDIO, 8: TENSOR}
 _SCALAR_FIELDS = {(4, BYTES), (5, BYTES), (5, FIXED32), (6, BYTES), (6, FIXED64)}
@@ -39,7 +42,7 @@ class RawValue(NamedTuple):
     Attributes:
         tag: As written, UTF-8.
         plugin_name: Of its metadata; empty when it names none.
-        kind: One of the kinds above.
+        content_type: One of the content types above.
         start: First byte of the content in the payload.
         end: Byte after its last one.
         bits: A simple value's or scalar tensor's IEEE 754 bits, 32 or 64 of them.
@@ -47,7 +50,7 @@ class RawValue(NamedTuple):
 
     tag: bytes
     plugin_name: bytes
-    kind: int
+    content_type: int
     start: int
     end: int
     bits: int
@@ -57,16 +60,16 @@ def parse_event(payload: memoryview) -> RawEvent:
     """Returns wall time, step and the byte ranges of the summaries of an Event.
 
     Raises:
-        ValueError: The event, or one of its summaries, is no protocol buffer.
+        ValueError: The event or one of its summaries is not a protocol buffer.
     """
     wall_time, step = 0.0, 0
     summaries: list[tuple[int, int]] = []
-    for number, kind, start, end in iter_fields(payload, 0, len(payload)):
-        if number == 1 and kind == FIXED64:
+    for number, wire_type, start, end in iter_fields(payload, 0, len(payload)):
+        if number == 1 and wire_type == FIXED64:
             (wall_time,) = struct.unpack_from("<d", payload, start)
-        elif number == 2 and kind == VARINT:
+        elif number == 2 and wire_type == VARINT:
             step = start - (1 << 64) if start >> 63 else start
-        elif number == 5 and kind == BYTES:
+        elif number == 5 and wire_type == BYTES:
             for _ in iter_fields(payload, start, end):
                 pass
             summaries.append((start, end))
@@ -76,8 +79,8 @@ def parse_event(payload: memoryview) -> RawEvent:
 def iter_value_ranges(payload: memoryview, event: RawEvent) -> Iterator[tuple[int, int]]:
     """Yields the byte range of each Summary.Value of an event."""
     for summary_start, summary_end in event.summaries:
-        for number, kind, start, end in iter_fields(payload, summary_start, summary_end):
-            if number == 1 and kind == BYTES:
+        for number, wire_type, start, end in iter_fields(payload, summary_start, summary_end):
+            if number == 1 and wire_type == BYTES:
                 yield start, end
 
 
@@ -85,14 +88,14 @@ def parse_value(payload: memoryview, start: int, end: int) -> RawValue:
     """Returns tag, plugin name and content of the Summary.Value at a byte range.
 
     Raises:
-        ValueError: The bytes are no protocol buffer.
+        ValueError: The bytes are not a protocol buffer.
     """
     tag = plugin_name = b""
     content, bits = (NO_CONTENT, 0, 0), 0
-    for number, kind, first, last in iter_fields(payload, start, end):
-        if number == 2 and kind == FIXED32:
+    for number, wire_type, first, last in iter_fields(payload, start, end):
+        if number == 2 and wire_type == FIXED32:
             content = (SIMPLE_VALUE, first, last)
-        elif kind != BYTES:
+        elif wire_type != BYTES:
             continue
         elif number == 1:
             tag = bytes(payload[first:last])
@@ -100,37 +103,37 @@ def parse_value(payload: memoryview, start: int, end: int) -> RawValue:
             plugin_name = _parse_plugin_name(payload, first, last)
         elif number in _CONTENT_FIELDS:
             content = (_CONTENT_FIELDS[number], first, last)
-    kind, first, last = content
-    if kind == SIMPLE_VALUE:
+    content_type, first, last = content
+    if content_type == SIMPLE_VALUE:
         (bits,) = struct.unpack_from("<I", payload, first)
-    elif kind == TENSOR:
-        kind, bits = _parse_scalar(payload, first, last)
-    return RawValue(tag, plugin_name, kind, first, last, bits)
+    elif content_type == TENSOR:
+        content_type, bits = _parse_scalar(payload, first, last)
+    return RawValue(tag, plugin_name, content_type, first, last, bits)
 
 
 def _parse_plugin_name(payload: memoryview, start: int, end: int) -> bytes:
     name = b""
-    for number, kind, first, last in iter_fields(payload, start, end):
-        if number == 1 and kind == BYTES:
-            for n, k, name_start, name_end in iter_fields(payload, first, last):
-                if n == 1 and k == BYTES:
-                    name = bytes(payload[name_start:name_end])
+    for metadata_field in iter_fields(payload, start, end):
+        if metadata_field[:2] == (1, BYTES):
+            for number, wire_type, first, last in iter_fields(payload, *metadata_field[2:]):
+                if number == 1 and wire_type == BYTES:
+                    name = bytes(payload[first:last])
     return name
 
 
 def _parse_scalar(payload: memoryview, start: int, end: int) -> tuple[int, int]:
-    """Returns kind and bits of a TensorProto; TENSOR unless it is a plain float or double scalar.
+    """Returns a TensorProto's content type and bits: TENSOR and 0 unless it is a plain scalar.
 
-    These two are what fills event files, so they are told apart here, before any decoding.
+    Float and double scalars fill event files, so they are recognised here, before any decoding.
     """
     dtype, found = 0, (0, 0, 0)
     try:
-        for number, kind, first, last in iter_fields(payload, start, end):
-            if number == 1 and kind == VARINT:
+        for number, wire_type, first, last in iter_fields(payload, start, end):
+            if number == 1 and wire_type == VARINT:
                 dtype = first
-            elif (number, kind) in _SCALAR_FIELDS and not found[0]:
+            elif (number, wire_type) in _SCALAR_FIELDS and not found[0]:
                 found = (number, first, last)
-            elif number != 2 or kind != BYTES or first != last:  # anything but a shape without dims
+            elif number != 2 or wire_type != BYTES or first != last:  # not a shape without dims
                 return TENSOR, 0
     except ValueError:
         return TENSOR, 0
@@ -147,35 +150,35 @@ def iter_fields(payload: memoryview, position: int, end: int) -> Iterator[Field]
     """Yields the fields of the message at a byte range.
 
     Raises:
-        ValueError: The bytes are no protocol buffer.
+        ValueError: The bytes are not a protocol buffer.
     """
     while position < end:
         key, position = read_varint(payload, position, end)
-        number, kind = key >> 3, key & 7
+        number, wire_type = key >> 3, key & 7
         if not 0 < number < 1 << 29:
-            raise ValueError(f"field number {number} at byte {position} of the record")
-        if kind == VARINT:
+            raise ValueError(f"invalid field number {number} at byte {position} of the record")
+        if wire_type == VARINT:
             value, position = read_varint(payload, position, end)
-            yield number, kind, value, position
+            yield number, wire_type, value, position
             continue
         start = position
-        if kind == BYTES:
+        if wire_type == BYTES:
             length, start = read_varint(payload, position, end)
             position = start + length
-        elif kind in (FIXED32, FIXED64):
-            position += 4 if kind == FIXED32 else 8
+        elif wire_type in (FIXED32, FIXED64):
+            position += 4 if wire_type == FIXED32 else 8
         else:  # groups (3 and 4) occur in no proto3 message
-            raise ValueError(f"wire type {kind} at byte {position} of the record")
+            raise ValueError(f"invalid wire type {wire_type} at byte {position} of the record")
         if position > end:
             raise ValueError(
-                f"a field of {position - start} bytes at byte {start} of the record, where "
-                f"{end - start} remain"
+                f"truncated field at byte {start} of the record: {end - start} of "
+                f"{position - start} bytes left"
             )
-        yield number, kind, start, position
+        yield number, wire_type, start, position
 
 
 def read_varint(payload: memoryview, position: int, end: int) -> tuple[int, int]:
-    """Returns the varint at a position, and the position behind it.
+    """Returns the varint at a position, and the position after it.
 
     Raises:
         ValueError: It does not end.
@@ -188,4 +191,4 @@ def read_varint(payload: memoryview, position: int, end: int) -> tuple[int, int]
         if octet < 0x80:
             return value & 0xFFFFFFFFFFFFFFFF, position
         shift += 7
-    raise ValueError(f"a varint without end at byte {position} of the record")
+    raise ValueError(f"unterminated varint at byte {position} of the record")

@@ -1,4 +1,4 @@
-"""What counts as an event file, what its run is called, and what is in the way."""
+"""What counts as an event file, its run's name, and what is in the way."""
 
 import os
 import shutil
@@ -76,7 +76,7 @@ def test_a_directory_with_glob_characters_is_itself(tmp_path):
     assert runs(tmp_path / "lr[0.1]") == [(".", 1.0)]
 
 
-def test_links_are_followed_and_circles_are_not(logdir):
+def test_links_are_followed_but_circles_are_not(logdir):
     (logdir / "linked").symlink_to(logdir / "a" / "train")
     (logdir / "a" / "up").symlink_to(logdir)
     assert ("linked", 2.0) in runs(logdir)
@@ -84,7 +84,7 @@ def test_links_are_followed_and_circles_are_not(logdir):
 
 
 @pytest.mark.parametrize("kind", ["fifo", "socket", "broken link", "directory", "loop"])
-def test_what_is_only_named_like_an_event_file_is_skipped_and_reported(logdir, kind, monkeypatch):
+def test_what_is_merely_named_like_an_event_file_is_skipped_and_reported(logdir, kind, monkeypatch):
     path = logdir / "events.out.tfevents.0.sorts-first"
     if kind == "fifo":
         os.mkfifo(path)
@@ -102,14 +102,14 @@ def test_what_is_only_named_like_an_event_file_is_skipped_and_reported(logdir, k
         assert len(list(tb_firstloss.iter_tensors(logdir))) == 5
 
 
-def test_a_fifo_given_by_name_is_an_error_and_no_hang(tmp_path):
+def test_a_fifo_given_by_name_raises_instead_of_hanging(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(errors.EventFileError, match="pipe: is no regular file"):
+    with pytest.raises(errors.EventFileError, match="pipe: not a regular file"):
         list(tb_firstloss.iter_tensors(tmp_path / "pipe", on_damage="raise"))
 
 
 def test_a_file_or_directory_without_permission_is_reported(logdir):
-    """As another user, since root may read anything; so below a directory that all may enter."""
+    """As another user, since root may read anything; hence below a directory that all may enter."""
     script = """
 import os, sys
 sys.path.insert(0, os.getcwd())
@@ -143,7 +143,7 @@ print(*tb_firstloss.verify(sys.argv[1]), sep="\\n")
 @pytest.mark.parametrize(
     "path", ["no/such/place", "a\0b", "none/*"], ids=["missing", "NUL", "glob"]
 )
-def test_nothing_there_is_a_clear_line(path):
+def test_a_path_to_nothing_raises_one_clear_line(path):
     with pytest.raises(FileNotFoundError, match="no such file or directory"):
         tb_firstloss.iter_tensors(path)
 

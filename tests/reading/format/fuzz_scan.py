@@ -1,10 +1,9 @@
-"""Fuzzes the compiled walk: hostile bytes behind valid checksums, in memory without a spare byte.
+"""Fuzzes the compiled walk: hostile bytes with valid checksums, in memory without a spare byte.
 
     sh tests/reading/format/fuzz.sh 600  # builds with AddressSanitizer and runs this for 600 s
 
-Every input is also read by the reference, and both must give the same rows, names and damage.
-Inputs are event files from grammar-shaped parts, then altered byte by byte; a seed that fails is
-printed and can be given with --seed.
+The reference reads every input too, and both must give the same rows, names and damage. Inputs are
+event files of grammar-shaped parts, altered byte by byte; a failing seed is printed, for --seed.
 """
 
 import argparse
@@ -75,7 +74,7 @@ def alter(rng, data):
 def make_file(rng):
     if rng.randrange(4) == 0:
         return alter(rng, rng.choice(CASES).data)
-    # Few payloads, many records: the compiled walk takes a short cut where a layout is repeated.
+    # Few payloads, many records: the compiled walk takes a short cut where a layout repeats.
     payloads = [make_payload(rng) for _ in range(rng.choice([1, 2, 8]))]
     records = [frame(alter(rng, rng.choice(payloads))) for _ in range(rng.randrange(1, 12))]
     data = b"".join(records)
@@ -83,7 +82,7 @@ def make_file(rng):
 
 
 def read(data, *, compiled):
-    """Returns all that a scan gives, each block in memory of exactly its size."""
+    """Returns everything a scan yields, each block in memory of exactly its size."""
     extension.scan = COMPILED if compiled else None
     blocks = []
 

@@ -1,7 +1,10 @@
 """The checksum, against the definition and against published values."""
 
 import random
+import subprocess
+import sys
 
+import google_crc32c
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -21,21 +24,58 @@ PUBLISHED = {
 }
 
 
+STEPS = ["byte table", "google-crc32c", *(["extension"] if extension.compiled else [])]
+
+
+@pytest.fixture(params=STEPS)
+def step(request, monkeypatch):
+    """Computes with one of the three, whatever is installed."""
+    google = google_crc32c if request.param == "google-crc32c" else None
+    monkeypatch.setattr(extension, "google_crc32c", google)
+    if request.param != "extension":
+        monkeypatch.setattr(extension, "scan", None)
+
+
 @pytest.mark.parametrize("data", PUBLISHED, ids=lambda data: data[:4].hex() or "empty")
-def test_published_values(engine, data):
+def test_published_values(step, data):
     assert crc32c.crc32c(data) == PUBLISHED[data]
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 1023, 1024, 1025, 4097, 70_001])
-def test_every_length_agrees_with_the_definition(engine, size):
+def test_every_length_agrees_with_the_definition(step, size):
     data = random.Random(size).randbytes(size)
     assert crc32c.crc32c(data) == event_files.crc32c(data)
 
 
-def test_a_buffer_of_several_pieces_agrees_with_its_halves(engine, monkeypatch):
-    monkeypatch.setattr(crc32c, "_PIECE", 5000)
+@pytest.mark.parametrize("kind", [bytes, bytearray], ids=["read-only", "writable"])
+def test_a_buffer_in_pieces_agrees_with_the_definition(step, kind):
     data = random.Random(0).randbytes(23_456)
-    assert crc32c.crc32c(data) == event_files.crc32c(data)
+    view, crc = memoryview(kind(data)), 0
+    for start in range(0, len(view), 5000):
+        crc = crc32c.crc32c(view[start : start + 5000], crc)
+    assert crc == event_files.crc32c(data)
+
+
+@pytest.mark.parametrize(
+    ("blocked", "taken"),
+    [
+        ("google_crc32c", None),
+        ("google_crc32c._crc32c", None),  # then it has its Python implementation, and warns
+        ("nothing", "google_crc32c"),
+    ],
+    ids=["missing", "pure Python", "compiled"],
+)
+def test_without_the_extension_google_crc32c_is_taken_where_it_is_compiled(blocked, taken):
+    script = (
+        "import sys\n"
+        "sys.modules['tb_firstloss.reading.format._scan'] = sys.modules[sys.argv[1]] = None\n"
+        "from tb_firstloss.reading.format import extension\n"
+        "print(extension.compiled, getattr(extension.google_crc32c, '__name__', None))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, blocked], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == (f"False {taken}\n", "")
 
 
 @settings(max_examples=60, deadline=None)
@@ -60,7 +100,7 @@ def test_tables_and_the_processor_agree():
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_a_header_checksum_tells_its_length(length):
+def test_a_header_checksum_gives_its_length(length):
     stored = int.from_bytes(event_files.header(length)[8:], "little")
     assert crc32c.length_of_masked_crc32c(stored) == length
 

@@ -14,11 +14,11 @@ from tests.helpers.damaged_files import CASES
 from tests.helpers.event_files import frame, header
 
 
-def read(data, *, start=0):
+def read(data):
     """Returns payloads and damage, the file in memory."""
     damage = []
     window = Window("file", lambda offset, count: data[offset : offset + count], len(data))
-    found = records.iter_records(window, report=damage.append, start=start)
+    found = records.iter_records(window, report=damage.append)
     return [bytes(record.payload) for record in found], damage
 
 
@@ -91,7 +91,7 @@ def test_a_large_payload_is_checked_before_it_is_held(engine, monkeypatch):
 
 
 @pytest.mark.parametrize("offset", [12, 13, 20, 100])
-def test_frames_in_a_damaged_payload_are_no_records(engine, offset):
+def test_frames_in_a_damaged_payload_are_not_records(engine, offset):
     inner = frame(b"inner") + frame(b"inner too")
     data = bytearray(frame(b"before") + frame(b"." * 100 + inner + b"end") + frame(b"after"))
     data[22 + offset] ^= 0xFF
@@ -99,7 +99,7 @@ def test_frames_in_a_damaged_payload_are_no_records(engine, offset):
 
 
 @pytest.mark.parametrize("junk", [bytes(12), b"\xff" * 12, b"twelve bytes"])
-def test_frames_behind_a_lost_header_are_no_records(engine, junk):
+def test_frames_after_a_lost_header_are_not_records(engine, junk):
     enclosing = frame(b"." * 100 + frame(b"inner") + b"end")
     data = frame(b"before") + junk + enclosing[12:] + frame(b"after")
     payloads, damage = read(data)
@@ -146,9 +146,9 @@ def test_any_bytes_are_accounted_for(junk):
     assert covered == len(junk) + 22
 
 
-def test_damage_says_what_and_where_and_becomes_an_exception(engine):
+def test_damage_names_its_place_and_becomes_an_exception(engine):
     _, (damage,) = read(DATA[:-3])
-    assert str(damage) == "file: bytes 301 to 315: a record of 1 bytes was cut short: 2 remain"
+    assert str(damage) == "file: bytes 301 to 315: truncated record: 2 of 5 bytes left"
     error = damage.error()
     assert isinstance(error, errors.CorruptRecordError)
     assert (error.path, error.start, error.end) == ("file", 301, 315)

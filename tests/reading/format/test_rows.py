@@ -19,7 +19,7 @@ COMPILED = extension.scan
 
 
 def rows_of(data, *, compiled):
-    """Returns all that a scan gives: rows, names and damage."""
+    """Returns everything a scan yields: rows, names and damage."""
     extension.scan = COMPILED if compiled else None
     try:
         names, damage = rows.Names(), []
@@ -71,7 +71,7 @@ def test_a_row_says_where_its_value_lies(engine):
     assert bits == np.float32(0.5).view(np.uint32)
 
 
-def test_a_plugin_name_is_remembered_for_the_values_that_leave_it_out(engine):
+def test_a_plugin_name_holds_for_values_that_omit_it(engine):
     named = scalar("t", 1.0, plugin_name="first")
     renamed = scalar("t", 1.0, plugin_name="second")
     bare = scalar("t", 1.0, plugin_name="")
@@ -179,7 +179,7 @@ print(sum(len(c.rows) for c in rows.iter_chunks(window, rows.Names(), report=pri
     assert (done.returncode, done.stdout, done.stderr) == (0, "300000\n", "")
 
 
-def test_without_the_extension_reading_says_so_and_works(tmp_path):
+def test_reading_works_without_the_extension_and_says_so(tmp_path):
     (tmp_path / "events.out.tfevents.1.host").write_bytes(INTACT)
     script = (
         "import sys, tb_firstloss, tb_firstloss.reading\n"

@@ -1,4 +1,4 @@
-"""TensorProto to ndarray, against TensorFlow's own encoders, and where theirs is too lenient."""
+"""TensorProto to ndarray, against TensorFlow's encoders, and stricter than its decoder."""
 
 import contextlib
 import re
@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from tensorboard.compat.proto import summary_pb2, types_pb2
 
-from tb_firstloss.reading.format import tensor_proto, wire
-from tb_firstloss.reading.format.tensor_proto import TensorDatum, decode_tensor
+from tb_firstloss.reading.format import tensor_proto, values, wire
+from tb_firstloss.reading.format.tensor_proto import decode_tensor
+from tb_firstloss.reading.tensor_datum import TensorDatum
 from tests.helpers.event_files import content, floats, shaped
 
 PLAIN = [
@@ -39,7 +40,7 @@ PLAIN = [
 
 
 def dtypes_known_to_tensorflow(numbers):
-    """Dtypes that are in none of its public modules, and come and go with its versions."""
+    """Dtypes outside its public modules, which come and go with its versions."""
     found = []
     for number in numbers:
         with contextlib.suppress(TypeError):
@@ -71,7 +72,7 @@ def test_what_tensorflows_runtime_serializes_comes_back_exactly(dtype):
 
 
 @pytest.mark.parametrize("dtype", QUANTIZED, ids=lambda dtype: dtype.name)
-def test_quantized_values_have_the_dtype_that_tensorflow_gives_them(dtype):
+def test_quantized_values_have_tensorflows_dtype(dtype):
     proto = tf.compat.v1.AttrValue().tensor  # int_val, the only field for them
     proto.dtype = dtype.as_datatype_enum
     proto.tensor_shape.dim.add(size=2)
@@ -139,17 +140,23 @@ BROKEN = {
     ),
     "content too short": (shaped(1, [2], tensor_content=b"12345"), "5 bytes of tensor_content"),
     "negative size": (floats([-2], [1]), "unknown shape"),
-    "int8 out of range": (shaped(6, [1], int_val=[128]), "values from 128 to 128 for a int8"),
-    "uint8 negative": (shaped(4, [1], int_val=[-1]), "values from -1 to -1 for a uint8"),
+    "int8 out of range": (
+        shaped(6, [1], int_val=[128]),
+        "values from 128 to 128 out of range for int8",
+    ),
+    "uint8 negative": (shaped(4, [1], int_val=[-1]), "values from -1 to -1 out of range for uint8"),
     "half out of range": (shaped(19, [1], half_val=[70000]), "values from 70000 to 70000"),
-    "int4 out of range": (shaped(29, [1], int_val=[9]), "bytes from 9 to 9 in a int4"),
-    "bool of two": (shaped(10, [1], tensor_content=b"\x02"), "bytes from 2 to 2 in a bool"),
+    "int4 out of range": (shaped(29, [1], int_val=[9]), "bytes from 9 to 9 out of range for int4"),
+    "bool of two": (
+        shaped(10, [1], tensor_content=b"\x02"),
+        "bytes from 2 to 2 out of range for bool",
+    ),
     "half a complex": (shaped(8, [1], scomplex_val=[1]), "1 numbers in scomplex_val"),
     "resource": (shaped(20, [1]), "dtype number 20"),
     "variant": (shaped(21, [1]), "dtype number 21"),
     "no dtype": (shaped(0, [1], float_val=[1]), "dtype number 0"),
     "strings missing": (shaped(7, [3], string_val=[b"a", b"b"]), "2 strings for the 3 elements"),
-    "strings as floats": (shaped(7, [1], float_val=[1]), "another field than string_val"),
+    "strings as floats": (shaped(7, [1], float_val=[1]), "values outside string_val"),
     "rank 33": (floats([1] * 33, [1]), "rank 33"),
 }
 
@@ -160,7 +167,7 @@ def test_parts_that_disagree_are_an_error(proto, message):
         decode_tensor(proto.SerializeToString())
 
 
-def test_bytes_that_are_no_tensor_are_an_error():
+def test_bytes_that_are_not_a_tensor_are_an_error():
     with pytest.raises(ValueError, match="of the record"):
         decode_tensor(b"\x12\xff\xff")
 
@@ -175,9 +182,9 @@ def test_bytes_that_are_no_tensor_are_an_error():
     ],
     ids=["splat", "beyond int64", "strings", "whole"],
 )
-def test_a_tensor_above_the_cap_is_refused_with_both_numbers(proto):
+def test_a_tensor_above_the_limit_is_refused_with_both_numbers(proto):
     with pytest.raises(
-        tensor_proto.TooLargeError, match=r"of \d+ bytes is above max_tensor_bytes=1000"
+        tensor_proto.TooLargeError, match=r": \d+ bytes exceed max_tensor_bytes=1000"
     ):
         decode_tensor(proto.SerializeToString(), max_tensor_bytes=1000)
 
@@ -211,13 +218,13 @@ def test_an_old_histogram_has_the_rows_that_tensorboard_shows():
     value.histo.bucket_limit.extend([-2.0, 0.0, 1.0, 2.0, 1.7e308])
     value.histo.bucket.extend([0, 3, 0, 2, 0])
     shown = tensor_util.make_ndarray(data_compat.migrate_value(value).tensor)
-    rows = tensor_proto.decode_content(memoryview(value.histo.SerializeToString()), wire.HISTO)
+    rows = values.decode_content(memoryview(value.histo.SerializeToString()), wire.HISTO)
     assert rows.dtype == np.float64  # TensorBoard narrows to float32
     assert np.array_equal(rows.astype(np.float32), shown)
 
 
 @pytest.mark.parametrize(
-    ("kind", "field", "message", "expected"),
+    ("content_type", "field", "message", "expected"),
     [
         (wire.HISTO, "histo", summary_pb2.HistogramProto(bucket_limit=[1.0], bucket=[0.0]), []),
         (
@@ -235,13 +242,13 @@ def test_an_old_histogram_has_the_rows_that_tensorboard_shows():
     ],
     ids=["empty histogram", "image", "audio"],
 )
-def test_older_values_decode_as_tensorboard_shows_them(kind, field, message, expected):
+def test_older_values_decode_as_tensorboard_shows_them(content_type, field, message, expected):
     from tensorboard import data_compat
     from tensorboard.util import tensor_util
 
     value = summary_pb2.Summary.Value(tag="t", **{field: message})
     shown = tensor_util.make_ndarray(data_compat.migrate_value(value).tensor)
-    decoded = tensor_proto.decode_content(memoryview(message.SerializeToString()), kind)
+    decoded = values.decode_content(memoryview(message.SerializeToString()), content_type)
     assert decoded.tolist() == expected == shown.tolist()
 
 
@@ -270,13 +277,13 @@ ODD = {
 
 
 @pytest.mark.parametrize("serialized", ODD.values(), ids=ODD.keys())
-def test_the_short_way_is_not_taken_where_it_leads_elsewhere(serialized, monkeypatch):
+def test_an_odd_tensor_does_not_take_the_short_way(serialized, monkeypatch):
     assert_both_ways_agree(serialized, monkeypatch)
 
 
 @settings(max_examples=400, deadline=None)
 @given(st.data())
-def test_the_short_way_through_a_tensor_ends_where_the_long_one_does(data):
+def test_the_short_way_through_a_tensor_agrees_with_the_long_one(data):
     altered = bytearray(data.draw(st.sampled_from(list(USUAL.values()))).SerializeToString())
     for _ in range(data.draw(st.integers(0, 3))):
         at = data.draw(st.integers(0, min(len(altered) - 1, 16)))
@@ -305,7 +312,7 @@ def assert_both_ways_agree(serialized, monkeypatch):
 )
 def test_a_histogram_that_disagrees_with_itself_is_an_error(message):
     with pytest.raises(ValueError, match="1 buckets with 2 limits"):
-        tensor_proto.decode_content(memoryview(message.SerializeToString()), wire.HISTO)
+        values.decode_content(memoryview(message.SerializeToString()), wire.HISTO)
 
 
 @pytest.mark.parametrize("dtype", [*PLAIN, *NARROW], ids=lambda dtype: dtype.name)

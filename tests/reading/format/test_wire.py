@@ -1,4 +1,4 @@
-"""The field walk, against protobuf's own parser."""
+"""The field walk, against protobuf's parser."""
 
 import struct
 
@@ -69,7 +69,7 @@ def test_what_protobuf_parses_is_never_refused(payload):
 
 
 @pytest.mark.parametrize(
-    ("proto", "kind"),
+    ("proto", "content_type"),
     [
         (floats([], [1.5]), wire.FLOAT_SCALAR),
         (floats([1], [1.5]), wire.TENSOR),
@@ -78,12 +78,12 @@ def test_what_protobuf_parses_is_never_refused(payload):
     ],
     ids=["scalar", "vector", "two values", "no value"],
 )
-def test_only_plain_scalars_are_told_apart(proto, kind):
+def test_only_plain_scalars_are_recognised(proto, content_type):
     _, (value,) = walk(event(tensor("t", proto)))
-    assert value.kind == kind
+    assert value.content_type == content_type
 
 
-def test_every_encoding_of_a_scalar_give_its_bits():
+def test_every_encoding_of_a_scalar_gives_its_bits():
     one = tf.make_tensor_proto(1.5).SerializeToString()
     packed = b"\x08\x01\x12\x00\x2a\x04" + bytes.fromhex("0000c03f")
     unpacked = b"\x08\x01\x12\x00\x2d" + bytes.fromhex("0000c03f")
@@ -92,4 +92,4 @@ def test_every_encoding_of_a_scalar_give_its_bits():
         value = b"\x0a\x01t\x42" + bytes([len(proto)]) + proto
         summary = b"\x0a" + bytes([len(value)]) + value
         _, (found,) = walk(b"\x2a" + bytes([len(summary)]) + summary)
-        assert (found.kind, found.bits) == (wire.FLOAT_SCALAR, 0x3FC00000)
+        assert (found.content_type, found.bits) == (wire.FLOAT_SCALAR, 0x3FC00000)

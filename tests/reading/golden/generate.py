@@ -1,13 +1,13 @@
-"""Writes the golden files: one folder a writer, with what was written beside it as JSON.
+"""Writes the golden files: one folder per writer, with the writer's version as JSON.
 
     python generate.py pytorch       # needs torch and tensorboard, no TensorFlow
     python generate.py tensorboardx  # needs tensorboardX
     python generate.py tf1           # needs tensorflow
     python generate.py clu           # needs clu (JAX's writer), tensorflow
 
-Each writer runs in an environment of its own, because some of them cannot share one. The versions
-that wrote the committed files are in their JSON. Files are small and are never written again unless
-a writer changes; the tests read what is here.
+Each writer runs in a separate environment, because some cannot share one. The JSON names the
+versions that wrote the committed files, which are small and rewritten only when a writer changes;
+the tests read what is here.
 """
 
 import json
@@ -27,7 +27,7 @@ SOUND = np.sin(np.arange(64) / 5).astype(np.float32)
 
 
 def summary_writer(folder, writer_class):
-    """What PyTorch's SummaryWriter and tensorboardX have in common."""
+    """What PyTorch's SummaryWriter and tensorboardX share."""
     with writer_class(str(folder)) as writer:
         for step, value in enumerate(SCALARS):
             writer.add_scalar("loss", value, step)

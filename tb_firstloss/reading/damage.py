@@ -1,0 +1,124 @@
+"""Damage in event files: what it is, and how it becomes a warning or an exception."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+from tb_firstloss import errors
+
+Kind = Literal["incomplete", "corrupt", "undecodable", "unreadable"]
+OnDamage = Literal["warn", "raise", "ignore"]
+Report = Callable[["Damage"], None]
+
+_WARNINGS_PER_FILE = 10
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Damage:
+    """One stretch of an event file, or a whole file, that could not be read.
+
+    Attributes:
+        path: Event file.
+        start: First damaged byte.
+        end: Byte after the last damaged one.
+        kind: "incomplete" for a truncated record or recording, "corrupt" for bytes that no
+            checksum confirms, "undecodable" for an intact record whose content breaks the format
+            or a limit, "unreadable" for a file that cannot be opened or read.
+        message: What was found, in one line.
+        cause: The exception it came from, if any.
+    """
+
+    path: str
+    start: int
+    end: int
+    kind: Kind
+    message: str
+    cause: errors.ReadError | None = dataclasses.field(default=None, repr=False, compare=False)
+
+    def error(self) -> errors.ReadError:
+        """Returns the exception that stands for this damage."""
+        if self.cause is not None:
+            return self.cause
+        classes: dict[str, type[errors.ReadError]] = {
+            "undecodable": errors.UndecodableError,
+            "unreadable": errors.EventFileError,
+        }
+        error_class = classes.get(self.kind, errors.CorruptRecordError)
+        return error_class(str(self), path=self.path, start=self.start, end=self.end)
+
+    def __str__(self) -> str:
+        if self.kind == "unreadable":
+            return self.message
+        return f"{self.path}: bytes {self.start} to {self.end}: {self.message}"
+
+
+def undecodable(path: str, start: int, end: int, reason: str, *, too_large: bool = False) -> Damage:
+    """Returns the damage of an intact record at a byte range whose content breaks the format.
+
+    Args:
+        path: Event file.
+        start: Byte at which the record starts.
+        end: Byte after its last one.
+        reason: What was found.
+        too_large: Whether it breaks the limit on a tensor's size rather than the format.
+    """
+    damage = Damage(path, start, end, "undecodable", f"cannot decode an intact record: {reason}")
+    if not too_large:
+        return damage
+    cause = errors.TensorTooLargeError(str(damage), path=path, start=start, end=end)
+    return dataclasses.replace(damage, cause=cause)
+
+
+def unreadable(path: str, reason: str) -> Damage:
+    """Returns the damage of a file or directory of which nothing can be read."""
+    return Damage(path, 0, 0, "unreadable", f"{path}: {reason}")
+
+
+@contextlib.contextmanager
+def unreadable_reported(path: str, report: Report) -> Iterator[None]:
+    """Reports a file that cannot be opened, or not read to its end, and goes on."""
+    try:
+        yield
+    except errors.EventFileError as error:
+        start = error.start or 0
+        report(Damage(path, start, start, "unreadable", str(error), error))
+
+
+def reporter(on_damage: OnDamage) -> Report:
+    """Returns the function to call with each damage: it warns, raises or does nothing.
+
+    Raises:
+        ValueError: The option is none of the three.
+    """
+    if on_damage not in ("warn", "raise", "ignore"):
+        raise ValueError(f"on_damage: {on_damage!r}; use 'warn', 'raise' or 'ignore'")
+    seen: Counter[str] = Counter()
+
+    def report(damage: Damage) -> None:
+        if on_damage == "raise":
+            raise damage.error()
+        seen[damage.path] += 1
+        if on_damage == "ignore" or seen[damage.path] > _WARNINGS_PER_FILE:
+            return
+        last = seen[damage.path] == _WARNINGS_PER_FILE
+        more = "; further damage in this file is not shown: verify() lists it" if last else ""
+        warnings.warn(f"{damage}{more}", errors.DamageWarning, stacklevel=3)
+
+    return report
+
+
+def once(report: Report) -> Report:
+    """Returns a function that reports each damage once, however often it is met."""
+    seen: set[Damage] = set()
+
+    def report_once(damage: Damage) -> None:
+        if damage not in seen:
+            seen.add(damage)
+            report(damage)
+
+    return report_once

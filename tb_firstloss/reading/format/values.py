@@ -1,0 +1,70 @@
+"""Summary values to NumPy: tensors, and the older histograms, images and audio."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tensorboard.compat.proto import summary_pb2
+
+from tb_firstloss.arrays import Array
+from tb_firstloss.reading.format import wire
+from tb_firstloss.reading.format.tensor_proto import (
+    MAX_TENSOR_BYTES,
+    check_size,
+    decode_tensor,
+    parse,
+    string_array,
+)
+
+PLUGIN_NAMES = {
+    wire.SIMPLE_VALUE: "scalars",
+    wire.HISTO: "histograms",
+    wire.IMAGE: "images",
+    wire.AUDIO: "audio",
+}
+"""The plugin that shows a value without plugin data, by its content type."""
+
+
+def decode_content(
+    content: memoryview, content_type: int, *, max_tensor_bytes: int = MAX_TENSOR_BYTES
+) -> Array:
+    """Returns a summary value's content as an array, which owns its memory.
+
+    Args:
+        content: Bytes of the field that holds it.
+        content_type: TENSOR, HISTO, IMAGE or AUDIO of `wire`.
+        max_tensor_bytes: Limit on the array's bytes, and on all its strings' bytes together.
+
+    Raises:
+        TooLargeError: It is larger; the message names both numbers.
+        ValueError: The content breaks the format.
+    """
+    if content_type == wire.TENSOR:
+        return decode_tensor(content, max_tensor_bytes=max_tensor_bytes)
+    check_size(len(content), max_tensor_bytes, "value")
+    if content_type == wire.HISTO:
+        return _decode_histogram(parse(summary_pb2.HistogramProto, content))
+    if content_type == wire.IMAGE:
+        image = parse(summary_pb2.Summary.Image, content)
+        sizes = [str(image.width).encode(), str(image.height).encode()]
+        return string_array([*sizes, image.encoded_image_string], (3,))
+    audio = parse(summary_pb2.Summary.Audio, content)
+    return string_array([audio.encoded_audio_string, b""], (1, 2))
+
+
+def _decode_histogram(histogram: Any) -> Array:
+    """Returns [buckets, 3] float64 rows (left, right, count) without the outer empty buckets.
+
+    The outermost limits may be ±DBL_MAX; as TensorBoard does, these rows have min and max there.
+    """
+    counts, limits = list(histogram.bucket), list(histogram.bucket_limit)
+    if len(counts) != len(limits):
+        raise ValueError(f"histogram of {len(counts)} buckets with {len(limits)} limits")
+    filled = [i for i, count in enumerate(counts) if count > 0]
+    if not filled:
+        return np.zeros((0, 3), np.float64)
+    first, last = filled[0], filled[-1]
+    inner = limits[first:last]
+    rows = [[histogram.min, *inner], [*inner, histogram.max], counts[first : last + 1]]
+    return np.ascontiguousarray(np.array(rows, np.float64).T)

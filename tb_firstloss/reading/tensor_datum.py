@@ -1,0 +1,39 @@
+"""One value that was read, and what it becomes in TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tb_firstloss.arrays import Array
+
+
+@dataclasses.dataclass(eq=False, slots=True)  # not frozen: that doubles the time to make one
+class TensorDatum:
+    """One value of one tag at one step.
+
+    Attributes:
+        run: Directory of the event file, relative to the logdir; "." for the logdir itself.
+        tag: As written.
+        step: As written, int64.
+        wall_time: When it was written, seconds since the Unix epoch.
+        plugin_name: Plugin that shows it: "scalars", "images", …; "" if none is known.
+        value: Exact dtype and shape. Strings are an object array of bytes. The older summary
+            formats come as TensorBoard shows them: simple_value as a float32 scalar, histo as
+            float64 [buckets, 3] (left, right, count), image as strings [3] (width, height, encoded
+            image), audio as strings [1, 2] (encoded audio, label).
+    """
+
+    run: str
+    tag: str
+    step: int
+    wall_time: float
+    plugin_name: str
+    value: Array
+
+    def to_tensor(self) -> Any:
+        """Returns the value as a tf.Tensor of the same dtype and shape; this imports TensorFlow."""
+        import tensorflow as tf
+
+        dtype = tf.string if self.value.dtype == object else tf.as_dtype(self.value.dtype)
+        return tf.constant(self.value, dtype=dtype, shape=self.value.shape)
