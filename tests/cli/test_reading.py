@@ -61,7 +61,7 @@ def test_tags_are_chosen_by_globs(recordings, capsys):
 
 def test_no_tags_is_a_finding_and_no_path_is_misuse(tmp_path, capsys):
     assert main(["tags", str(tmp_path)]) == 1
-    assert "no values there" in capsys.readouterr().err
+    assert "no values found" in capsys.readouterr().err
     assert main(["tags", str(tmp_path), "--quiet"]) == 1
     assert capsys.readouterr().err == ""
     assert main(["tags", str(tmp_path / "missing")]) == 2

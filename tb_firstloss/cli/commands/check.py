@@ -20,10 +20,10 @@ from tb_firstloss.cli.arguments import (
     add_quiet,
     add_selection,
     add_tolerances,
-    read_recordings,
 )
 from tb_firstloss.cli.exit_codes import FINDING
-from tb_firstloss.cli.output import Cell, Row, print_table, printable
+from tb_firstloss.cli.output import Cell, Row, print_json, print_table, printable
+from tb_firstloss.cli.recordings import read_recordings
 
 if TYPE_CHECKING:
     from tb_firstloss.checks import Verdict
@@ -56,8 +56,6 @@ def run(options: argparse.Namespace) -> int:
         for first in found
     ]
     if options.json:
-        from tb_firstloss.cli.commands.show import print_json
-
         print_json(
             [
                 {"run": first.run, **dataclasses.asdict(verdict)}

@@ -19,11 +19,10 @@ from tb_firstloss.cli.arguments import (
     add_quiet,
     add_selection,
     add_tolerances,
-    read_path,
-    read_recordings,
 )
 from tb_firstloss.cli.exit_codes import FINDING
-from tb_firstloss.cli.output import paint, print_table, printable
+from tb_firstloss.cli.output import paint, print_json, print_table, printable
+from tb_firstloss.cli.recordings import read_path, read_recordings
 
 if TYPE_CHECKING:
     from tb_firstloss.comparison import Comparison, ValueComparison
@@ -54,8 +53,6 @@ def run(options: argparse.Namespace) -> int:
     others = read_recordings(options, with_paths=True)
     found = [compare(baseline, other, rtol=options.rtol, atol=options.atol) for other in others]
     if options.json:
-        from tb_firstloss.cli.commands.show import print_json
-
         print_json([to_json(comparison) for comparison in found])
     else:
         for number, comparison in enumerate(found):

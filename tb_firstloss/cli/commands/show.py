@@ -9,7 +9,6 @@ Examples::
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +17,9 @@ from tb_firstloss.cli.arguments import (
     add_paths,
     add_quiet,
     add_selection,
-    read_recordings,
 )
-from tb_firstloss.cli.output import Cell, histogram_line, print_table
+from tb_firstloss.cli.output import Cell, histogram_line, print_json, print_table
+from tb_firstloss.cli.recordings import read_recordings
 
 if TYPE_CHECKING:
     from tb_firstloss.first_batch import FirstBatch
@@ -57,13 +56,6 @@ def print_losses(found: list[FirstBatch]) -> None:
         for row in rows
     ]
     print_table([_HEADERS[i] for i in keep], table)
-
-
-def print_json(content: Any) -> None:
-    """Prints JSON in ASCII; NaN and infinities, which JSON has not, become text."""
-    from tb_firstloss.arrays import finite_json
-
-    print(json.dumps(finite_json(content), indent=2, allow_nan=False))
 
 
 def _rows(first: FirstBatch) -> Iterator[list[str]]:
