@@ -31,6 +31,7 @@ def test_this_installation_has_no_problem(diagnosis):
     assert not [each for each in found.values() if each["level"] == "problem"]
     for subject in ("Python", "TensorFlow", "Keras", "TensorBoard", "protobuf", "logdir"):
         assert found[subject]["level"] == "ok"
+    assert "GPU" in found
 
 
 @pytest.mark.slow
@@ -78,6 +79,12 @@ def stand_in(tmp_path, name, code):
             "pip install 'setuptools<82'",
         ),
         (
+            "tensorboard",
+            "import not_there.inner",
+            packages.examine_tensorboard,
+            "pip install not_there",
+        ),
+        (
             "tensorflow",
             "raise ImportError('libstdc++.so.6: version `GLIBCXX_3.4.30` not found')",
             packages.examine_tensorflow,
@@ -90,14 +97,14 @@ def stand_in(tmp_path, name, code):
             "install another build",
         ),
     ],
-    ids=["missing-module", "setuptools", "libstdc++", "illegal-instruction"],
+    ids=["missing-module", "setuptools", "nested-module", "libstdc++", "illegal-instruction"],
 )
 def test_a_package_that_cannot_be_loaded_is_a_problem_with_a_remedy(
     tmp_path, monkeypatch, package, code, examine, remedy
 ):
     path = stand_in(tmp_path, package, code)
     monkeypatch.setenv("PYTHONPATH", f"{path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    ((finding, _),) = examine()
+    (finding,) = examine()
     assert finding.level == "problem"
     assert remedy in finding.remedy
 
@@ -109,7 +116,7 @@ def test_a_plugin_that_stops_tensorboard_is_named(tmp_path, monkeypatch):
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
     (information / "entry_points.txt").write_text("[tensorboard_plugins]\nodd = not_there:Plugin\n")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    found = {finding.subject: finding for finding, _ in packages.examine_tensorboard()}
+    found = {finding.subject: finding for finding in packages.examine_tensorboard()}
     assert found["TensorBoard"].level == "ok"
     assert found["plugin odd"].level == "problem"
     assert "No module named 'not_there'" in found["plugin odd"].found
@@ -145,6 +152,20 @@ def test_problems_are_exit_code_1_with_their_remedies_below(tmp_path, monkeypatc
 )
 def test_keras_is_judged_by_version_and_backend(version, backend, level):
     assert packages.judge_keras(version, backend).level == level
+
+
+@pytest.mark.parametrize(
+    ("version", "level"),
+    [
+        ("2.15.1", "problem"),
+        ("2.16.0rc1", "ok"),
+        ("2.21.0+nv26.1", "ok"),
+        ("2.22.0.dev20260101", "note"),
+        ("2.100.0", "note"),
+    ],
+)
+def test_tensorflow_is_judged_by_its_minor_version(version, level):
+    assert packages.judge_version("TensorFlow", version).level == level
 
 
 @pytest.mark.parametrize(
@@ -242,7 +263,7 @@ def test_a_file_in_the_place_of_the_logdir_is_a_problem(tmp_path):
 def test_a_read_only_place_is_a_problem():
     (found,) = machine.examine_logdir("/proc/nowhere")
     assert found.level == "problem"
-    assert "cannot be written to" in found.found
+    assert "not writable" in found.found
 
 
 def test_a_remote_logdir_is_not_tried():

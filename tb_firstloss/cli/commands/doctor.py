@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterator
 
 from tb_firstloss.cli.arguments import add_json, add_place, add_quiet
 from tb_firstloss.cli.examine import machine, packages
@@ -34,27 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prints a line per finding, with the remedies below."""
     with bar("Starting TensorFlow and TensorBoard", quiet=options.quiet):
-        found = list(examine(options.logdir))
+        found = [*packages.examine_packages(), *machine.examine_machine(options.logdir)]
     if options.json:
         print_json([dataclasses.asdict(finding) for finding in found])
     else:
         _print([finding for finding in found if finding.level != "ok" or not options.quiet])
     return FINDING if any(finding.level == "problem" for finding in found) else 0
-
-
-def examine(logdir: str) -> Iterator[Finding]:
-    """Yields everything that was looked at."""
-    facts = {}
-    for finding, learned in packages.examine_packages():
-        facts.update(learned)
-        yield finding
-    yield machine.examine_reader()
-    if facts:
-        yield machine.examine_gpu(facts["gpus"], built_with_gpu=facts["built_with_gpu"])
-    profiling = machine.examine_profiling()
-    if profiling is not None:
-        yield profiling
-    yield from machine.examine_logdir(logdir)
 
 
 def _print(found: list[Finding]) -> None:
