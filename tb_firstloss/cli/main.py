@@ -1,4 +1,4 @@
-"""The command line: imports the command that the words name, and runs it.
+"""The command line: imports the command that is called, and runs it.
 
 Results go to stdout, everything else to stderr.
 """

@@ -1,6 +1,6 @@
 """Tables, colours, small pictures and JSON for standard output.
 
-Drawn by hand: importing a table library takes longer than a whole ``show``.
+Drawn by hand: a table library takes longer to import than the recordings to read.
 """
 
 from __future__ import annotations

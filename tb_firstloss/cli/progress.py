@@ -36,9 +36,9 @@ class Bar:
         self._done = 0
         self._start = time.monotonic()
 
-    def advance(self, steps: int = 1) -> None:
-        """Counts steps as done."""
-        self._done += steps
+    def advance(self) -> None:
+        """Counts a step as done."""
+        self._done += 1
 
     def keep_drawing(self, over: threading.Event) -> None:
         """Draws until the task is over, beginning after `DELAY_SECONDS`."""

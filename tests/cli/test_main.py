@@ -71,7 +71,7 @@ def test_show_takes_a_file_a_run_and_a_logdir(logdir, capsys):
     ],
     ids=["missing-path", "empty-folder", "no-event-file", "empty-event-file"],
 )
-def test_show_says_in_one_line_what_is_wrong(tmp_path, capsys, make, code, message):
+def test_an_error_is_one_line(tmp_path, capsys, make, code, message):
     assert main(["show", str(make(tmp_path))]) == code
     out, err = capsys.readouterr()
     assert out == ""
@@ -85,7 +85,7 @@ def write(path, content):
     return path
 
 
-def test_show_prints_the_others_when_one_recording_is_damaged(logdir, capsys):
+def test_show_prints_the_intact_recordings_next_to_a_damaged_one(logdir, capsys):
     (file,) = (logdir / "a" / "first_batch").glob("events*")
     file.write_bytes(file.read_bytes()[:900])
     assert main(["show", str(logdir)]) == 1
@@ -127,7 +127,7 @@ def test_runs_can_be_chosen_by_name_and_glob(recordings, capsys):
         assert [row["run"] for row in json.loads(capsys.readouterr().out)] == ["b/first_batch"]
 
 
-def test_a_choice_that_means_no_run_lists_them(recordings, capsys):
+def test_a_glob_without_a_match_lists_the_runs(recordings, capsys):
     assert main(["show", str(recordings), "--run", "c*"]) == 1
     assert "no run matches --run; available: a/first_batch, b/first_batch" in (
         capsys.readouterr().err
@@ -143,7 +143,7 @@ def test_runs_of_several_paths_carry_their_path(recordings, capsys):
     assert names == [str(recordings / "a" / "first_batch"), last, last]
 
 
-def test_colours_are_for_terminals_and_not_with_no_color(recordings, capsys):
+def test_colours_are_for_terminals_without_no_color(recordings, capsys):
     main(["show", str(recordings)])
     assert "\x1b" not in capsys.readouterr().out
     for colours, environment in ((True, {}), (False, {"NO_COLOR": "1"}), (False, {"TERM": "dumb"})):
@@ -172,7 +172,7 @@ def test_a_run_name_cannot_steer_the_terminal(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_names_that_the_terminal_lacks_are_escaped(tmp_path, encoding):
+def test_characters_that_the_terminal_lacks_are_escaped(tmp_path, encoding):
     record(tmp_path / "läuft-日本", [1.0, 2.0])
     done = subprocess.run(
         [sys.executable, "-m", "tb_firstloss", "show", str(tmp_path)],
