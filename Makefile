@@ -7,16 +7,17 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help install demo test lint bench compat screenshots clean
+.PHONY: help install demo test test-fast lint bench compat screenshots clean
 
 help:
-	@echo "make demo     train on real digits and see the first loss"
-	@echo "make test     run the tests"
-	@echo "make lint     ruff and mypy --strict"
-	@echo "make bench    run the benchmarks and print their tables"
-	@echo "make compat   run the Keras tests on older TensorFlow versions"
+	@echo "make demo         train on real digits and see the first loss"
+	@echo "make test         run all tests"
+	@echo "make test-fast    run the tests of reading, core and command line, in under a minute"
+	@echo "make lint         ruff, mypy --strict and codespell"
+	@echo "make bench        run the benchmarks and print their tables"
+	@echo "make compat       run the Keras tests on older TensorFlow versions"
 	@echo "make screenshots  take the README's pictures again"
-	@echo "make install  only create .venv and install everything into it"
+	@echo "make install      only create .venv and install everything into it"
 
 install: $(INSTALLED)
 
@@ -38,10 +39,15 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q --durations 15
 
+# What is not slow and does not train.
+test-fast: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow" --ignore tests/capture
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 bench: $(INSTALLED)
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

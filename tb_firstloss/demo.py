@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -23,7 +22,6 @@ except ImportError as error:
 from tb_firstloss.capture.fit import FirstLossCallback
 from tb_firstloss.capture.loop import FirstLoss
 
-LN_10 = math.log(10)
 BATCH_SIZE = 32
 LEARNING_RATE = 3e-3
 

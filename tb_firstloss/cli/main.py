@@ -1,4 +1,4 @@
-"""The command line, one module a command.
+"""The command line: imports the command that is called, and runs it.
 
 Results go to stdout, everything else to stderr.
 """
@@ -25,20 +25,24 @@ from tb_firstloss.errors import (
     first_line,
 )
 
-COMMANDS = (
-    "demo",
-    "show",
-    "tags",
-    "export",
-    "compare",
-    "check",
-    "verify",
-    "watch",
-    "profile",
-    "open",
-    "doctor",
-)
-"""Modules of `commands`; each has ``add_arguments(parser)`` and ``run(options) -> exit code``."""
+COMMANDS = {
+    "demo": "Train a small network on real digits and show its first loss",
+    "show": "Show the first-batch loss of every run below a path",
+    "tags": "List every tag of every run below a path",
+    "export": "Write scalars as CSV or Parquet",
+    "compare": "Compare first losses with a baseline, value by value",
+    "check": "Check first losses against what they should be",
+    "verify": "Read everything below a path and list the damage",
+    "watch": "Print values as they are written, until Ctrl-C",
+    "profile": "Show where step 0 spent its time, next to the warm step if there is one",
+    "open": "Start TensorBoard at the First loss tab",
+    "doctor": "Find what keeps capturing, reading or showing from working, and say how to fix it",
+}
+"""Each command's summary, here so that only the command that is called is imported.
+
+A command is a module of `commands` whose docstring begins with the summary, and which has
+``add_arguments(parser)`` and ``run(options) -> exit code``. It imports what it needs at its top.
+"""
 
 _PLAIN = {"…": "...", "→": "->", "─": "-"}
 
@@ -50,22 +54,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after the program's name; None takes them from ``sys.argv``.
     """
     _print_anywhere()
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
     with warnings.catch_warnings():
         warnings.simplefilter("always", FirstLossWarning)
         damage = _show_warnings()
-        code = _run(options)
+        code = _run(words)
         return FINDING if damage and code == 0 else code
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(words: Sequence[str]) -> int:
     try:
+        options = _parser(words).parse_args(words)
         code: int = options.run(options)
         sys.stdout.flush()
     except NoRecordingError as error:
         return _say(error, FINDING)
     except BrokenPipeError:
-        # The reader of our output (head, less) has had enough. Python would complain once more
+        # Whatever reads the output (head, less) has closed it. Python would complain once more
         # when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -77,7 +82,8 @@ def _run(options: argparse.Namespace) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Returns a parser that lists every command and has the arguments of the called one."""
     parser = argparse.ArgumentParser(
         prog="tb-firstloss",
         description="The loss of the first training batch, from TensorBoard event files.",
@@ -85,23 +91,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tb-firstloss {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name in COMMANDS:
-        module = importlib.import_module(f"tb_firstloss.cli.commands.{name}")
-        summary, _, details = (module.__doc__ or "").partition("\n")
-        command = commands.add_parser(
-            name,
-            help=summary.rstrip("."),
-            description=summary,
-            epilog=details.strip().replace("::\n\n", ":\n"),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
+    called = next((word for word in words if not word.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary)
+        if name == called:
+            _load(command, name)
     return parser
 
 
+def _load(parser: argparse.ArgumentParser, name: str) -> None:
+    module = importlib.import_module(f"tb_firstloss.cli.commands.{name}")
+    parser.description, _, details = (module.__doc__ or "").partition("\n")
+    parser.epilog = details.strip().replace("::\n\n", ":\n")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    module.add_arguments(parser)
+    parser.set_defaults(run=module.run)
+
+
 def _print_anywhere() -> None:
-    """Makes output that the terminal's encoding lacks readable instead of an error."""
+    """Escapes characters that the output's encoding lacks, instead of failing on them."""
     codecs.register_error("tb_firstloss", _in_ascii)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -124,7 +132,7 @@ def _say(error: Exception, code: int) -> int:
 
 
 def _show_warnings() -> list[DamageWarning]:
-    """Makes our warnings one line each on stderr; the list fills with those about damage."""
+    """Prints this package's warnings as one line each; the list collects those about damage."""
     damage: list[DamageWarning] = []
     show_any = warnings.showwarning
 

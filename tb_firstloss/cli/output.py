@@ -1,18 +1,19 @@
-"""Tables, colours and small pictures for the terminal.
+"""Tables, colours, small pictures and JSON for standard output.
 
-Drawn by hand: importing a library for it would take longer than reading the recordings.
+Drawn by hand: a table library takes longer to import than the recordings to read.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import shutil
 import sys
 import unicodedata
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from tb_firstloss.arrays import Array
@@ -34,15 +35,15 @@ Row = Sequence[str | Cell]
 
 
 def print_table(headers: list[str], rows: Sequence[Row], *, left: Sequence[int] = ()) -> None:
-    """Prints a table, its first and last column to the left and the others to the right.
+    """Prints a table: first and last column aligned left, the others right.
 
-    In a file or pipe it is never cut. On a terminal that is too narrow for it, a last column
-    without a header is left out, and if that is not enough, each row becomes lines of its own.
+    In a file or pipe it is never cut. Where a terminal is too narrow, a last column without a
+    header is left out; if that is not enough, each row becomes a block with a line per cell.
 
     Args:
-        headers: One a column.
-        rows: As many cells each.
-        left: Numbers of further columns to be set to the left.
+        headers: One per column.
+        rows: One cell per column each.
+        left: Indices of more columns to align left.
     """
     cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
     cells = [[Cell(printable(cell.text), cell.colour) for cell in row] for row in cells]
@@ -62,20 +63,27 @@ def print_table(headers: list[str], rows: Sequence[Row], *, left: Sequence[int] 
         print(_join(row, widths, at_left))
 
 
+def print_json(content: Any) -> None:
+    """Prints JSON in ASCII; NaN and infinities, which JSON lacks, become text."""
+    from tb_firstloss.arrays import finite_json  # NumPy, without which doctor has to run
+
+    print(json.dumps(finite_json(content), indent=2, allow_nan=False))
+
+
 def paint(text: str, colour: str) -> str:
-    """Returns text in a colour, where standard output shows colours."""
+    """Returns text in a colour, if standard output shows colours."""
     if not colour or not shows_escapes(sys.stdout) or "NO_COLOR" in os.environ:
         return text
     return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
 
 
 def shows_escapes(stream: TextIO) -> bool:
-    """Tells whether a stream is a terminal that understands escape sequences."""
+    """Returns whether a stream is a terminal that understands escape sequences."""
     return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def printable(text: str) -> str:
-    """Returns text on one line, without anything that could steer the terminal."""
+    """Returns text on one line, with everything escaped that could steer the terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -91,7 +99,7 @@ def histogram_line(values: Array, bins: int = 12) -> str:
 
 
 def can_print(text: str, stream: TextIO | None = None) -> bool:
-    """Tells whether a stream's encoding has these characters; None for standard output."""
+    """Returns whether a stream's encoding has these characters; None for standard output."""
     try:
         text.encode((stream or sys.stdout).encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
@@ -100,7 +108,7 @@ def can_print(text: str, stream: TextIO | None = None) -> bool:
 
 
 def width_of(text: str) -> int:
-    """Returns how many columns a terminal takes for a text."""
+    """Returns how many columns a terminal needs for a text."""
     if text.isascii():
         return len(text)
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)

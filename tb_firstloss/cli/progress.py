@@ -1,4 +1,4 @@
-"""A progress bar on stderr for what takes more than a second, on a terminal only."""
+"""A progress bar on stderr, on terminals only and after a second."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _WIDTH = 30
 
 
 class Bar:
-    """What is drawn while something runs.
+    """A line that shows how far a task is.
 
     Args:
-        doing: What is being done, in one or two words.
-        total: Number of steps; 0 where there is no telling, which shows the seconds instead.
+        doing: The task, in one or two words.
+        total: Number of steps; 0 if unknown, which shows only the seconds.
     """
 
     def __init__(self, doing: str, total: int = 0) -> None:
@@ -36,12 +36,12 @@ class Bar:
         self._done = 0
         self._start = time.monotonic()
 
-    def advance(self, steps: int = 1) -> None:
-        """Counts steps as done."""
-        self._done += steps
+    def advance(self) -> None:
+        """Counts a step as done."""
+        self._done += 1
 
     def keep_drawing(self, over: threading.Event) -> None:
-        """Draws until it is over; nothing before `DELAY_SECONDS` have passed."""
+        """Draws until the task is over, beginning after `DELAY_SECONDS`."""
         if over.wait(DELAY_SECONDS):
             return
         while True:
@@ -64,13 +64,13 @@ class Bar:
 
 
 def is_shown(*, quiet: bool = False) -> bool:
-    """Tells whether there is anybody to see a bar."""
+    """Returns whether a bar would be seen."""
     return not quiet and shows_escapes(sys.stderr)
 
 
 @contextlib.contextmanager
 def bar(doing: str, total: int = 0, *, quiet: bool = False) -> Iterator[Bar]:
-    """Gives a bar that is drawn as long as the block runs, if there is anybody to see it."""
+    """Gives a bar that is drawn while the block runs, if it would be seen."""
     drawn, over = Bar(doing, total), threading.Event()
     if not is_shown(quiet=quiet):
         yield drawn
@@ -94,7 +94,7 @@ def track(items: Iterable[_T], doing: str, total: int, *, quiet: bool = False) -
 
 @contextlib.contextmanager
 def reading_threads(doing: str, *, quiet: bool = False) -> Iterator[Executor | None]:
-    """Gives an executor for the readers that counts their tasks; None where nobody would see it."""
+    """Gives the readers an executor that shows their progress; None if nobody would see it."""
     if not is_shown(quiet=quiet):
         yield None
         return

@@ -11,7 +11,7 @@ from tb_firstloss.cli.examine import machine, packages
 
 @pytest.fixture(scope="module")
 def diagnosis(tmp_path_factory):
-    """What doctor says of this very installation."""
+    """What doctor says about this installation."""
     logdir = tmp_path_factory.mktemp("logs") / "not" / "yet"
     done = subprocess.run(
         [sys.executable, "-m", "tb_firstloss", "doctor", str(logdir), "--json"],
@@ -31,10 +31,11 @@ def test_this_installation_has_no_problem(diagnosis):
     assert not [each for each in found.values() if each["level"] == "problem"]
     for subject in ("Python", "TensorFlow", "Keras", "TensorBoard", "protobuf", "logdir"):
         assert found[subject]["level"] == "ok"
+    assert "GPU" in found
 
 
 @pytest.mark.slow
-def test_versions_are_those_that_are_loaded(diagnosis):
+def test_versions_are_those_that_get_imported(diagnosis):
     import keras
     import tensorboard
     import tensorflow as tf
@@ -49,13 +50,13 @@ def test_versions_are_those_that_are_loaded(diagnosis):
 
 
 @pytest.mark.slow
-def test_every_finding_but_good_ones_has_a_remedy(diagnosis):
+def test_only_findings_that_are_not_ok_have_a_remedy(diagnosis):
     for each in diagnosis[1].values():
         assert bool(each["remedy"]) is (each["level"] != "ok")
 
 
 def stand_in(tmp_path, name, code):
-    """A package that fails as a broken one does, found before the installed one."""
+    """A package that fails like a broken one, on the path before the installed one."""
     package = tmp_path / "site" / name
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(code)
@@ -78,6 +79,12 @@ def stand_in(tmp_path, name, code):
             "pip install 'setuptools<82'",
         ),
         (
+            "tensorboard",
+            "import not_there.inner",
+            packages.examine_tensorboard,
+            "pip install not_there",
+        ),
+        (
             "tensorflow",
             "raise ImportError('libstdc++.so.6: version `GLIBCXX_3.4.30` not found')",
             packages.examine_tensorflow,
@@ -90,14 +97,14 @@ def stand_in(tmp_path, name, code):
             "install another build",
         ),
     ],
-    ids=["missing-module", "setuptools", "libstdc++", "illegal-instruction"],
+    ids=["missing-module", "setuptools", "nested-module", "libstdc++", "illegal-instruction"],
 )
-def test_a_package_that_cannot_be_loaded_is_a_problem_with_a_remedy(
+def test_a_package_that_fails_to_import_is_a_problem_with_a_remedy(
     tmp_path, monkeypatch, package, code, examine, remedy
 ):
     path = stand_in(tmp_path, package, code)
     monkeypatch.setenv("PYTHONPATH", f"{path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    ((finding, _),) = examine()
+    (finding,) = examine()
     assert finding.level == "problem"
     assert remedy in finding.remedy
 
@@ -109,7 +116,7 @@ def test_a_plugin_that_stops_tensorboard_is_named(tmp_path, monkeypatch):
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
     (information / "entry_points.txt").write_text("[tensorboard_plugins]\nodd = not_there:Plugin\n")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    found = {finding.subject: finding for finding, _ in packages.examine_tensorboard()}
+    found = {finding.subject: finding for finding in packages.examine_tensorboard()}
     assert found["TensorBoard"].level == "ok"
     assert found["plugin odd"].level == "problem"
     assert "No module named 'not_there'" in found["plugin odd"].found
@@ -148,6 +155,20 @@ def test_keras_is_judged_by_version_and_backend(version, backend, level):
 
 
 @pytest.mark.parametrize(
+    ("version", "level"),
+    [
+        ("2.15.1", "problem"),
+        ("2.16.0rc1", "ok"),
+        ("2.21.0+nv26.1", "ok"),
+        ("2.22.0.dev20260101", "note"),
+        ("2.100.0", "note"),
+    ],
+)
+def test_tensorflow_is_judged_by_its_minor_version(version, level):
+    assert packages.judge_version("TensorFlow", version).level == level
+
+
+@pytest.mark.parametrize(
     ("plugins", "levels"),
     [
         (["profile", "tb_firstloss"], ["ok", "ok"]),
@@ -171,7 +192,7 @@ def test_missing_plugins_are_notes(plugins, levels):
     ],
     ids=["seen", "no-driver", "unseen", "cpu-build", "hidden", "hidden-by-number"],
 )
-def test_a_gpu_that_tensorflow_does_not_see_is_told(
+def test_a_gpu_that_tensorflow_does_not_see_is_reported(
     tmp_path, monkeypatch, gpus, driver, built, hidden, level
 ):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -191,7 +212,7 @@ def test_a_gpu_that_tensorflow_does_not_see_is_told(
         (1, "00000000a80425fb", "problem"),  # what Docker gives
     ],
 )
-def test_the_permission_to_profile_a_gpu_is_that_of_the_driver(
+def test_the_driver_and_the_capabilities_decide_whether_a_gpu_may_be_profiled(
     tmp_path, restricted, capabilities, level
 ):
     (tmp_path / "params").write_text(f"Other: 3\nRmProfilingAdminOnly: {restricted}\n")
@@ -202,7 +223,7 @@ def test_the_permission_to_profile_a_gpu_is_that_of_the_driver(
     assert ("NVreg_RestrictProfilingToAdminUsers=0" in found.remedy) is (level == "problem")
 
 
-def test_without_a_driver_there_is_nothing_to_permit(tmp_path):
+def test_without_a_driver_profiling_needs_no_permission(tmp_path):
     assert machine.examine_profiling(driver=tmp_path) is None
 
 
@@ -210,7 +231,7 @@ def test_without_a_driver_there_is_nothing_to_permit(tmp_path):
     ("kind", "level"),
     [("ext4", "ok"), ("nfs4", "note"), ("fuse.sshfs", "note"), ("tmpfs", "note"), ("", "ok")],
 )
-def test_the_file_system_is_that_of_the_innermost_mount(tmp_path, kind, level):
+def test_the_innermost_mount_decides_the_file_system(tmp_path, kind, level):
     spaced = tmp_path / "with space"
     spaced.mkdir()
     mounts = tmp_path / "mounts"
@@ -229,20 +250,20 @@ def test_the_mount_table_agrees_with_the_system(tmp_path):
         text=True,
         check=True,
     )
-    told = asked.stdout.strip().replace("ext2/ext3", "ext4").replace("overlayfs", "overlay")
-    assert machine.file_system_of(tmp_path) == told
+    expected = asked.stdout.strip().replace("ext2/ext3", "ext4").replace("overlayfs", "overlay")
+    assert machine.file_system_of(tmp_path) == expected
 
 
-def test_a_file_in_the_place_of_the_logdir_is_a_problem(tmp_path):
+def test_a_file_in_place_of_the_logdir_is_a_problem(tmp_path):
     (tmp_path / "runs").write_text("")
     (found,) = machine.examine_logdir(str(tmp_path / "runs" / "deeper"))
     assert (found.level, found.subject) == ("problem", "logdir")
 
 
-def test_a_read_only_place_is_a_problem():
+def test_a_read_only_logdir_is_a_problem():
     (found,) = machine.examine_logdir("/proc/nowhere")
     assert found.level == "problem"
-    assert "cannot be written to" in found.found
+    assert "not writable" in found.found
 
 
 def test_a_remote_logdir_is_not_tried():

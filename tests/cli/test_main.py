@@ -1,6 +1,8 @@
 import contextlib
+import importlib
 import json
 import os
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from tb_firstloss import read_first_loss
+from tb_firstloss.cli import commands
 from tb_firstloss.cli.main import COMMANDS, main
 from tb_firstloss.errors import UnexpectedLossError
 from tests.helpers.recorded import record, run_on_terminal
@@ -68,7 +71,7 @@ def test_show_takes_a_file_a_run_and_a_logdir(logdir, capsys):
     ],
     ids=["missing-path", "empty-folder", "no-event-file", "empty-event-file"],
 )
-def test_show_says_in_one_line_what_is_wrong(tmp_path, capsys, make, code, message):
+def test_an_error_is_one_line(tmp_path, capsys, make, code, message):
     assert main(["show", str(make(tmp_path))]) == code
     out, err = capsys.readouterr()
     assert out == ""
@@ -82,7 +85,7 @@ def write(path, content):
     return path
 
 
-def test_show_prints_the_others_when_one_recording_is_damaged(logdir, capsys):
+def test_show_prints_the_intact_recordings_next_to_a_damaged_one(logdir, capsys):
     (file,) = (logdir / "a" / "first_batch").glob("events*")
     file.write_bytes(file.read_bytes()[:900])
     assert main(["show", str(logdir)]) == 1
@@ -124,9 +127,9 @@ def test_runs_can_be_chosen_by_name_and_glob(recordings, capsys):
         assert [row["run"] for row in json.loads(capsys.readouterr().out)] == ["b/first_batch"]
 
 
-def test_a_choice_that_means_no_run_lists_them(recordings, capsys):
+def test_a_glob_without_a_match_lists_the_runs(recordings, capsys):
     assert main(["show", str(recordings), "--run", "c*"]) == 1
-    assert "none of its runs is meant by --run: a/first_batch, b/first_batch" in (
+    assert "no run matches --run; available: a/first_batch, b/first_batch" in (
         capsys.readouterr().err
     )
 
@@ -140,7 +143,7 @@ def test_runs_of_several_paths_carry_their_path(recordings, capsys):
     assert names == [str(recordings / "a" / "first_batch"), last, last]
 
 
-def test_colours_are_for_terminals_and_not_with_no_color(recordings, capsys):
+def test_colours_are_for_terminals_without_no_color(recordings, capsys):
     main(["show", str(recordings)])
     assert "\x1b" not in capsys.readouterr().out
     for colours, environment in ((True, {}), (False, {"NO_COLOR": "1"}), (False, {"TERM": "dumb"})):
@@ -169,7 +172,7 @@ def test_a_run_name_cannot_steer_the_terminal(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_names_that_the_terminal_lacks_are_escaped(tmp_path, encoding):
+def test_characters_that_the_terminal_lacks_are_escaped(tmp_path, encoding):
     record(tmp_path / "läuft-日本", [1.0, 2.0])
     done = subprocess.run(
         [sys.executable, "-m", "tb_firstloss", "show", str(tmp_path)],
@@ -182,24 +185,59 @@ def test_names_that_the_terminal_lacks_are_escaped(tmp_path, encoding):
     assert shown + b"/first_batch" in done.stdout
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=" ".join)
-def test_help_has_an_example_and_imports_nothing_heavy(command):
+def help_of(*command):
+    """Returns what --help prints, and the modules that it has imported."""
     code = (
         "import sys\nfrom tb_firstloss.cli import main\ntry: main(sys.argv[1:])\n"
-        "except SystemExit as end: assert end.code == 0\n"
-        "found = {name.partition('.')[0] for name in sys.modules}\n"
-        "print(found & {'tensorflow', 'keras', 'tensorboard', 'numpy', 'google', 'xprof'})"
+        "except SystemExit as end: assert end.code == 0\nprint(*sys.modules)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, *command, "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True, check=True
     )
-    assert done.stdout.splitlines()[-1] == "set()"
-    assert f"usage: tb-firstloss {' '.join(command)}" in done.stdout
-    if command:
-        assert f"Examples:\n  tb-firstloss {command[0]}" in done.stdout
+    text, _, modules = done.stdout.rstrip().rpartition("\n")
+    return text, set(modules.split())
+
+
+@pytest.mark.parametrize("command", [[], ["doctor"], ["profile"]], ids=" ".join)
+def test_help_imports_nothing_heavy(command):
+    # doctor has to run whatever is broken.
+    heavy = {"tensorflow", "keras", "tensorboard", "numpy", "google", "xprof"}
+    assert not help_of(*command)[1] & heavy
+
+
+def test_help_imports_no_command():
+    text, modules = help_of()
+    assert not [name for name in modules if name.startswith("tb_firstloss.cli.commands.")]
+    for name, summary in COMMANDS.items():
+        assert f"    {name} " in text
+        assert " ".join(summary.split()) in " ".join(text.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_commands_help_has_an_example_and_imports_nothing_optional(command):
+    text, modules = help_of(command)
+    assert not modules & {"tensorflow", "keras", "xprof", "sklearn", "pandas", "pyarrow", "fsspec"}
+    assert text.startswith(f"usage: tb-firstloss {command}")
+    assert f"Examples:\n  tb-firstloss {command}" in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_commands_docstring_begins_with_its_summary(command):
+    module = importlib.import_module(f"tb_firstloss.cli.commands.{command}")
+    assert module.__doc__.splitlines()[0] == f"{COMMANDS[command]}."
+
+
+def test_every_module_of_commands_is_a_command():
+    assert {module.name for module in pkgutil.iter_modules(commands.__path__)} == set(COMMANDS)
+
+
+def test_ctrl_c_while_a_command_is_imported_is_exit_code_130(monkeypatch, capsys):
+    def interrupt(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib, "import_module", interrupt)
+    assert main(["show"]) == 130
+    assert capsys.readouterr().err == "tb-firstloss: interrupted\n"
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from tb_firstloss.cli.commands import open as open_command
 
 
 @pytest.mark.slow
-def test_open_prints_the_tabs_address_serves_it_and_takes_tensorboard_with_it(tmp_path):
+def test_open_prints_and_serves_the_tabs_address_and_ends_tensorboard(tmp_path):
     words = [sys.executable, "-m", "tb_firstloss", "open", str(tmp_path)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -33,6 +33,6 @@ def test_open_prints_the_tabs_address_serves_it_and_takes_tensorboard_with_it(tm
         urllib.request.urlopen(address)
 
 
-def test_a_logdir_that_is_not_there_is_said_at_once(tmp_path, capsys):
+def test_a_missing_logdir_is_reported_at_once(tmp_path, capsys):
     assert main(["open", str(tmp_path / "missing")]) == 2
     assert f"{tmp_path}/missing: no such directory" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Tables and progress as a person sees them."""
+"""Tables and progress as a user sees them."""
 
 import re
 import time
@@ -29,7 +29,7 @@ def test_columns_are_aligned_by_what_a_terminal_shows(capsys):
     ]
 
 
-def test_named_columns_are_set_to_the_left(capsys):
+def test_chosen_columns_are_aligned_left(capsys):
     output.print_table(["a", "bbb", "c"], [["1", "2", "3"]], left=[1])
     assert capsys.readouterr().out.splitlines()[2] == "1  2    3"
 

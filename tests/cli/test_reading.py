@@ -59,9 +59,9 @@ def test_tags_are_chosen_by_globs(recordings, capsys):
     ]
 
 
-def test_no_tags_is_a_finding_and_no_path_is_misuse(tmp_path, capsys):
+def test_no_tags_is_a_finding_and_a_missing_path_is_misuse(tmp_path, capsys):
     assert main(["tags", str(tmp_path)]) == 1
-    assert "no values there" in capsys.readouterr().err
+    assert "no values found" in capsys.readouterr().err
     assert main(["tags", str(tmp_path), "--quiet"]) == 1
     assert capsys.readouterr().err == ""
     assert main(["tags", str(tmp_path / "missing")]) == 2
@@ -127,7 +127,7 @@ def test_export_stops_quietly_when_its_reader_does(recordings):
     assert done.stdout == "run,tag,step,wall_time,value\n"
 
 
-def test_verify_is_content_with_intact_files(recordings, capsys):
+def test_verify_finds_nothing_in_intact_files(recordings, capsys):
     assert main(["verify", str(recordings)]) == 0
     out, err = capsys.readouterr()
     assert out == ""
@@ -159,7 +159,7 @@ def test_verify_finds_a_recording_that_lost_its_end(logdir, capsys):
     assert "manifest" in capsys.readouterr().out
 
 
-def test_verify_tells_damage_beside_a_whole_recording_once(logdir, capsys):
+def test_verify_reports_damage_next_to_an_intact_recording_once(logdir, capsys):
     (file,) = (logdir / "a" / "first_batch").glob("events*")
     content = bytearray(file.read_bytes())
     content[content.rindex(b"first_batch/report")] ^= 1
@@ -168,11 +168,11 @@ def test_verify_tells_damage_beside_a_whole_recording_once(logdir, capsys):
     assert capsys.readouterr().out.count("\n") == 1
 
 
-def test_verify_without_a_path_that_exists_is_misuse(tmp_path):
+def test_verify_of_a_missing_path_is_misuse(tmp_path):
     assert main(["verify", str(tmp_path / "missing")]) == 2
 
 
-def test_watch_prints_what_is_there_and_ends_in_time(recordings, capsys):
+def test_watch_prints_existing_values_and_ends_in_time(recordings, capsys):
     arguments = ["watch", str(recordings / "train"), "--timeout", "0.5", "--interval", "0.1"]
     assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -1,4 +1,4 @@
-"""The README's command reference is what the commands themselves say."""
+"""The README's command reference quotes each command's --help."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 def words_of(text):
-    """The text in one line: argparse wraps it differently from version to version."""
+    """Returns the text in one line: Python versions wrap it differently."""
     return " ".join(text.split())
 
 

@@ -11,22 +11,19 @@ Examples::
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
+from tb_firstloss.checks import Verdict, check, check_recorded, parse_expectation
 from tb_firstloss.cli.arguments import (
     add_json,
     add_paths,
     add_quiet,
     add_selection,
     add_tolerances,
-    read_recordings,
 )
 from tb_firstloss.cli.exit_codes import FINDING
-from tb_firstloss.cli.output import Cell, Row, print_table, printable
-
-if TYPE_CHECKING:
-    from tb_firstloss.checks import Verdict
-    from tb_firstloss.first_batch import FirstBatch
+from tb_firstloss.cli.output import Cell, Row, print_json, print_table, printable
+from tb_firstloss.cli.recordings import read_recordings
+from tb_firstloss.first_batch import FirstBatch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,14 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints a verdict per run."""
-    from tb_firstloss.checks import parse_expectation
-
     if options.expect is not None:
         parse_expectation(options.expect)  # before anything is read
     verdicts = [(first.run, _judge(first, options)) for first in read_recordings(options)]
     if options.json:
-        from tb_firstloss.cli.commands.show import print_json
-
         print_json([{"run": run, **vars(verdict)} for run, verdict in verdicts])
     else:
         _print(verdicts)
@@ -60,8 +53,6 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _judge(first: FirstBatch, options: argparse.Namespace) -> Verdict:
-    from tb_firstloss.checks import check, check_recorded
-
     tolerances = {"rtol": options.rtol, "atol": options.atol}
     if options.expect is not None:
         return check(first, options.expect, **tolerances)

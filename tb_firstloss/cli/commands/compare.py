@@ -12,22 +12,20 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tb_firstloss.cli.arguments import (
     add_json,
     add_quiet,
     add_selection,
     add_tolerances,
-    read_path,
-    read_recordings,
 )
 from tb_firstloss.cli.exit_codes import FINDING
-from tb_firstloss.cli.output import paint, print_table, printable
-
-if TYPE_CHECKING:
-    from tb_firstloss.comparison import Comparison, ValueComparison
-    from tb_firstloss.first_batch import FirstBatch
+from tb_firstloss.cli.output import paint, print_json, print_table, printable
+from tb_firstloss.cli.recordings import read_path, read_recordings
+from tb_firstloss.comparison import Comparison, ValueComparison, compare
+from tb_firstloss.errors import SeveralRecordingsError, some_of
+from tb_firstloss.first_batch import FirstBatch
 
 _COLOURS = {"identical": "green", "within tolerance": "green", "different": "red"}
 
@@ -48,14 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints a comparison per run."""
-    from tb_firstloss.comparison import compare
-
     baseline = _read_baseline(options.baseline, quiet=options.quiet)
     others = read_recordings(options, with_paths=True)
     found = [compare(baseline, other, rtol=options.rtol, atol=options.atol) for other in others]
     if options.json:
-        from tb_firstloss.cli.commands.show import print_json
-
         print_json([dataclasses.asdict(comparison) for comparison in found])
     else:
         for number, comparison in enumerate(found):
@@ -66,8 +60,6 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _read_baseline(path: str, *, quiet: bool) -> FirstBatch:
-    from tb_firstloss.errors import SeveralRecordingsError, some_of
-
     found = read_path(path, None, quiet=quiet)
     if len(found) > 1:
         names = some_of([first.run for first in found])

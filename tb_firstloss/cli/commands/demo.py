@@ -10,13 +10,16 @@ Examples::
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
 
 from tb_firstloss.cli.arguments import add_quiet
+from tb_firstloss.cli.commands.show import print_losses
 from tb_firstloss.cli.native_log import quiet_import
 from tb_firstloss.cli.progress import track
+from tb_firstloss.reading.recordings import read_first_loss
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,19 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="loss function (default: cross-entropy)",
     )
     parser.add_argument(
-        "--keras", action="store_true", help="train with model.fit instead of a loop by hand"
+        "--keras", action="store_true", help="train with model.fit instead of a custom loop"
     )
     add_quiet(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Trains, then prints the first loss as it was read back from the event file."""
-    from tb_firstloss.cli.commands.show import print_losses
-
     if not options.quiet:
         print("Loading TensorFlow …", file=sys.stderr)
     with quiet_import():
-        from tb_firstloss import demo
+        from tb_firstloss import demo  # TensorFlow
 
         demo.start_devices()
     choices = {
@@ -61,36 +62,31 @@ def run(options: argparse.Namespace) -> int:
             **choices,
             track=lambda batches, count: track(batches, "Training", count, quiet=options.quiet),
         )
-    from tb_firstloss.reading.recordings import read_first_loss
-
     first = read_first_loss(outcome.run_dir)
     print_losses([first])
-    if options.loss == "cross-entropy":
-        known = f"ln 10 is {demo.LN_10:.4f}: {_reading(first.mean)}"
-    else:
-        known = "nothing says what it should be"
-    print(f"\nThe first loss is {first.mean:.4f}; {known}")
+    print(f"\nThe first loss is {first.mean:.4f}; {_meaning(first.mean, options.loss)}")
     print(f"Accuracy after one epoch: {outcome.accuracy:.1%} on {outcome.test_count} test images")
     print(f"Event file and profile: {_short(outcome.run_dir)}")
     print(f"In TensorBoard: {_short(_tensorboard())} --logdir {options.logdir}")
     return 0
 
 
+def _meaning(mean: float, loss: str) -> str:
+    if loss != "cross-entropy":
+        return "no initial value is known for this loss"
+    known = f"ln 10 is {math.log(10):.4f}"
+    if abs(mean / math.log(10) - 1) < 0.1:
+        return f"{known}: an untrained network that finds the ten digits equally likely"
+    return f"{known}: further from it than an untrained network should be"
+
+
 def _tensorboard() -> str:
-    """Returns the tensorboard command that belongs to this Python."""
-    beside = Path(sys.executable).with_name("tensorboard")
-    return str(beside) if beside.exists() else "tensorboard"
+    """Returns this Python's tensorboard command."""
+    command = Path(sys.executable).with_name("tensorboard")
+    return str(command) if command.exists() else "tensorboard"
 
 
 def _short(path: str) -> str:
-    """Returns a path relative to the working directory where it lies below it."""
+    """Returns a path relative to the working directory if it is below it."""
     here = f"{Path.cwd()}{os.sep}"
     return path.removeprefix(here)
-
-
-def _reading(mean: float) -> str:
-    from tb_firstloss.demo import LN_10
-
-    if abs(mean / LN_10 - 1) < 0.1:
-        return "an untrained network that finds the ten digits equally likely"
-    return "further from it than an untrained network should be"

@@ -1,6 +1,6 @@
-"""Look for what could keep capturing, reading or showing from working, and say what to do.
+"""Find what keeps capturing, reading or showing from working, and say how to fix it.
 
-Exit code 1 when there is a problem. TensorFlow and TensorBoard are started once for it.
+Starts TensorFlow and TensorBoard once. Exit code 1 when there is a problem.
 
 Examples::
 
@@ -12,60 +12,33 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterator
 
-from tb_firstloss.cli.arguments import add_json, add_quiet
+from tb_firstloss.cli.arguments import add_json, add_place, add_quiet
+from tb_firstloss.cli.examine import machine, packages
 from tb_firstloss.cli.examine.findings import Finding
 from tb_firstloss.cli.exit_codes import FINDING
-from tb_firstloss.cli.output import Cell, Row, print_table
+from tb_firstloss.cli.output import Cell, Row, print_json, print_table
+from tb_firstloss.cli.progress import bar
 
 _COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument(
-        "logdir",
-        nargs="?",
-        default="runs",
-        metavar="LOGDIR",
-        help="where recordings are to go; it is not made (default: runs)",
-    )
+    add_place(parser, "logdir", "where recordings would go; it is not created")
     add_json(parser)
     add_quiet(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Prints a line per finding, with the remedies below."""
-    from tb_firstloss.cli.progress import bar
-
     with bar("Starting TensorFlow and TensorBoard", quiet=options.quiet):
-        found = list(examine(options.logdir))
+        found = [*packages.examine_packages(), *machine.examine_machine(options.logdir)]
     if options.json:
-        from tb_firstloss.cli.commands.show import print_json
-
         print_json([dataclasses.asdict(finding) for finding in found])
     else:
         _print([finding for finding in found if finding.level != "ok" or not options.quiet])
     return FINDING if any(finding.level == "problem" for finding in found) else 0
-
-
-def examine(logdir: str) -> Iterator[Finding]:
-    """Yields everything that was looked at."""
-    from tb_firstloss.cli.examine import machine
-    from tb_firstloss.cli.examine.packages import examine_packages
-
-    facts = {}
-    for finding, learned in examine_packages():
-        facts.update(learned)
-        yield finding
-    yield machine.examine_reader()
-    if facts:
-        yield machine.examine_gpu(facts["gpus"], built_with_gpu=facts["built_with_gpu"])
-    profiling = machine.examine_profiling()
-    if profiling is not None:
-        yield profiling
-    yield from machine.examine_logdir(logdir)
 
 
 def _print(found: list[Finding]) -> None:

@@ -1,6 +1,6 @@
 """Write scalars as CSV or Parquet.
 
-The columns are run, tag, step, wall_time and value. Without -o it is CSV on standard output.
+The columns are run, tag, step, wall_time and value. Without -o, CSV goes to standard output.
 
 Examples::
 
@@ -15,13 +15,15 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from tb_firstloss.cli.arguments import add_paths, add_quiet, add_selection, name_below, note
 from tb_firstloss.cli.exit_codes import FINDING
-
-if TYPE_CHECKING:
-    from tb_firstloss.reading.columns import Scalars
+from tb_firstloss.cli.progress import reading_threads
+from tb_firstloss.reading.columns import Scalars
+from tb_firstloss.reading.scalars import read_scalars
 
 FORMATS = ("csv", "parquet")
 
@@ -33,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="FILE", type=Path, help="file to write (default: standard output)"
     )
     parser.add_argument(
-        "--format", choices=FORMATS, help="default: what FILE's name ends with, or csv"
+        "--format", choices=FORMATS, help="default: the ending of FILE's name, or csv"
     )
-    parser.add_argument("--force", action="store_true", help="replace FILE if it is there")
+    parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
     add_selection(parser)
     add_quiet(parser)
 
@@ -44,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     """Writes the columns; exit code 1 when there is nothing to write."""
     kind = _choose_format(options)
     if options.output is not None and options.output.exists() and not options.force:
-        raise FileExistsError(f"{options.output}: is there already; --force replaces it")
+        raise FileExistsError(f"{options.output}: already exists; --force replaces it")
     columns = _read(options)
     if not columns:
         note(options, f"{', '.join(options.paths)}: nothing to export")
@@ -65,14 +67,11 @@ def _choose_format(options: argparse.Namespace) -> str:
     ending = options.output.suffix.lower().removeprefix(".")
     chosen: str | None = options.format or (ending if ending in FORMATS else None)
     if chosen is None:
-        raise ValueError(f"{options.output}: ends with neither .csv nor .parquet; give --format")
+        raise ValueError(f"{options.output}: not .csv or .parquet; give --format")
     return chosen
 
 
 def _read(options: argparse.Namespace) -> Scalars:
-    from tb_firstloss.cli.progress import reading_threads
-    from tb_firstloss.reading.scalars import read_scalars
-
     found = []
     with reading_threads("Reading", quiet=options.quiet) as threads:
         for path in options.paths:
@@ -82,12 +81,8 @@ def _read(options: argparse.Namespace) -> Scalars:
 
 
 def _join(parts: list[tuple[str, Scalars]]) -> Scalars:
-    """Returns the rows of several paths as one, with the paths in the runs' names."""
-    import numpy as np
-
-    from tb_firstloss.reading.columns import Scalars
-
-    runs: dict[str, int] = {}  # names must differ: categories of pandas and Arrow do
+    """Returns the rows of several paths as one, with each path in front of its runs' names."""
+    runs: dict[str, int] = {}  # pandas and Arrow reject repeated categories
     tags: dict[str, int] = {}
     run_codes: list[Any] = []
     tag_codes: list[Any] = []

@@ -14,9 +14,12 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tb_firstloss.cli.arguments import add_place
+from tb_firstloss.contract import PLUGIN_NAME
 from tb_firstloss.errors import FirstLossError
 from tb_firstloss.paths import is_url
 
@@ -24,14 +27,12 @@ _ADDRESS = re.compile(r"^TensorBoard \S+ at (http\S+) ", re.MULTILINE)
 
 
 class TensorBoardError(FirstLossError):
-    """TensorBoard did not start; the message is the last thing that it said."""
+    """TensorBoard did not start; the message is the last line that it printed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument(
-        "logdir", nargs="?", default="runs", metavar="LOGDIR", help="logdir (default: runs)"
-    )
+    add_place(parser, "logdir", "logdir to show")
     parser.add_argument(
         "--port", type=int, default=0, help="port to listen on (default: any free one)"
     )
@@ -42,12 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints the tab's address and serves it until Ctrl-C."""
-    from tb_firstloss.contract import PLUGIN_NAME  # with NumPy, which --help does not need
-
     if not is_url(options.logdir) and not Path(options.logdir).is_dir():
-        raise NotADirectoryError(f"{options.logdir}: no such directory; give the logdir")
+        raise NotADirectoryError(f"{options.logdir}: no such directory; give a logdir")
     print("Starting TensorBoard …", file=sys.stderr)
-    # Ended by a service manager or a notebook, this process must take TensorBoard with it.
+    # A service manager or notebook ends this process with SIGTERM; TensorBoard must end with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     flags = ["--host", options.host, "--port", str(options.port)]
     with serve(options.logdir, *flags) as (address, process):
@@ -63,9 +62,10 @@ def run(options: argparse.Namespace) -> int:
 def serve(
     logdir: str, *flags: str, command: Sequence[str] = ("-m", "tensorboard.main")
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Runs TensorBoard in a process of its own, which ends with the block.
+    """Runs TensorBoard in a child process, which ends with the block.
 
-    In this process it would import TensorFlow, where that is installed.
+    Not in this process: there it would import TensorFlow, if that is installed. Not with
+    ``tensorboard.manager``: it leaves its servers running and shares them between callers.
 
     Args:
         logdir: What to show.
@@ -104,16 +104,15 @@ def _await_address(process: subprocess.Popen[str]) -> str:
             _keep_reading(process)
             return found[1].rstrip("/") + "/"
         said = line.strip() or said
-    raise TensorBoardError(f"TensorBoard did not start: {said or 'it said nothing'}")
+    raise TensorBoardError(f"TensorBoard did not start: {said or 'it printed nothing'}")
 
 
 def _keep_reading(process: subprocess.Popen[str]) -> None:
-    """Passes what TensorBoard says later on to stderr: unread, it would fill the pipe and block."""
-    import threading
+    """Passes TensorBoard's later output on to stderr: unread, it would fill the pipe and block."""
 
     def pump() -> None:
         assert process.stderr is not None
-        with contextlib.suppress(ValueError):  # stderr may be closed first, when Python ends
+        with contextlib.suppress(ValueError):  # at exit, Python may close stderr first
             for line in process.stderr:
                 sys.stderr.write(line)
 

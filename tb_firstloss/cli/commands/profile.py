@@ -1,4 +1,4 @@
-"""Show where the time of step 0 went, beside the warm step if there is one.
+"""Show where step 0 spent its time, next to the warm step if there is one.
 
 Examples::
 
@@ -9,24 +9,29 @@ Examples::
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tb_firstloss.cli.arguments import add_json
+from tb_firstloss.cli.output import print_json, print_table
 from tb_firstloss.errors import NoRecordingError, SeveralRecordingsError, some_of
-
-if TYPE_CHECKING:
-    from tb_firstloss.profiles.step_profile import Operation, StepProfile
+from tb_firstloss.profiles.step_profile import (
+    Operation,
+    StepProfile,
+    find_profile,
+    read_profile,
+)
+from tb_firstloss.profiles.timeline import SHARES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument(
-        "path", metavar="RUN", help="run directory, or a logdir with one profiled run"
+        "path", metavar="RUN", help="run directory, or logdir with a single profiled run"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    add_json(parser)
     parser.add_argument(
         "--top", type=int, default=10, metavar="N", help="operations to show (default: 10)"
     )
@@ -34,15 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints the profile of a run and of its warm step, side by side."""
-    # xprof logs every conversion, as an error even; it reads this when it is loaded.
+    # xprof logs every conversion, some as errors, and reads this while it is imported.
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    from tb_firstloss.profiles.step_profile import read_profile
-
     if options.top < 0:
         raise ValueError(f"--top: {options.top} is negative; 0 shows no operations")
     profiles = [read_profile(path) for path in find_runs(Path(options.path))]
     if options.json:
-        print(json.dumps([to_json(profile, options.top) for profile in profiles], indent=2))
+        print_json([to_json(profile, options.top) for profile in profiles])
         return 0
     print_shares(profiles)
     if options.top and profiles[0].operations:
@@ -52,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def find_runs(path: Path) -> list[Path]:
-    """Returns a profiled run directory and, where there is one, that of its warm step.
+    """Returns a profiled run directory and, if there is one, its warm step's.
 
     Args:
         path: Run directory, or a logdir that holds a single profiled run.
@@ -62,8 +65,6 @@ def find_runs(path: Path) -> list[Path]:
         NoRecordingError: There is no profile.
         SeveralRecordingsError: There are several; the message names them.
     """
-    from tb_firstloss.profiles.step_profile import find_profile
-
     if not find_profile(path):
         path = _only_run(path)
     path = path.resolve()
@@ -77,8 +78,8 @@ def _only_run(logdir: Path) -> Path:
     found = sorted(profiled - warm)
     if not found:
         raise NoRecordingError(
-            f"{logdir}: no profile (plugins/profile/*/*.xplane.pb) here or below; it is written "
-            "with profile=True, which is the default",
+            f"{logdir}: no profile (plugins/profile/*/*.xplane.pb) here or below; record with "
+            "profile=True, the default",
             path=logdir,
         )
     if len(found) > 1:
@@ -99,10 +100,7 @@ def to_json(profile: StepProfile, top: int) -> dict[str, Any]:
 
 
 def print_shares(profiles: Sequence[StepProfile]) -> None:
-    """Prints step time, what it went to and the peak memory, one column a profile."""
-    from tb_firstloss.cli.output import print_table
-    from tb_firstloss.profiles.timeline import SHARES
-
+    """Prints step time, what it was spent on and peak memory, one column per profile."""
     times = ["" if p.step is None else _milliseconds(p.seconds) for p in profiles]
     rows = [["step time", *times, ""]]
     for name, meaning in SHARES.items():
@@ -117,23 +115,21 @@ def print_shares(profiles: Sequence[StepProfile]) -> None:
 
 
 def print_operations(profiles: Sequence[StepProfile], top: int) -> None:
-    """Prints the operations with most self time in the first profile, one column a profile."""
-    from tb_firstloss.cli.output import print_table
-
+    """Prints the operations with most self time in the first profile, one column per profile."""
     first, *others = profiles
-    # On a device an operation has two times: of starting it on the host, and of running it.
-    tells_place = any(operation.place != "Host" for operation in first.operations)
+    # With a device, an operation has two times: to launch it on the host, and to run it.
+    shows_place = any(operation.place != "Host" for operation in first.operations)
     rows = []
     for operation in first.operations[:top]:
-        times = [_time_of(operation, other) for other in others]
-        own = _milliseconds(operation.self_seconds)
-        place = [operation.place.lower()] if tells_place else []
-        rows.append([operation.name, own, *times, str(operation.count), *place, operation.kind])
+        times = [_milliseconds(operation.self_seconds)]
+        times += [_time_of(operation, other) for other in others]
+        place = [operation.place.lower()] if shows_place else []
+        rows.append([operation.name, *times, str(operation.count), *place, operation.kind])
     headers = [
         "self time" if profile.step is None else f"self time in {_title(profile)}"
         for profile in profiles
     ]
-    print_table(["operation", *headers, "count", *["on"] * tells_place, "type"], rows)
+    print_table(["operation", *headers, "count", *["on"] * shows_place, "type"], rows)
 
 
 def _time_of(operation: Operation, profile: StepProfile) -> str:

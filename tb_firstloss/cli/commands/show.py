@@ -9,22 +9,19 @@ Examples::
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tb_firstloss.cli.arguments import (
     add_json,
     add_paths,
     add_quiet,
     add_selection,
-    read_recordings,
 )
-from tb_firstloss.cli.output import Cell, histogram_line, print_table
-
-if TYPE_CHECKING:
-    from tb_firstloss.first_batch import FirstBatch
-    from tb_firstloss.loss_table import LossTable
+from tb_firstloss.cli.output import Cell, histogram_line, print_json, print_table
+from tb_firstloss.cli.recordings import read_recordings
+from tb_firstloss.first_batch import FirstBatch, tabulate
+from tb_firstloss.loss_table import LossTable
 
 _HEADERS = ["run", "step", "loss", "expected", "count", "min", "mean", "max", "non-finite", ""]
 _EXPECTED, _NONFINITE = 3, 8
@@ -50,8 +47,6 @@ def run(options: argparse.Namespace) -> int:
 
 def print_losses(found: list[FirstBatch]) -> None:
     """Prints a table with a row per run and output."""
-    from tb_firstloss.first_batch import tabulate
-
     rows = [row for first in found for row in _rows(tabulate(first))]
     expected = any(row[_EXPECTED] for row in rows)
     keep = [i for i in range(len(_HEADERS)) if expected or i != _EXPECTED]
@@ -62,13 +57,6 @@ def print_losses(found: list[FirstBatch]) -> None:
     print_table([_HEADERS[i] for i in keep], table)
 
 
-def print_json(content: Any) -> None:
-    """Prints JSON in ASCII; NaN and infinities, which JSON lacks, become text."""
-    from tb_firstloss.arrays import finite_json
-
-    print(json.dumps(finite_json(content), indent=2, allow_nan=False))
-
-
 def _rows(table: LossTable) -> Iterator[list[str]]:
     losses = ", ".join(loss.text for loss in table.losses)
     head = [str(table.step), losses, "" if table.expected is None else f"{table.expected:.6g}"]
@@ -76,9 +64,9 @@ def _rows(table: LossTable) -> Iterator[list[str]]:
         yield [table.run, *head, *[""] * 6]
     for output in table.outputs:
         s = output.statistics
-        label = table.run if len(table.outputs) == 1 else f"{table.run}: {output.name}"
         numbers = [f"{value:.6g}" for value in (s.min, s.mean, s.max)]
         picture = "" if output.values is None else histogram_line(output.values)
+        label = table.run if len(table.outputs) == 1 else f"{table.run}: {output.name}"
         yield [label, *head, str(s.count), *numbers, str(s.nonfinite_count), picture]
 
 

@@ -1,4 +1,4 @@
-"""List what is recorded below a path: every tag of every run.
+"""List every tag of every run below a path.
 
 Examples::
 
@@ -11,19 +11,26 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-from tb_firstloss.cli.arguments import add_json, add_paths, add_quiet, add_selection
+from tb_firstloss.arrays import describe
+from tb_firstloss.cli.arguments import (
+    add_json,
+    add_paths,
+    add_quiet,
+    add_selection,
+    name_below,
+    note,
+)
 from tb_firstloss.cli.exit_codes import FINDING
-from tb_firstloss.cli.output import print_table
-
-if TYPE_CHECKING:
-    from tb_firstloss.reading.tensor_datum import TensorDatum
+from tb_firstloss.cli.output import print_json, print_table
+from tb_firstloss.cli.progress import bar
+from tb_firstloss.reading.logdir import iter_tensors
+from tb_firstloss.reading.tensor_datum import TensorDatum
 
 
 @dataclasses.dataclass
 class Tag:
-    """What is known of one tag of one run; several contents are joined by a comma."""
+    """A row of the table: one tag of one run; different contents are joined by commas."""
 
     run: str
     tag: str
@@ -46,23 +53,16 @@ def run(options: argparse.Namespace) -> int:
     """Prints a row per run and tag."""
     found = [tag for path in options.paths for tag in _read(path, options)]
     if options.json:
-        from tb_firstloss.cli.commands.show import print_json
-
         print_json([vars(tag) for tag in found])
     elif found:
         headers = ["run", "plugin", "values", "steps", "content", "tag"]
         print_table(headers, [_row(tag) for tag in found], left=[1, 4])
     if not found:
-        from tb_firstloss.cli.arguments import note
-
-        note(options, f"{', '.join(options.paths)}: no values there")
+        note(options, f"{', '.join(options.paths)}: no values found")
     return 0 if found else FINDING
 
 
 def _read(path: str, options: argparse.Namespace) -> Iterable[Tag]:
-    from tb_firstloss.cli.progress import bar
-    from tb_firstloss.reading.logdir import iter_tensors
-
     found: dict[tuple[str, str], Tag] = {}
     with bar("Reading", quiet=options.quiet):
         for datum in iter_tensors(path, runs=options.runs, tags=options.tags):
@@ -75,9 +75,6 @@ def _read(path: str, options: argparse.Namespace) -> Iterable[Tag]:
 
 
 def _begin(path: str, datum: TensorDatum, *, several: bool) -> Tag:
-    from tb_firstloss.arrays import describe
-    from tb_firstloss.cli.arguments import name_below
-
     return Tag(
         run=name_below(path, datum.run) if several else datum.run,
         tag=datum.tag,
@@ -90,8 +87,6 @@ def _begin(path: str, datum: TensorDatum, *, several: bool) -> Tag:
 
 
 def _count(tag: Tag, datum: TensorDatum) -> None:
-    from tb_firstloss.arrays import describe
-
     content = describe(datum.value)
     if content not in tag.content.split(", "):
         tag.content += f", {content}"

@@ -1,6 +1,6 @@
-"""Read everything below a path and list what is damaged.
+"""Read everything below a path and list the damage.
 
-Every checksum, every tensor and the digests of every recording are checked. Exit code 1 when
+Checks every checksum, every tensor and the digests of every recording. Exit code 1 when
 something is damaged.
 
 Examples::
@@ -18,7 +18,11 @@ from typing import Any
 
 from tb_firstloss.cli.arguments import add_json, add_paths, add_quiet, note
 from tb_firstloss.cli.exit_codes import FINDING
-from tb_firstloss.cli.output import printable
+from tb_firstloss.cli.output import print_json, printable
+from tb_firstloss.cli.progress import bar
+from tb_firstloss.errors import DamageWarning
+from tb_firstloss.reading.logdir import verify
+from tb_firstloss.reading.recordings import read_first_losses
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,14 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints a line for each damage."""
-    from tb_firstloss.cli.progress import bar
-
+    """Prints a line per damage."""
     with bar("Verifying", quiet=options.quiet):
         found = [line for path in options.paths for line in _verify(path)]
     if options.json:
-        from tb_firstloss.cli.commands.show import print_json
-
         print_json(found)
     else:
         for line in found:
@@ -47,10 +47,6 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _verify(path: str) -> list[dict[str, Any]]:
-    from tb_firstloss.errors import DamageWarning
-    from tb_firstloss.reading.logdir import verify
-    from tb_firstloss.reading.recordings import read_first_losses
-
     lines = [
         {**dataclasses.asdict(dataclasses.replace(damage, cause=None)), "message": str(damage)}
         for damage in verify(path)

@@ -1,7 +1,7 @@
 """Print values as they are written, until Ctrl-C.
 
-What is there already comes first; the path need not exist yet. Scalars are printed as numbers,
-everything else by its dtype and shape.
+Values that are already there come first; the path need not exist yet. Scalars are printed as
+numbers, everything else as dtype and shape.
 
 Examples::
 
@@ -17,43 +17,35 @@ import json
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
 
-from tb_firstloss.cli.arguments import add_selection
+from tb_firstloss.arrays import describe, finite_json
+from tb_firstloss.cli.arguments import add_place, add_selection
 from tb_firstloss.cli.exit_codes import FINDING
 from tb_firstloss.cli.output import printable
-
-if TYPE_CHECKING:
-    from tb_firstloss.reading.tensor_datum import TensorDatum
+from tb_firstloss.reading.follow import follow
+from tb_firstloss.reading.tensor_datum import TensorDatum
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument(
-        "path",
-        nargs="?",
-        default="runs",
-        metavar="PATH",
-        help="logdir, run directory or event file (default: runs)",
-    )
+    add_place(parser, "path", "logdir, run directory or event file")
     parser.add_argument(
         "--interval",
         type=float,
         default=1.0,
         metavar="SECONDS",
-        help="how often to look for something new (default: 1)",
+        help="polling interval (default: 1)",
     )
     parser.add_argument(
-        "--timeout", type=float, metavar="SECONDS", help="end after this time (default: never)"
+        "--timeout", type=float, metavar="SECONDS", help="stop after this time (default: never)"
     )
     add_selection(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
 
 
 def run(options: argparse.Namespace) -> int:
     """Prints a line per value; exit code 1 when the time is over and none has come."""
-    from tb_firstloss.reading.follow import follow
-
     if options.timeout is not None and not options.timeout >= 0:
         raise ValueError(f"--timeout {options.timeout}: give 0 or more seconds")
     stop = threading.Event()
@@ -69,12 +61,12 @@ def run(options: argparse.Namespace) -> int:
         for datum in values:
             seen = True
             print(_to_json(datum) if options.json else _to_line(datum))
-            sys.stdout.flush()  # it may be a pipe, and the next value an hour away
+            sys.stdout.flush()  # stdout may be a pipe, and the next value an hour away
     return 0 if seen or options.timeout is None else FINDING
 
 
 @contextlib.contextmanager
-def _stopping_after(seconds: float | None, stop: threading.Event) -> Any:
+def _stopping_after(seconds: float | None, stop: threading.Event) -> Iterator[None]:
     timer = threading.Timer(seconds or 0, stop.set)
     timer.daemon = True
     if seconds is not None:
@@ -94,13 +86,11 @@ def _to_line(datum: TensorDatum) -> str:
 def _local_time(seconds: float) -> time.struct_time:
     try:
         return time.localtime(seconds)
-    except (OverflowError, ValueError, OSError):  # a wall_time that is none
+    except (OverflowError, ValueError, OSError):  # not a time
         return time.gmtime(0)
 
 
 def _to_json(datum: TensorDatum) -> str:
-    from tb_firstloss.arrays import describe, finite_json
-
     scalar = _is_number(datum)
     facts = {
         "run": datum.run,
@@ -118,8 +108,6 @@ def _to_json(datum: TensorDatum) -> str:
 def _value_text(datum: TensorDatum) -> str:
     if _is_number(datum):
         return f"{datum.value.item():.6g}"
-    from tb_firstloss.arrays import describe
-
     return describe(datum.value)
 
 

@@ -1,1 +1,1 @@
-"""What doctor looks at."""
+"""What doctor looks at: the installed packages and the machine."""

@@ -1,4 +1,4 @@
-"""What doctor finds: one line each, with a remedy where something is not as it should be."""
+"""What doctor finds: one line each, with a remedy if something is wrong."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ class Finding:
     """One thing that doctor looked at.
 
     Attributes:
-        level: "ok", "note" (something is missing that not everybody needs) or "problem".
+        level: "ok", "note" (something that not everybody needs is missing) or "problem".
         subject: What was looked at.
         found: What was found.
-        remedy: What to do about it; "" when there is nothing to do.
+        remedy: What to do about it; "" if nothing.
     """
 
     level: Literal["ok", "note", "problem"]
@@ -24,12 +24,12 @@ class Finding:
 
 
 def ok(subject: str, found: str) -> Finding:
-    """Returns a finding that all is well."""
+    """Returns a finding that needs no action."""
     return Finding("ok", subject, found)
 
 
 def note(subject: str, found: str, remedy: str) -> Finding:
-    """Returns a finding that not everybody needs to act on."""
+    """Returns a finding that only some users need to act on."""
     return Finding("note", subject, found, remedy)
 
 

@@ -1,27 +1,52 @@
-"""What doctor says of the installed packages, and whether they work together.
+"""What doctor says about the installed packages, and whether they work together.
 
-TensorFlow and TensorBoard are asked in processes of their own: only running them tells whether
-they run, and one that crashes takes nothing with it.
+TensorFlow and TensorBoard are run in child processes: only running them shows whether they run,
+and a crash takes nothing else down.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
+from packaging.version import Version
+
 from tb_firstloss.cli.examine.findings import Finding, note, ok, problem
+from tb_firstloss.cli.examine.machine import examine_gpu
+from tb_firstloss.reading import compiled
 
 _TESTED = ((2, 16), (2, 21))
-"""Oldest and newest minor version of TensorFlow and TensorBoard that the tests run with."""
+"""Oldest and newest minor version of TensorFlow and TensorBoard that the tests cover."""
 
 _TENSORFLOWS = ("tensorflow", "tensorflow-cpu", "tensorflow-rocm", "tensorflow-macos", "tf-nightly")
 _PROFILE_PLUGINS = ("xprof", "tensorboard-plugin-profile")
 _SECONDS = 180
+
+_REMEDIES = (
+    ("pkg_resources", "pip install 'setuptools<82': this TensorBoard needs its pkg_resources"),
+    ("No module named 'tensorboard", "pip install 'tensorboard>=2.16,<2.22'"),
+    (
+        "(?i:protobuf)|Descriptors cannot be created",
+        "pip install --upgrade protobuf, or the version that the message asks for",
+    ),
+    (r"No module named '?(\w+)", r"pip install \1"),
+    (
+        r"signal 4\b",  # SIGILL
+        "this build uses instructions that the processor lacks; install another build",
+    ),
+    (
+        r"libstdc\+\+|GLIBC",
+        "the system's libraries are older than this build needs; use a newer system image",
+    ),
+)
+"""What helps against a failure to import; the first pattern found in the message counts."""
 
 _ASK_TENSORFLOW = """
 import json
@@ -56,47 +81,52 @@ print(json.dumps({
 """
 
 
-def examine_packages() -> Iterator[tuple[Finding, dict[str, Any]]]:
-    """Yields the findings, each with the facts that later ones build on."""
-    version = sys.version_info
-    text = f"{version.major}.{version.minor}.{version.micro}"
-    if (3, 10) <= version[:2] <= (3, 13):
-        yield ok("Python", text), {}
+def examine_packages() -> Iterator[Finding]:
+    """Yields the findings about Python, TensorFlow, TensorBoard and what they load."""
+    version = platform.python_version()
+    if (3, 10) <= sys.version_info[:2] <= (3, 13):
+        yield ok("Python", version)
     else:
-        yield note("Python", text, "tested are 3.10 to 3.13"), {}
+        yield note("Python", version, "tested are 3.10 to 3.13")
     yield from examine_tensorflow()
     yield from examine_tensorboard()
+    yield examine_reader()
 
 
-def examine_tensorflow() -> Iterator[tuple[Finding, dict[str, Any]]]:
-    """Yields what is to be said of TensorFlow and Keras."""
+def examine_tensorflow() -> Iterator[Finding]:
+    """Yields the findings about TensorFlow, Keras and the GPU that they see."""
     installed = [(name, version) for name in _TENSORFLOWS if (version := installed_version(name))]
     if not installed:
         missing = "not installed: reading works, capturing does not"
-        yield note("TensorFlow", missing, "pip install 'tb-firstloss[tensorflow]'"), {}
+        yield note("TensorFlow", missing, "pip install 'tb-firstloss[tensorflow]'")
         return
     facts, failure = ask(_ASK_TENSORFLOW)
     if failure:
         what = " and ".join(f"{name} {version}" for name, version in installed)
-        yield (
-            problem("TensorFlow", f"{what} cannot be used: {failure}", _import_remedy(failure)),
-            {},
-        )
+        yield problem("TensorFlow", f"{what} fails: {failure}", _remedy_for(failure))
         return
-    yield _judge_version("TensorFlow", facts["tensorflow"]), facts
-    yield judge_keras(facts["keras"], facts["backend"]), {}
+    yield judge_version("TensorFlow", facts["tensorflow"])
+    yield judge_keras(facts["keras"], facts["backend"])
     if os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "True", "true"):
-        if version := installed_version("tf-keras"):
-            yield ok("tf_keras", f"{version}, as TF_USE_LEGACY_KERAS asks for"), {}
-        else:
-            found = "TF_USE_LEGACY_KERAS is set, and tf_keras is not installed"
-            remedy = f"pip install 'tf-keras~={_minor(facts['tensorflow'])}.0', or unset it"
-            yield problem("tf_keras", found, remedy), {}
+        yield _examine_legacy_keras(Version(facts["tensorflow"]))
+    yield examine_gpu(facts["gpus"], built_with_gpu=facts["built_with_gpu"])
+
+
+def judge_version(name: str, version: str) -> Finding:
+    """Returns whether this version of TensorFlow or TensorBoard is one that the tests cover."""
+    oldest, newest = _TESTED
+    minor = Version(version).release[:2]
+    if minor < oldest:
+        remedy = f"pip install --upgrade '{name.lower()}>=2.{oldest[1]}'"
+        return problem(name, f"{version} is too old", remedy)
+    if minor > newest:
+        return note(name, version, f"newer than tested (2.{oldest[1]} to 2.{newest[1]})")
+    return ok(name, version)
 
 
 def judge_keras(version: str, backend: str | None) -> Finding:
-    """Returns what is to be said of Keras."""
-    if _numbers(version) < (3, 0, 5):
+    """Returns whether this version of Keras, with this backend, can be captured."""
+    if Version(version) < Version("3.0.5"):
         return problem("Keras", f"{version} is too old", "pip install --upgrade 'keras>=3.0.5'")
     if backend not in (None, "tensorflow"):
         remedy = "set KERAS_BACKEND=tensorflow for FirstLossCallback and probe"
@@ -104,29 +134,39 @@ def judge_keras(version: str, backend: str | None) -> Finding:
     return ok("Keras", version)
 
 
-def examine_tensorboard() -> Iterator[tuple[Finding, dict[str, Any]]]:
-    """Yields what is to be said of TensorBoard, protobuf and the plugins."""
+def examine_tensorboard() -> Iterator[Finding]:
+    """Yields the findings about TensorBoard, protobuf and the plugins."""
     facts, failure = ask(_ASK_TENSORBOARD)
     if failure:
         version = installed_version("tensorboard") or "not installed"
-        yield problem("TensorBoard", f"{version}: {failure}", _import_remedy(failure)), {}
+        yield problem("TensorBoard", f"{version}: {failure}", _remedy_for(failure))
         return
-    yield _judge_version("TensorBoard", facts["tensorboard"]), {}
+    yield judge_version("TensorBoard", facts["tensorboard"])
     version = installed_version("protobuf") or "unknown"
     if facts["protobuf"] == "python":
         remedy = "unset PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION, or reinstall protobuf"
-        yield note("protobuf", f"{version}, in pure Python: reading is slow", remedy), {}
+        yield note("protobuf", f"{version}, in pure Python: reading is slow", remedy)
     else:
-        yield ok("protobuf", f"{version} ({facts['protobuf']})"), {}
+        yield ok("protobuf", f"{version} ({facts['protobuf']})")
     for name, (distribution, failure) in facts["broken"].items():
         found = f"fails to load, so TensorBoard does not start: {failure}"
         remedy = f"pip install --upgrade {distribution}, or pip uninstall {distribution}"
-        yield problem(f"plugin {name}", found, remedy), {}
-    yield from ((finding, {}) for finding in judge_plugins(facts["plugins"], facts["broken"]))
+        yield problem(f"plugin {name}", found, remedy)
+    yield from judge_plugins(facts["plugins"], facts["broken"])
+
+
+def examine_reader() -> Finding:
+    """Returns whether the compiled half of the reader is in use."""
+    if compiled:
+        return ok("compiled reader", "active")
+    if os.environ.get("TB_FIRSTLOSS_PURE_PYTHON"):
+        return note("compiled reader", "switched off", "unset TB_FIRSTLOSS_PURE_PYTHON")
+    remedy = "install a C compiler, then pip install --force-reinstall --no-deps tb-firstloss"
+    return note("compiled reader", "not built: reading is exact, but slower", remedy)
 
 
 def judge_plugins(plugins: list[str], broken: dict[str, Any]) -> Iterator[Finding]:
-    """Yields whether the First loss tab and the profile plugin are active."""
+    """Yields whether TensorBoard has the First loss tab and the profile plugin."""
     if "tb_firstloss" in plugins and "tb_firstloss" not in broken:
         yield ok("First loss tab", "active")
     elif "tb_firstloss" not in plugins:
@@ -136,8 +176,8 @@ def judge_plugins(plugins: list[str], broken: dict[str, Any]) -> Iterator[Findin
         found = ((name, installed_version(name)) for name in _PROFILE_PLUGINS)
         yield ok("profile plugin", ", ".join(f"{name} {v}" for name, v in found if v))
     elif "profile" not in plugins:
-        found_text = "not installed: profiles are recorded, but not shown"
-        yield note("profile plugin", found_text, "pip install 'tb-firstloss[profile]'")
+        missing = "not installed: profiles are recorded, but not shown"
+        yield note("profile plugin", missing, "pip install 'tb-firstloss[profile]'")
 
 
 def installed_version(distribution: str) -> str | None:
@@ -149,7 +189,7 @@ def installed_version(distribution: str) -> str | None:
 
 
 def ask(script: str) -> tuple[dict[str, Any], str]:
-    """Runs a script that prints JSON as its last line; returns that, or why there is none."""
+    """Runs a script whose last line is JSON; returns that, and why there is none or ""."""
     try:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", script],
@@ -161,7 +201,7 @@ def ask(script: str) -> tuple[dict[str, Any], str]:
     except subprocess.TimeoutExpired:
         return {}, f"no answer within {_SECONDS} s"
     if done.returncode < 0:
-        return {}, f"it is ended by signal {-done.returncode}"
+        return {}, f"killed by signal {-done.returncode}"
     lines = done.stdout.decode(errors="replace").splitlines()
     if done.returncode or not lines:
         said = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
@@ -170,45 +210,16 @@ def ask(script: str) -> tuple[dict[str, Any], str]:
     return answer, ""
 
 
-def _judge_version(name: str, version: str) -> Finding:
-    oldest, newest = _TESTED
-    minor = _numbers(version)[:2]
-    package = name.lower()
-    if minor < oldest:
-        return problem(
-            name, f"{version} is too old", f"pip install --upgrade '{package}>=2.{oldest[1]}'"
-        )
-    if minor > newest:
-        return note(name, version, f"newer than what is tested (2.{oldest[1]} to 2.{newest[1]})")
-    return ok(name, version)
+def _examine_legacy_keras(tensorflow: Version) -> Finding:
+    if version := installed_version("tf-keras"):
+        return ok("tf_keras", f"{version}, as TF_USE_LEGACY_KERAS asks for")
+    found = "not installed, but TF_USE_LEGACY_KERAS is set"
+    remedy = f"pip install 'tf-keras~={tensorflow.major}.{tensorflow.minor}.0', or unset it"
+    return problem("tf_keras", found, remedy)
 
 
-def _import_remedy(failure: str) -> str:
-    if "pkg_resources" in failure:
-        return "pip install 'setuptools<82': this TensorBoard needs its pkg_resources"
-    if "No module named 'tensorboard" in failure:
-        return "pip install 'tensorboard>=2.16,<2.22'"
-    if "protobuf" in failure.lower() or "Descriptors cannot be created" in failure:
-        return "pip install --upgrade protobuf, or the version that the message asks for"
-    if "No module named" in failure:
-        return f"pip install {failure.rpartition(' ')[2].strip(chr(39)).partition('.')[0]}"
-    if "signal 4" in failure:
-        return "this build uses instructions that the processor lacks; install another build"
-    if "libstdc++" in failure or "GLIBC" in failure:
-        return "the system's libraries are older than this build needs; use a newer system image"
+def _remedy_for(failure: str) -> str:
+    for pattern, remedy in _REMEDIES:
+        if match := re.search(pattern, failure):
+            return match.expand(remedy)
     return "reinstall it: pip install --force-reinstall, in a fresh virtual environment"
-
-
-def _minor(version: str) -> str:
-    return ".".join(version.split(".")[:2])
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """Returns the leading numbers of a version: (2, 21, 0) for "2.21.0rc1"."""
-    numbers = []
-    for part in version.split(".")[:3]:
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        if not digits:
-            break
-        numbers.append(int(digits))
-    return tuple(numbers)
