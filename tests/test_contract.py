@@ -149,6 +149,10 @@ def test_any_other_tag_is_refused(tag):
 
 def test_the_names_on_disk_never_change():
     assert contract.PLUGIN_NAME == "tb_firstloss"
+    assert contract.FILE_SUFFIX == ".tb_firstloss.v2"
+    assert contract.HISTOGRAM == "loss_per_example"
+    scalars = {"loss", "loss_mean", "loss_min", "loss_max", "nonfinite_count"}
+    assert contract.SCALARS.keys() == scalars
     assert contract.manifest_tag("t") == "t/tensors/manifest"
     assert contract.output_prefix("t", "a/b", several=True) == "t/outputs/a%2Fb"
     assert contract.output_prefix("t", "a/b", several=False) == "t"
@@ -200,7 +204,7 @@ def test_the_manifest_names_every_tensor_with_its_dtype_shape_and_digest():
 
     below = "outputs/a%20b"
     expected = {
-        "contract_version": contract.VERSION,
+        "contract_version": 1,
         "recording_id": "id",
         "run": "r",
         "tag": "t",
@@ -270,6 +274,7 @@ def test_the_limit_is_the_largest_size_that_is_stored(dtype, stored_bytes):
 
 
 def test_no_limit_goes_beyond_what_a_protocol_buffer_holds(monkeypatch):
+    assert 2**31 - 2**24 < contract.PROTO_LIMIT_BYTES < 2**31
     outputs = {"y": OutputLoss(per_example=np.ones(10))}
     monkeypatch.setattr(contract, "PROTO_LIMIT_BYTES", 79)
     assert recorded(outputs=outputs, max_tensor_bytes=80)[1].left_out
@@ -318,3 +323,8 @@ def test_a_differing_tensor_is_named_with_both_digests():
         digest = hashlib.sha256(np.float32([value]).tobytes()).hexdigest()
         assert digest[:12] in str(caught.value)
         assert digest[:13] not in str(caught.value)
+
+
+def test_metadata_that_json_lacks_is_refused():
+    with pytest.raises(ValueError, match="JSON"):
+        recorded(metadata={"rate": np.nan})

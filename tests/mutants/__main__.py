@@ -14,7 +14,6 @@ printed as diffs and make the exit code 1. A mutant whose tests time out counts 
 import argparse
 import collections
 import concurrent.futures
-import difflib
 import os
 import queue
 import random
@@ -26,30 +25,19 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-import libcst
-from mutmut.mutation.file_mutation import create_mutations
+from tests.mutants import changes
+from tests.mutants.changes import Mutant
 
 MODULES = [
     *(f"tb_firstloss/{name}.py" for name in ("arrays", "checks", "comparison", "contract")),
     "tb_firstloss/capture/step_result.py",
     *sorted(map(str, Path("tb_firstloss/reading/format").glob("*.py"))),
 ]
-EQUIVALENT = Path(__file__).with_name("equivalent.txt")
 MEMORY_BYTES = 12 << 30
 """Address space of a test run: a mutant may collect without end, and TensorFlow maps much."""
 
 PYTEST = ("nice", sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider")
-
-
-class Mutant(NamedTuple):
-    """A module's source with one change; the change is spelled as in `equivalent.txt`."""
-
-    module: str
-    line: int
-    change: str
-    code: str
 
 
 def own_test(module: str) -> Path:
@@ -58,42 +46,16 @@ def own_test(module: str) -> Path:
     return Path("tests", *path.parts[1:-1], f"test_{path.name}")
 
 
-def mutations_of(module: str) -> list[tuple[str, libcst.Module, libcst.CSTNode, libcst.CSTNode]]:
-    """Returns module, tree, node and replacement of each mutant; texts for people stay."""
-    tree, found, _, _ = create_mutations(module, Path(module).read_text())
-    return [
-        (module, tree, each.original_node, each.mutated_node)
-        for each in found
-        if not (
-            isinstance(each.original_node, libcst.SimpleString) and " " in each.original_node.value
-        )
-    ]
-
-
-def make_mutant(
-    module: str, tree: libcst.Module, node: libcst.CSTNode, replacement: libcst.CSTNode
-) -> Mutant:
-    """Returns the mutant that a replacement makes."""
-    code = tree.deep_replace(node, replacement).code
-    before, after = tree.code.splitlines(), code.splitlines()
-    parts = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
-    _, first, end, start, stop = next(part for part in parts if part[0] != "equal")
-    removed = [f"- {line.strip()}" for line in before[first:end]]
-    added = [f"+ {line.strip()}" for line in after[start:stop]]
-    return Mutant(module, first + 1, "\n".join([module, *removed, *added]), code)
-
-
-def read_equivalent() -> dict[str, str]:
-    """Returns the reasons of `equivalent.txt` by change; names what the modules no longer say."""
-    reasons = {}
-    for entry in filter(None, EQUIVALENT.read_text().strip().split("\n\n")):
-        change, _, reasons[change] = entry.partition("\nbecause ")
-        module, *lines = change.splitlines()
-        source = {line.strip() for line in Path(module).read_text().splitlines()}
-        for line in lines:
-            if line.startswith("- ") and line[2:] not in source:
-                print(f"{EQUIVALENT.name}: {module} no longer has the line: {line[2:]}")
-    return reasons
+def copy_trees(folder: str, count: int) -> "queue.SimpleQueue[Path]":
+    """Returns this many copies of the package and its tests, for one test run at a time each."""
+    trees: queue.SimpleQueue[Path] = queue.SimpleQueue()
+    for number in range(count):
+        tree = Path(folder, str(number))
+        for name in ("tb_firstloss", "tests"):
+            shutil.copytree(name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy("pyproject.toml", tree)
+        trees.put(tree)
+    return trees
 
 
 def try_code(
@@ -119,15 +81,10 @@ def try_code(
 
 def try_all(mutants: list[Mutant], jobs: int) -> Iterator[str]:
     """Yields what becomes of each mutant; refuses tests that fail on the unchanged module."""
-    trees: queue.SimpleQueue[Path] = queue.SimpleQueue()
-    pool = concurrent.futures.ThreadPoolExecutor(jobs)
     modules = sorted({mutant.module for mutant in mutants})
+    pool = concurrent.futures.ThreadPoolExecutor(jobs)
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(jobs):
-            for name in ("tb_firstloss", "tests"):
-                skipped = shutil.ignore_patterns("__pycache__")
-                shutil.copytree(name, Path(folder, str(number), name), ignore=skipped)
-            trees.put(Path(shutil.copy("pyproject.toml", Path(folder, str(number)))).parent)
+        trees = copy_trees(folder, jobs)
         try:
             plain = pool.map(lambda name: try_code(trees, name, Path(name).read_text()), modules)
             seconds = {}
@@ -150,14 +107,12 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    reasons = read_equivalent()
+    reasons = changes.read_equivalent()
     tested = [module for module in options.modules if own_test(module).exists()]
-    mutations = [mutation for module in tested for mutation in mutations_of(module)]
-    count = min(options.sample or len(mutations), len(mutations))
-    sample = random.Random(options.seed).sample(mutations, count)
-    mutants = sorted((make_mutant(*each) for each in sample), key=lambda m: (m.module, m.line))
-    tried = [mutant for mutant in mutants if mutant.change not in reasons]
-    outcomes = iter(try_all(tried, options.jobs))
+    known = [change for module in tested for change in changes.find_changes(module)]
+    count = min(options.sample or len(known), len(known))
+    mutants = sorted(map(changes.apply, random.Random(options.seed).sample(known, count)))
+    outcomes = try_all([mutant for mutant in mutants if mutant.change not in reasons], options.jobs)
     found: collections.Counter[str] = collections.Counter()
     for module, line, change, _ in mutants:
         reason = reasons.get(change)
@@ -167,7 +122,7 @@ def main() -> int:
             because = "" if reason is None else f" because {reason}"
             print(f"{module}:{line}: {outcome}{because}{change.removeprefix(module)}\n", flush=True)
     figures = ", ".join(f"{number} {outcome}" for outcome, number in found.most_common())
-    print(f"{count} of {len(mutations)} mutants: {figures}")
+    print(f"{count} of {len(known)} mutants: {figures}")
     return 1 if found["survived"] else 0
 
 
