@@ -16,6 +16,7 @@ help:
 	@echo "make lint         ruff, mypy --strict and codespell"
 	@echo "make bench        run the benchmarks and print their tables"
 	@echo "make compat       run the Keras tests on older TensorFlow versions"
+	@echo "make mutants      change the core at random and see whether its tests notice"
 	@echo "make screenshots  take the README's pictures again"
 	@echo "make install      only create .venv and install everything into it"
 
@@ -76,3 +77,13 @@ screenshots: $(INSTALLED)
 
 clean:
 	rm -rf .venv .compat build dist .pytest_cache .mypy_cache .ruff_cache
+
+# Survivors are printed as diffs. make mutants SAMPLE=0 MODULES=tb_firstloss/arrays.py tries every
+# mutant of one module.
+SAMPLE ?= 80
+SEED ?= 0
+MODULES ?=
+
+.PHONY: mutants
+mutants: $(INSTALLED)
+	$(BIN)/python -m tests.mutants --sample $(SAMPLE) --seed $(SEED) $(MODULES)

@@ -12,6 +12,8 @@ from tb_firstloss.reading.format import extension
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+pytest.register_assert_rewrite("tests.helpers.fit_cases")
+
 # A shell's background job ignores Ctrl-C, and so would every process that a test starts and ends.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,8 +1,12 @@
 """What every module says of an array, in words, numbers, buckets, bars and JSON."""
 
+import dataclasses
+import hashlib
 import json
 import math
+import struct
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -91,3 +95,110 @@ def test_a_frozen_array_is_a_read_only_copy():
     assert copy[0] == 0
     with pytest.raises(ValueError, match="read-only"):
         copy[0] = 1
+
+
+def test_a_frozen_array_is_in_c_order_and_native_byte_order_whatever_it_was():
+    values = np.asfortranarray(np.arange(6, dtype=">f4").reshape(2, 3))
+    copy = arrays.frozen(values)
+    assert copy.flags.c_contiguous
+    assert copy.dtype.isnative
+    assert copy.tolist() == values.tolist()
+    assert arrays.frozen([[1, 2]]).tolist() == [[1, 2]]
+
+
+def test_statistics_are_those_of_the_finite_values_in_double():
+    values = np.array([[1, 2, np.nan], [6, np.inf, -np.inf]], np.float16)
+    found = arrays.LossStatistics.of(values)
+    assert dataclasses.asdict(found) == {
+        "count": 6,
+        "mean": 3.0,
+        "std": pytest.approx(math.sqrt(14 / 3), rel=1e-15),
+        "min": 1.0,
+        "max": 6.0,
+        "nonfinite_count": 3,
+    }
+    assert all(type(value) in (int, float) for value in dataclasses.asdict(found).values())
+
+
+@pytest.mark.parametrize("values", [[], [math.nan, math.inf]], ids=["none", "none finite"])
+def test_statistics_of_no_finite_value_are_nan(values):
+    found = arrays.LossStatistics.of(np.array(values))
+    assert (found.count, found.nonfinite_count) == (len(values), len(values))
+    assert all(math.isnan(x) for x in (found.mean, found.std, found.min, found.max))
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_warns_of_values_at_the_edge_of_their_dtype():
+    huge = arrays.LossStatistics.of(np.array([1.7e308, 1.7e308, -1.7e308]))
+    assert (huge.min, huge.max) == (-1.7e308, 1.7e308)
+    assert arrays.LossStatistics.of(np.array([1.7e308, 1.7e308])).mean == math.inf
+    signalling = np.array([0x7F800001, 0x3F800000], np.uint32).view(np.float32)
+    assert arrays.finite_values(signalling).tolist() == [1.0]
+    assert arrays.to_float64(signalling).shape == (2,)
+
+
+def test_finite_values_are_flat_in_c_order():
+    values = np.asfortranarray(np.array([[1, np.nan, 2], [3, 4, np.inf]], np.float32))
+    assert arrays.finite_values(values).tolist() == [1, 2, 3, 4]
+    assert arrays.finite_values(values).dtype == arrays.to_float64(values).dtype == np.float64
+    assert arrays.to_float64(values).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("count", "buckets"), [(0, 1), (1, 2), (4, 4), (5, 5), (100, 20), (225, 30), (10_000, 30)]
+)
+def test_buckets_are_twice_the_root_of_the_number_of_values_at_most_30(count, buckets):
+    assert arrays.bucket_count(count) == buckets
+    if count:
+        assert len(arrays.count_in_buckets(np.arange(float(count)))) == buckets
+        assert len(arrays.bar_heights(np.arange(count))) == buckets
+
+
+def test_buckets_have_equal_widths_and_the_last_one_its_right_edge():
+    buckets = arrays.count_in_buckets(np.array([0.0, 0.5, 1.0, 2.5, 3.0, 3.0]), 3)
+    assert buckets.tolist() == [[0, 1, 2], [1, 2, 1], [2, 3, 3]]
+    assert buckets.dtype == np.float64
+    assert arrays.count_in_buckets(np.full(4, 2.0), 3).tolist() == [[2, 2, 0], [2, 2, 0], [2, 2, 4]]
+
+
+@pytest.mark.parametrize("values", [[1e16, 1e16 + 2], [0.1, 0.1 + 2**-56], [-1.7e308, 1.7e308]])
+def test_edges_never_descend_however_little_or_much_lies_between(values):
+    buckets = arrays.count_in_buckets(np.array(values), 7)
+    assert (np.diff(buckets[:, :2]) >= 0).all()
+    assert (buckets[0, 0], buckets[-1, 1]) == tuple(values)
+    assert np.isfinite(buckets).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_the_only_bar_of_equal_values_stands_in_the_middle(count):
+    heights = arrays.bar_heights(np.ones(3), count)
+    assert heights == [float(i == count // 2) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "little_endian"),
+    [
+        (">f8", struct.pack("<4d", 0, 1, 2, 3)),
+        (">i2", struct.pack("<4h", 0, 1, 2, 3)),
+        (">u4", struct.pack("<4I", 0, 1, 2, 3)),
+        ("?", b"\0\1\1\1"),
+        (ml_dtypes.bfloat16, b"\x00\x00\x80\x3f\x00\x40\x40\x40"),
+        (ml_dtypes.float8_e5m2, b"\x00\x3c\x40\x42"),
+    ],
+)
+def test_a_tensors_sha256_is_of_its_little_endian_bytes_in_c_order(dtype, little_endian):
+    values = np.asfortranarray(np.array([[0, 1], [2, 3]]).astype(dtype))
+    assert arrays.tensor_sha256(values) == hashlib.sha256(little_endian).hexdigest()
+
+
+def test_a_digest_is_of_a_line_of_json_and_the_bytes_of_each_array():
+    given = [np.array([[1, 2]], ">i2"), None, np.array(1, ml_dtypes.bfloat16)]
+    expected = b'["int16",[1,2]]\n' + b"\1\0\2\0" + b"null\n" + b'["bfloat16",[]]\n' + b"\x80\x3f"
+    assert arrays.digest_of(given) == hashlib.sha256(expected).hexdigest()
+
+
+def test_other_json_values_stay_as_they_are():
+    value = {"a": [True, None, 3, "NaN"], "b": {"c": -0.5}}
+    assert arrays.finite_json(value) == value
+    assert arrays.finite_json(-math.inf) == "-Infinity"
+    assert arrays.finite_json(math.nan) == "NaN"

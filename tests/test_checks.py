@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tb_firstloss import FirstBatch, OutputLoss
-from tb_firstloss.checks import check, parse_expectation
+from tb_firstloss.checks import check, check_tolerance, parse_expectation
 
 
 @pytest.mark.parametrize(
@@ -124,3 +124,145 @@ def test_unusable_options_are_refused(options, error):
 def test_several_outputs_without_a_loss_have_no_verdict():
     with pytest.raises(ValueError, match="2 outputs and no scalar loss"):
         check(first_batch(a=[1.0], b=[2.0]), 2.0)
+
+
+@pytest.mark.parametrize(
+    ("expect", "value"),
+    [
+        ("+1.5", 1.5),
+        ("2 - 3 - 4", -5.0),
+        ("8 / 4 / 2", 1.0),
+        ("2 + 3 * 4", 14.0),
+        ("(2 + 3) * 4", 20.0),
+        ("exp(1) - e", 0.0),
+        ("log10(1000)", 3.0),
+        ("sqrt(16)", 4.0),
+        ("pi", math.pi),
+        ("1e3", 1000.0),
+        ("0", 0.0),
+    ],
+)
+def test_arithmetic_follows_the_usual_rules(expect, value):
+    found = parse_expectation(expect)
+    assert (type(found), found) == (float, pytest.approx(value, rel=1e-15))
+
+
+@pytest.mark.parametrize(
+    "expect", ["pi()", "log", "log(x=1)", "log(*[1])", "1 < 2", "1; 2", "x = 1", "~1", "not 1",
+               "2 ** 3", "7 // 2", "7 % 2", "1j", "True + 1", "+True", "math.log(1)", "log(1)(2)"]
+)  # fmt: skip
+def test_no_other_python_is_evaluated(expect):
+    with pytest.raises(ValueError, match=r"^expect: "):
+        parse_expectation(expect)
+
+
+def test_a_refusal_shows_what_was_given_shortened_and_why():
+    with pytest.raises(ValueError, match=r"expect: 'os\.exit' .*log2.*sqrt") as caught:
+        parse_expectation("os.exit")
+    assert isinstance(caught.value.__cause__, ValueError)
+    with pytest.raises(ValueError, match=r"expect: ") as caught:
+        parse_expectation("x" * 5000)
+    assert len(str(caught.value)) < 300
+    with pytest.raises(ValueError, match=r"expect: inf .*finite"):
+        parse_expectation(math.inf)
+    with pytest.raises(TypeError, match=r"expect: \[1\]"):
+        parse_expectation([1])
+
+
+@pytest.mark.parametrize("text", ["1e999", "1e308 * 10"])
+def test_an_expression_without_a_finite_value_is_refused(text):
+    with pytest.raises(ValueError, match=r"finite"):
+        parse_expectation(text)
+
+
+@pytest.mark.parametrize("tolerance", [-1e-9, -math.inf, math.inf, math.nan])
+@pytest.mark.parametrize("name", ["rtol", "atol"])
+def test_a_tolerance_is_a_finite_number_of_at_least_0(name, tolerance):
+    with pytest.raises(ValueError, match=rf"^{name}: "):
+        check(first_batch([2.0]), 2.0, **{name: tolerance})
+    check_tolerance(name, 0)
+    check_tolerance(name, 1e300)
+
+
+@pytest.mark.parametrize(
+    ("expect", "tolerance", "kind"),
+    [
+        (2.0, {"rtol": 0.25}, "ok"),
+        (2.0, {"rtol": 0.125, "atol": 0.25}, "ok"),
+        (2.0, {"rtol": 0.125, "atol": 0.125}, "high"),
+        (2.0, {"rtol": 0, "atol": 0.5}, "ok"),
+        (3.0, {"rtol": 0, "atol": 0.5}, "ok"),
+        (3.0, {"rtol": 0, "atol": 0.25}, "low"),
+        (-2.5, {"rtol": 2.0}, "ok"),
+        (-2.5, {"rtol": 1.0}, "high"),
+        (2.5, {"rtol": 0}, "ok"),
+    ],
+)
+def test_the_tolerance_is_atol_plus_a_share_of_the_expectations_size(expect, tolerance, kind):
+    """The value is 2.5, so the boundaries are exact."""
+    assert check(first_batch([2.0, 3.0]), expect, **tolerance).kind == kind
+
+
+def test_by_default_a_tenth_is_allowed():
+    assert check(first_batch([11.0]), 10).ok
+    assert not check(first_batch([11.5]), 10).ok
+    assert check(first_batch([0.0]), 0).ok
+    assert not check(first_batch([1e-6]), 0).ok
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "parts"),
+    [
+        ([2.0, 2.125], "ok", ["mean per-example loss 2.0625", "2"]),
+        ([3.0, 4.0], "high", ["mean per-example loss 3.5", "expected 2", "1.5", "0.2", "weights"]),
+        ([0.0, 1.0], "low", ["mean per-example loss 0.5", "expected 2", "1.5", "0.2", "labels"]),
+        ([math.nan, 2, math.inf], "non-finite", ["expected 2", "2 of 3", "overflow"]),
+        ([5.0, 5.0], "constant", ["expected 2", "all 2", "'out'", "last layer"]),
+    ],
+)
+def test_the_message_says_what_was_found(values, kind, parts):
+    verdict = check(first_batch(values), 2.0)
+    assert verdict.kind == kind
+    assert [part for part in parts if part not in verdict.message] == []
+    assert str(verdict) == verdict.message
+
+
+def test_the_verdict_carries_the_numbers_that_were_compared():
+    verdict = check(first_batch([3.0, 4.0]), "1 + 1")
+    assert (verdict.value, verdict.expected, verdict.ok) == (3.5, 2.0, False)
+    verdict = check(first_batch(loss=3.0), 2)
+    assert (verdict.value, verdict.compared, verdict.kind) == (3.0, "loss", "high")
+    assert math.isnan(check(first_batch([math.nan]), 2.0).value)
+
+
+@pytest.mark.parametrize(
+    ("more", "kind"),
+    [
+        ({"b": [1.0, math.nan]}, "non-finite"),
+        ({"b": [4.0, 4.0]}, "constant"),
+        ({"b": [4.0]}, "ok"),
+        ({"b": []}, "ok"),
+        ({"b": [1.0, 2.0]}, "ok"),
+    ],
+)
+def test_every_output_is_looked_at_though_the_loss_is_compared(more, kind):
+    assert check(first_batch(loss=2.0, a=[1.0, 3.0], **more), 2.0).kind == kind
+
+
+def test_a_constant_output_is_named():
+    assert "'b'" in check(first_batch(loss=2.0, a=[1.0, 3.0], b=[4.0, 4.0]), 2.0).message
+
+
+def test_an_infinite_total_is_shown_with_its_value():
+    for loss in (math.inf, -math.inf, math.nan):
+        verdict = check(first_batch([1.9, 2.1], loss=loss), 2.0)
+        assert verdict.kind == "non-finite"
+        assert str(loss) in verdict.message
+        assert verdict.value == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("outputs", [{}, {"a": [1.0], "b": [2.0]}], ids=["none", "two"])
+def test_a_loss_that_is_no_scalar_is_no_one_value(outputs):
+    with pytest.raises(ValueError, match=rf"^run: {len(outputs)} outputs"):
+        check(first_batch(loss=[1.0, 2.0], **outputs), 2.0)
+    assert check(first_batch([2.0], loss=[1.0, math.inf]), 2.0).ok

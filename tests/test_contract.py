@@ -1,10 +1,13 @@
+import hashlib
 import json
+import pathlib
 
 import ml_dtypes
 import numpy as np
 import pytest
 
 from tb_firstloss import contract, errors
+from tb_firstloss.arrays import LossStatistics
 from tb_firstloss.first_batch import FirstBatch, OutputLoss
 
 TENSOR_DTYPES = {
@@ -17,8 +20,10 @@ TENSOR_DTYPES = {
 }
 
 
-def recorded(loss=None, outputs=None, **options):
-    first = FirstBatch(run="r", step=3, wall_time=0.1, loss=loss, outputs=outputs or {})
+def recorded(loss=None, outputs=None, metadata=None, **options):
+    first = FirstBatch(
+        run="r", step=3, wall_time=0.1, loss=loss, outputs=outputs or {}, metadata=metadata or {}
+    )
     return first, contract.encode(first, tag="t", recording_id="id", **options)
 
 
@@ -140,3 +145,186 @@ def test_a_tag_of_letters_digits_and_marks_is_valid(tag):
 def test_any_other_tag_is_refused(tag):
     with pytest.raises(ValueError, match="tag: "):
         contract.check_tag(tag)
+
+
+def test_the_names_on_disk_never_change():
+    assert contract.PLUGIN_NAME == "tb_firstloss"
+    assert contract.FILE_SUFFIX == ".tb_firstloss.v2"
+    assert contract.HISTOGRAM == "loss_per_example"
+    scalars = {"loss", "loss_mean", "loss_min", "loss_max", "nonfinite_count"}
+    assert contract.SCALARS.keys() == scalars
+    assert contract.manifest_tag("t") == "t/tensors/manifest"
+    assert contract.output_prefix("t", "a/b", several=True) == "t/outputs/a%2Fb"
+    assert contract.output_prefix("t", "a/b", several=False) == "t"
+
+
+@pytest.mark.parametrize(
+    ("tag", "plugin_name", "expected"),
+    [
+        ("t/tensors/manifest", "tb_firstloss", True),
+        ("t/tensors/manifest", "scalars", False),
+        ("t/tensors/manifest", "", False),
+        ("t/tensors/loss", "tb_firstloss", False),
+        ("manifest", "tb_firstloss", False),
+    ],
+)
+def test_a_manifest_is_known_by_tag_and_plugin_together(tag, plugin_name, expected):
+    assert contract.is_manifest(tag, plugin_name) is expected
+
+
+def test_the_manifest_names_every_tensor_with_its_dtype_shape_and_digest():
+    """Against a manifest written out by hand, which other programs may read."""
+    output = OutputLoss(
+        per_example=np.arange(3, dtype="<f4"),
+        row_splits=(np.array([0, 3], "<i8"),),
+        sample_weight=np.array([1], ml_dtypes.float8_e5m2),
+        mask=np.array([True]),
+        reduction="sum",
+        loss_weight=2.0,
+    )
+    bfloat16 = np.array([1], ml_dtypes.bfloat16)
+    first = FirstBatch(
+        run="r",
+        step=3,
+        wall_time=0.5,
+        loss=bfloat16,
+        outputs={"a b": output},
+        metadata={"note": "n"},
+    )
+    recording = contract.encode(first, tag="t", recording_id="id")
+
+    def entry(name, array, dtype, encoding="exact"):
+        return {
+            "tag": f"t/tensors/{name}",
+            "dtype": dtype,
+            "shape": list(array.shape),
+            "sha256": hashlib.sha256(array.tobytes()).hexdigest(),
+            "encoding": encoding,
+        }
+
+    below = "outputs/a%20b"
+    expected = {
+        "contract_version": 1,
+        "recording_id": "id",
+        "run": "r",
+        "tag": "t",
+        "step": 3,
+        "wall_time": 0.5,
+        "digest": first.digest,
+        "metadata": {"note": "n"},
+        "loss": entry("loss", bfloat16, "bfloat16", "bfloat16_in_float32"),
+        "outputs": [
+            {
+                "name": "a b",
+                "per_example": entry(f"{below}/per_example", output.per_example, "float32"),
+                "row_splits": [entry(f"{below}/row_splits_0", output.row_splits[0], "int64")],
+                "sample_weight": entry(
+                    f"{below}/sample_weight", output.sample_weight, "float8_e5m2", "bits"
+                ),
+                "mask": entry(f"{below}/mask", output.mask, "bool"),
+                "reduction": "sum",
+                "loss_weight": 2.0,
+                "statistics": {
+                    "count": 3,
+                    "mean": 1.0,
+                    "std": float(np.std([0, 1, 2])),
+                    "min": 0.0,
+                    "max": 2.0,
+                    "nonfinite_count": 0,
+                },
+            }
+        ],
+    }
+    manifest = json.loads(recording.manifest)
+    assert {name: manifest.get(name) for name in expected} == expected
+    assert [tag.removeprefix("t/tensors/") for tag, _ in recording.tensors] == [
+        "loss",
+        f"{below}/per_example",
+        f"{below}/row_splits_0",
+        f"{below}/sample_weight",
+        f"{below}/sample_weight.bits",
+        f"{below}/mask",
+    ]
+    assert recording.left_out == []
+
+
+def test_infinite_statistics_come_back_as_numbers():
+    statistics = LossStatistics(
+        count=3, mean=np.inf, std=np.nan, min=-np.inf, max=2.0, nonfinite_count=0
+    )
+    output = OutputLoss(per_example=np.ones(3), statistics=statistics)
+    back = read(recorded(outputs={"y": output})[1]).outputs["y"].statistics
+    assert (back.count, back.mean, back.min, back.max) == (3, np.inf, -np.inf, 2.0)
+    assert np.isnan(back.std)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stored_bytes"),
+    [(np.float64, 80), (ml_dtypes.bfloat16, 40), (ml_dtypes.float8_e5m2, 40)],
+    ids=["float64", "bfloat16", "float8"],
+)
+def test_the_limit_is_the_largest_size_that_is_stored(dtype, stored_bytes):
+    outputs = {"y": OutputLoss(per_example=np.ones(10, dtype))}
+    _, kept = recorded(outputs=outputs, max_tensor_bytes=stored_bytes)
+    assert kept.left_out == []
+    assert read(kept).count == 10
+    _, recording = recorded(outputs=outputs, max_tensor_bytes=stored_bytes - 1)
+    assert recording.left_out == ["t/tensors/outputs/y/per_example"]
+    assert recording.tensors == []
+
+
+def test_no_limit_goes_beyond_what_a_protocol_buffer_holds(monkeypatch):
+    assert 2**31 - 2**24 < contract.PROTO_LIMIT_BYTES < 2**31
+    outputs = {"y": OutputLoss(per_example=np.ones(10))}
+    monkeypatch.setattr(contract, "PROTO_LIMIT_BYTES", 79)
+    assert recorded(outputs=outputs, max_tensor_bytes=80)[1].left_out
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "r"), ("there", "there")])
+def test_a_recording_is_read_under_its_run_or_another_name(given, found):
+    first, recording = recorded(np.float32(1), metadata={"note": ["n"]})
+    back = contract.decode(recording.manifest, dict(recording.tensors), path="somewhere", run=given)
+    assert (back.run, back.wall_time, back.digest) == (found, first.wall_time, first.digest)
+    assert dict(back.metadata) == {"note": ["n"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"digest": "0" * 64}, "digest"),
+        ({"contract_version": "1"}, "upgrade"),
+        ({"contract_version": contract.VERSION + 1}, "upgrade"),
+        ({"outputs": None}, "manifest"),
+        ({"loss": {"tag": "t/tensors/other", "dtype": "float32", "encoding": "exact"}}, "other"),
+    ],
+    ids=["digest", "version of another type", "newer", "outputs", "missing tensor"],
+)
+def test_every_refusal_says_where(changes, message):
+    _, recording = recorded(np.float32(1))
+    with pytest.raises(errors.ReadError, match=message) as caught:
+        read(recording, **changes)
+    assert caught.value.path == "somewhere"
+    assert str(caught.value).startswith("somewhere: ")
+
+
+def test_every_manifest_of_another_form_says_where():
+    with pytest.raises(errors.IncompleteRecordingError) as caught:
+        contract.decode("[]", {}, path=pathlib.Path("some/where"))
+    assert caught.value.path == "some/where"
+
+
+def test_a_differing_tensor_is_named_with_both_digests():
+    _, recording = recorded(np.float32([1]))
+    tensors = {tag: array + 1 for tag, array in recording.tensors}
+    with pytest.raises(errors.IncompleteRecordingError) as caught:
+        contract.decode(recording.manifest, tensors, path="somewhere")
+    assert caught.value.path == "somewhere"
+    for value in (1, 2):
+        digest = hashlib.sha256(np.float32([value]).tobytes()).hexdigest()
+        assert digest[:12] in str(caught.value)
+        assert digest[:13] not in str(caught.value)
+
+
+def test_metadata_that_json_lacks_is_refused():
+    with pytest.raises(ValueError, match="JSON"):
+        recorded(metadata={"rate": np.nan})

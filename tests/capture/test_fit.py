@@ -18,7 +18,6 @@ from tb_firstloss.capture.fit import FirstLossCallback
 from tb_firstloss.capture.keras.train_on_batch import capture_train_on_batch
 from tb_firstloss.capture.options import Options
 from tb_firstloss.capture.recorder import Recorder
-from tb_firstloss.reading.recordings import read_first_loss
 from tests.helpers import fit_cases
 from tests.helpers.fit_cases import CASES
 
@@ -63,7 +62,7 @@ def state_after(case, callbacks=()):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_training_is_the_same_and_the_first_loss_is_the_formulas(case, tmp_path):
+def test_training_is_the_same_and_the_recording_is_as_expected(case, tmp_path):
     plain = state_after(case)
     first = FirstLossCallback(tmp_path, graph=False, profile=False)
     with warnings.catch_warnings(record=True) as caught:
@@ -73,22 +72,9 @@ def test_training_is_the_same_and_the_first_loss_is_the_formulas(case, tmp_path)
     if not case.is_exact:
         del captured["histories"], plain["histories"]
     assert captured == plain
-    said = [str(w.message) for w in caught if issubclass(w.category, errors.FirstLossWarning)]
-    assert len(said) == (case.missing is not None)
-    assert case.missing is None or case.missing in said[0]
-    if case.outputs < 0:
-        assert first.first_batch is None
-        return
-    assert len(first.first_batch.outputs) == case.outputs
-    assert (first.first_batch.loss is not None) == case.has_loss
-    assert read_first_loss(tmp_path).digest == first.first_batch.digest
-    expect = build(case).expect
-    if expect is not None and case.has_loss:
-        per_example, total = expect()
-        outputs = first.first_batch.outputs.values()
-        for output, values in zip(outputs, per_example, strict=True):
-            np.testing.assert_allclose(output.per_example, values, rtol=2e-5)
-        np.testing.assert_allclose(first.first_batch.loss, total, rtol=2e-5)
+    ours = [str(w.message) for w in caught if issubclass(w.category, errors.FirstLossWarning)]
+    case.expected.check_warnings(ours)
+    case.expected.check(first.first_batch, tmp_path, build(case))
 
 
 BY_NAME = {str(case): case for case in CASES}
@@ -232,7 +218,7 @@ def test_under_jit_the_reported_and_the_recorded_loss_keep_their_last_bits(epoch
 def test_a_second_callback_on_a_trained_model_captures_its_own_first_batch(tmp_path):
     job, second = fit_cases.regression(keras), callback(tmp_path / "second")
     fit(job, [callback(tmp_path / "first")])
-    values, total = job.expect()
+    values, total = job.first_loss()
     fit(job, [second])
     np.testing.assert_allclose(second.first_batch.per_example, values[0], rtol=2e-5)
     np.testing.assert_allclose(second.first_batch.loss, total, rtol=2e-5)
@@ -356,7 +342,7 @@ def test_the_first_train_on_batch_is_captured_and_trains_the_same(library, tmp_p
     recorder = Recorder(Options(logdir=tmp_path, graph=False, profile=False))
     captured = train(lambda method, args: capture_train_on_batch(recorder, method, args, {}))
     assert captured == train(lambda method, args: method(*args))
-    values, _ = build(BY_NAME[f"{library}-function"]).expect()
+    values, _ = build(BY_NAME[f"{library}-function"]).first_loss()
     np.testing.assert_allclose(recorder.first_batch.per_example, values[0], rtol=2e-5)
 
 

@@ -1,5 +1,7 @@
 """Loss tensors of every dtype come back bit for bit, and every other reader can read them."""
 
+from typing import Any, NamedTuple
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util import tensor_util
 
 from tb_firstloss import FirstLoss, iter_tensors, read_first_loss
+from tb_firstloss.capture import step_result
+from tb_firstloss.errors import LossNotFoundError
 
 SMALL = {
     "float16": np.float16,
@@ -105,3 +109,179 @@ def test_tbparse_reads_the_whole_logdir(logdir):
     found = reader.tensors.set_index(["dir_name", "tag"]).value
     assert found["rank-5/first_batch", "first_batch/loss_mean"] == 15.5
     assert set(found.index.get_level_values(0)) == {f"{n}/first_batch" for n in [*CASES, "ragged"]}
+
+
+class Step(NamedTuple):
+    values: Any
+    total: Any
+
+
+@pytest.fixture
+def take(tmp_path):
+    """Returns a function that captures the first batch of a step with the given result."""
+
+    def captured(returned, **selectors):
+        first = FirstLoss(tmp_path, graph=False, profile=False, on_error="raise")
+        first.wrap(lambda: returned, **selectors)()
+        return first.first_batch
+
+    return captured
+
+
+def values(*numbers):
+    return np.array(numbers, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("returned", "selectors", "name"),
+    [
+        (values(1, 2), {}, "loss"),
+        ({"other": values(3), "loss": values(1, 2)}, {}, "loss"),
+        ({"v": values(1, 2), "loss": values(3)}, {"loss": "v"}, "v"),
+        ([values(3), values(1, 2)], {"loss": 1}, "loss"),
+        (Step(values(1, 2), 3.0), {"loss": "values"}, "values"),
+        (values(0, 1), {"loss": lambda result: result + 1}, "loss"),
+    ],
+    ids=["lone", "default key", "key", "index", "attribute", "callable"],
+)
+def test_values_per_example_are_found_where_they_are_said_to_be(take, returned, selectors, name):
+    first = take(returned, **selectors)
+    assert {name: o.per_example.tolist() for name, o in first.outputs.items()} == {name: [1, 2]}
+    assert first.loss is None
+    assert first.metadata["global_batch_size"] == 2
+
+
+@pytest.mark.parametrize(
+    ("returned", "selectors", "outputs"),
+    [
+        (np.float32(7), {}, 0),
+        ({"loss": np.float32(7), "other": values(1)}, {}, 0),
+        ({"values": values(1, 2), "total": 7.0}, {"loss": "values", "total": "total"}, 1),
+        ({"values": values(1, 2), "total": 7.0}, {"total": "total"}, 0),
+        ({"loss": values(1, 2), "total": 7.0}, {"total": "total"}, 1),
+        ({"loss": 3.0, "total": 7.0}, {"total": "total"}, 0),
+        ((values(1, 2), values(3), 7.0), {"loss": lambda r: list(r[:2]), "total": 2}, 2),
+    ],
+    ids=["lone", "default", "both", "total alone", "default values", "default scalar", "several"],
+)
+def test_the_total_is_the_scalar_or_what_total_selects(take, returned, selectors, outputs):
+    first = take(returned, **selectors)
+    assert first.loss == 7
+    assert len(first.outputs) == outputs
+
+
+def test_a_nested_structure_gives_one_output_per_tensor_under_unique_names(take):
+    nested = {"a": [values(0), values(1)], "a/1": values(2), "b": {"c": (values(3),)}}
+    outputs = take({"losses": nested}, loss="losses").outputs
+    assert {name: int(o.per_example[0]) for name, o in outputs.items()} == {
+        "a/0": 0,
+        "a/1": 1,
+        "a/1_2": 2,
+        "b/c/0": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("returned", "selectors"),
+    [
+        ({"a": values(1)}, {}),
+        ({"a": values(1)}, {"loss": "b"}),
+        ({"a": values(1)}, {"loss": "a", "total": "b"}),
+        ({"a": values(1)}, {"total": "b"}),
+        ([values(1)], {}),
+        ([values(1)], {"loss": 1}),
+        ([values(1)], {"loss": "a"}),
+        (values(1), {"loss": lambda result: result.a}),
+        ({"loss": []}, {}),
+        ({"loss": {"a": 1.0, "b": values(1)}}, {}),
+        ({"loss": {"a": "text"}}, {}),
+        (None, {}),
+        ({"loss": None}, {}),
+        ({"loss": "text"}, {}),
+        ({"loss": np.array([True])}, {}),
+        ({"loss": np.array([1j])}, {}),
+        ({"loss": np.array(["text"])}, {}),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_a_result_without_a_usable_loss_is_an_error(take, returned, selectors):
+    with pytest.raises(LossNotFoundError):
+        take(returned, **selectors)
+
+
+def test_tensors_that_hold_no_numbers_are_an_error(take):
+    for tensor in (tf.constant(["text"]), tf.constant([True]), tf.constant([1j])):
+        with pytest.raises(LossNotFoundError, match=tensor.dtype.name):
+            take(tensor)
+    with pytest.raises(LossNotFoundError, match="ragged"):
+        take({"loss": values(1), "total": tf.ragged.constant([[1.0], []])}, total="total")
+
+
+def test_a_symbolic_tensor_is_an_error_that_names_it():
+    messages = []
+
+    @tf.function
+    def step(x):
+        with pytest.raises(LossNotFoundError, match="symbolic") as caught:
+            step_result.to_array(x)
+        messages.append(str(caught.value))
+        return x
+
+    step.get_concrete_function(tf.TensorSpec([2], tf.float32, name="given"))
+    assert "given" in messages[0]
+
+
+def test_an_error_outlines_what_the_step_returned(take):
+    returned = {
+        "a": tf.constant([1.0, 2.0]),
+        "b": np.float64(1),
+        "c": tf.Variable([[1]]),
+        "d": tf.ragged.constant([[1.0], []]),
+        "e": None,
+        "f": 1.5,
+        "g": "text",
+    }
+    outline = "'a': float32[2], 'b': float64[], 'c': int32[1, 1], 'd': float32[2, None], 'e': None"
+    with pytest.raises(LossNotFoundError) as caught:
+        take(returned)
+    assert f"a mapping with {outline}, 'f': 1.5, 'g': a str;" in str(caught.value)
+    with pytest.raises(LossNotFoundError, match=r"a tuple with \[0\]: None, \[1\]: a list"):
+        take((None, []))
+    for returned, text in ({}, "a mapping with no keys"), ([], "a list with no items"):
+        with pytest.raises(LossNotFoundError, match=text):
+            take(returned)
+
+
+def test_an_error_outlines_each_replicas_value(take):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    given = strategy.experimental_distribute_values_from_function(
+        lambda context: tf.ones([context.replica_id_in_sync_group, 3])
+    )
+    with pytest.raises(
+        LossNotFoundError, match=r"per replica \(float32\[0, 3\], float32\[1, 3\]\)"
+    ):
+        take({"a": given})
+    first = take({"a": given}, loss="a")
+    assert first.metadata["replica_counts"] == [0, 1]
+    assert take(given.values[1]).metadata.get("replica_counts") is None
+
+
+def test_several_outputs_of_replicas_count_the_examples_once(take):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    given = strategy.experimental_distribute_values_from_function(
+        lambda context: tf.ones([2 + context.replica_id_in_sync_group])
+    )
+    metadata = take({"loss": {"a": given, "b": given}}).metadata
+    assert (metadata["replica_counts"], metadata["replicas"]) == ([2, 3], 2)
+    assert metadata["global_batch_size"] == 5
+
+
+def test_python_numbers_and_variables_are_values(take):
+    assert take(2.5).loss == 2.5
+    assert take(3).loss == 3
+    assert take(tf.Variable([1.0, 2.0])).per_example.tolist() == [1, 2]
+
+
+def test_ragged_values_count_rows_as_examples(take):
+    first = take(tf.ragged.constant([[1.0, 2.0], [], [3.0]]))
+    assert first.metadata["global_batch_size"] == 3

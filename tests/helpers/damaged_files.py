@@ -1,8 +1,8 @@
-"""Damaged and odd event files, each with what an ideal reader returns.
+"""Damaged and odd event files, each with what an ideal reader makes of it.
 
-Every value is a scalar of a distinct tag, step and number, so that what a reader returns can be
-compared with what is intact. Values of the tag "embedded" lie in frames inside a payload: no reader
-may return them.
+Every value is a scalar with a distinct tag, step and number, so that a reader's result can be
+compared with what is known to be intact. Values tagged "embedded" lie in frames inside a payload:
+no reader may return them.
 """
 
 import dataclasses
@@ -29,9 +29,9 @@ FILE_NAME = "events.out.tfevents.1700000000.host"
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A file, the values in its intact records, and where its first damage starts, if any.
+    """A file, the values in its intact records, and the start of its first damage, if any.
 
-    `framed` means that every record is intact and one of them holds bad content.
+    `framed` means that every record is intact, and the damage lies in the content of one.
     """
 
     name: str
@@ -142,7 +142,7 @@ def _content() -> Iterator[Case]:
         yield _with_record(name, event(value, scalar("good", 0.25), step=50), [("good", 50, 0.25)])
     payload = event(simple("bad", 1.0), scalar("good", 0.25), step=50)
     bad_utf8 = payload.replace(b"bad", b"b\xff\xfe")
-    yield _with_record("a tag that is not UTF-8", bad_utf8, [("good", 50, 0.25)])
+    yield _with_record("a tag that is no UTF-8", bad_utf8, [("good", 50, 0.25)])
     for name, payload in {
         "text for a proto": b"this is no protocol buffer",
         "a field beyond the record": b"\x2a\x7f" + bytes(8),
@@ -174,7 +174,7 @@ def _embedded() -> Iterator[Case]:
         "another header": header(40),
         "garbage": random.Random(3).randbytes(12),
     }.items():
-        if name != "another header":  # which looks like a torn record
+        if name != "another header":  # which looks exactly like a torn record
             damaged_header = data[:at] + replacement + data[at + 12 :]
             yield Case(f"{name} over a header with frames behind", damaged_header, VALUES, at)
 
@@ -203,7 +203,7 @@ def _odd() -> Iterator[Case]:
 
 
 def generate() -> Iterator[Case]:
-    """Yields the same files each time."""
+    """Yields about 1,900 files, the same ones every time."""
     for make in (
         _odd,
         _truncated,

@@ -1,8 +1,7 @@
 """Training jobs for model.fit in every style that the callback supports, and what to expect.
 
-Each case builds its job anew from the same seeds. ``expect`` computes the first batch's loss from
-the initial weights in NumPy, from the formula and not from Keras's losses; it is None where the
-step draws random numbers, and such cases are held against a step that returns its loss.
+Each case builds its job anew from the same seeds, and claims one of five outcomes: the classes
+from `Expectation` on.
 """
 
 import dataclasses
@@ -15,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tb_firstloss.capture.keras.train_function import _MANY_VARIABLES
+from tb_firstloss.reading.recordings import read_first_loss
 
 KERAS = tuple(int(part) for part in importlib.metadata.version("keras").split(".")[:2])
 
@@ -24,33 +24,96 @@ BATCH_COUNT = 3  # and the last one is half a batch
 
 @dataclasses.dataclass
 class Job:
-    """A model, what it is fitted on, and the values of its first batch.
+    """A model, what it is fitted on, and the formula of its first batch's loss.
 
-    ``expect`` returns the loss per example of each output by name, and the total.
+    ``first_loss`` returns the values per example of each output, in order, and the loss. It
+    computes them in NumPy from the model's present weights, not with Keras's losses.
     """
 
     model: Any
     data: dict[str, Any]
-    expect: Callable[[], tuple[list[np.ndarray], Any]] | None = None
+    first_loss: Callable[[], tuple[list[np.ndarray], Any]] | None = None
     consumed: list[int] = dataclasses.field(default_factory=list)
     reads_ahead: bool = False
 
 
+class Expectation:
+    """What a case claims of its recording, and the warnings that the fit gives."""
+
+    def __init__(self, *warnings):
+        self._warnings = warnings
+
+    def check_warnings(self, messages):
+        """Asserts that there are exactly the expected warnings, in order."""
+        for message, text in zip(messages, self._warnings, strict=True):
+            assert text in message
+
+    def check(self, first_batch, logdir, job):
+        """Asserts what the case claims of the recording, given a job with its initial weights."""
+        raise NotImplementedError
+
+
+class FollowsFormula(Expectation):
+    """The loss and the values per example of every output are those of the job's formula."""
+
+    def check(self, first_batch, logdir, job):
+        assert read_first_loss(logdir).digest == first_batch.digest
+        per_example, loss = job.first_loss()
+        outputs = first_batch.outputs.values()
+        for output, values in zip(outputs, per_example, strict=True):
+            np.testing.assert_allclose(output.per_example, values, rtol=2e-5)
+        np.testing.assert_allclose(first_batch.loss, loss, rtol=2e-5)
+
+
+class LossFollowsFormula(FollowsFormula):
+    """The loss is the formula's; no values per example are recorded, as a warning may say."""
+
+    def check(self, first_batch, logdir, job):
+        assert not first_batch.outputs
+        super().check(first_batch, logdir, job)
+
+
+class RecordedWithoutFormula(Expectation):
+    """A loss and one output are recorded.
+
+    Random numbers, statistics of the batch or 16-bit floats rule out a formula.
+    """
+
+    def check(self, first_batch, logdir, job):
+        assert read_first_loss(logdir).digest == first_batch.digest
+        assert len(first_batch.outputs) == 1
+        assert first_batch.loss is not None
+
+
+class RecordedWithoutLoss(Expectation):
+    """The batch is recorded, but neither a loss nor values per example; a warning says why."""
+
+    def check(self, first_batch, logdir, job):
+        assert read_first_loss(logdir).digest == first_batch.digest
+        assert not first_batch.outputs
+        assert first_batch.loss is None
+
+
+class NotRecorded(Expectation):
+    """Nothing is captured; a warning says why."""
+
+    def check(self, first_batch, logdir, job):
+        assert first_batch is None
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A way to train; ``missing`` matches the one warning about what could not be captured.
+    """A way to train, and what is claimed of its recording.
 
-    ``since`` is the version of Keras 3 that can train so at all, ``exact_since`` the one from
-    which the reported loss is equal to its last bit: before, it is added up in another order when
-    the step returns more.
+    ``since`` is the first version of Keras 3 that can train this way, ``exact_since`` the first
+    whose reported loss is equal to its last bit: earlier ones add it up in another order when the
+    step returns more.
     """
 
     name: str
     library: str
     make: Callable[[Any], Job]
-    missing: str | None = None
-    outputs: int = 1
-    has_loss: bool = True
+    expected: Expectation = dataclasses.field(default_factory=FollowsFormula)
     since: tuple[int, int] = (3, 0)
     exact_since: tuple[int, int] = (3, 0)
 
@@ -108,21 +171,19 @@ def dense(k, *, extra=(), regularizer=None):
     return k.Sequential([k.layers.Input((6,)), hidden, *extra, k.layers.Dense(3)])
 
 
-def regression(
-    k, *, extra=(), loss="mse", formula=squared_error, weighted=False, random=False, **options
-):
+def regression(k, *, extra=(), loss="mse", formula=squared_error, weighted=False, **options):
     """The plain job: mean squared error on NumPy arrays."""
     x, y, _, w = numbers()
     model = dense(k, extra=[layer(k) for layer in extra])
     model.compile(optimizer=k.optimizers.Adam(0.01), loss=loss, metrics=["mae"], **options)
     data = {"x": x, "y": y, **({"sample_weight": w} if weighted else {})}
 
-    def expect():
+    def first_loss():
         bx, by, bw = first(x, y, w)
         values = formula(by, model(bx))
         return [values], np.mean(values * bw if weighted else values)
 
-    return Job(model, data, None if random else expect)
+    return Job(model, data, first_loss)
 
 
 def classes(k, **options):
@@ -132,12 +193,12 @@ def classes(k, **options):
     model.compile(optimizer="sgd", loss=loss, metrics=["accuracy"], **options)
     weights = {0: 0.5, 1: 1.0, 2: 3.0}
 
-    def expect():
+    def first_loss():
         bx, labels_ = first(x, labels)
         values = cross_entropy(labels_, model(bx))
         return [values], np.mean(values * [weights[c] for c in labels_])
 
-    return Job(model, {"x": x, "y": labels, "class_weight": weights}, expect)
+    return Job(model, {"x": x, "y": labels, "class_weight": weights}, first_loss)
 
 
 def two_outputs(k, *, loss, loss_weights=None, as_dict=False, used=("a", "b"), **options):
@@ -151,13 +212,13 @@ def two_outputs(k, *, loss, loss_weights=None, as_dict=False, used=("a", "b"), *
     weights = loss_weights.values() if as_dict else loss_weights or (1, 1)
     factors = dict(zip(("a", "b"), weights, strict=True))
 
-    def expect():
+    def first_loss():
         predicted = model(x[:BATCH_SIZE])
         predicted = predicted if as_dict else dict(zip(("a", "b"), predicted, strict=True))
         values = {n: squared_error(targets[n][:BATCH_SIZE], predicted[n]) for n in used}
         return list(values.values()), sum(factors[n] * np.mean(values[n]) for n in used)
 
-    return Job(model, {"x": x, "y": targets if as_dict else list(targets.values())}, expect)
+    return Job(model, {"x": x, "y": targets if as_dict else list(targets.values())}, first_loss)
 
 
 def regularized(k):
@@ -166,12 +227,12 @@ def regularized(k):
     job.model = dense(k, regularizer=k.regularizers.L2(0.1))
     job.model.compile(optimizer="sgd", loss="mse")
 
-    def expect():
+    def first_loss():
         bx, by = first(x, y)
         values = squared_error(by, job.model(bx))
         return [values], np.mean(values) + 0.1 * np.sum(job.model.get_weights()[0] ** 2)
 
-    job.expect = expect
+    job.first_loss = first_loss
     return job
 
 
@@ -185,11 +246,11 @@ def added_loss_only(k):
     model = dense(k, extra=[Activity()])
     model.compile(optimizer="sgd")
 
-    def expect():
+    def first_loss():
         hidden = np.tanh(x[:BATCH_SIZE] @ model.get_weights()[0] + model.get_weights()[1])
         return [], np.mean(hidden**2)
 
-    return Job(model, {"x": x}, expect)
+    return Job(model, {"x": x}, first_loss)
 
 
 def masked_sequence(k, rank=2, **options):
@@ -203,19 +264,19 @@ def masked_sequence(k, rank=2, **options):
     loss = k.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("sgd", loss, **options)
 
-    def expect():
+    def first_loss():
         values = cross_entropy(y[:BATCH_SIZE], model(x[:BATCH_SIZE]))
         mask = np.any(x[:BATCH_SIZE] != 0, -1) if rank == 2 else np.ones(values.shape)
         return [values], np.sum(values * mask) / np.sum(mask)
 
-    return Job(model, {"x": x, "y": y}, expect)
+    return Job(model, {"x": x, "y": y}, first_loss)
 
 
 def reduced(k, reduction):
     job = regression(k, loss=k.losses.MeanSquaredError(reduction=reduction), weighted=True)
     x, y, _, w = numbers()
 
-    def expect():
+    def first_loss():
         bx, by, bw = first(x, y, w)
         values = squared_error(by, job.model(bx))
         weighted = values * bw
@@ -226,7 +287,7 @@ def reduced(k, reduction):
         }
         return [values], total[reduction]
 
-    job.expect = expect
+    job.first_loss = first_loss
     return job
 
 
@@ -240,13 +301,13 @@ def loss_object(k, kind):
         return 2.0 * tf.reduce_mean((y_pred - y_true) ** 2, -1)
 
     job = regression(k, loss=Twice() if kind == "class" else twice)
-    plain = job.expect
-    job.expect = lambda: ([2 * plain()[0][0]], 2 * plain()[1])
+    plain = job.first_loss
+    job.first_loss = lambda: ([2 * plain()[0][0]], 2 * plain()[1])
     return job
 
 
-def own_train_step(k, kind):
-    """A train_step of the user's own; ``kind`` says how it comes to its loss."""
+def custom_train_step(k, kind):
+    """A custom train_step; ``kind`` says how it computes its loss."""
     loss_fn = k.losses.MeanSquaredError()
 
     class Model(k.Model):
@@ -254,7 +315,7 @@ def own_train_step(k, kind):
             x, y = data
             with tf.GradientTape() as tape:
                 predicted = self(x, training=True)
-                if kind == "own loss":
+                if kind == "custom loss":
                     loss = loss_fn(y, predicted)
                 elif kind == "no Loss":
                     loss = tf.reduce_mean((y - predicted) ** 2)
@@ -274,16 +335,16 @@ def own_train_step(k, kind):
     model = Model(inputs, k.layers.Dense(3)(k.layers.Dense(5, activation="tanh")(inputs)))
     model.compile("sgd", "mse")
 
-    def expect():
+    def first_loss():
         bx, by = first(x, y)
         values = squared_error(by, model(bx))
         penalty = 0.1 * np.sum(model.get_weights()[0] ** 2) if kind == "penalty" else 0
         return [] if kind == "no Loss" else [values], np.mean(values) + penalty
 
-    return Job(model, {"x": x, "y": y}, expect)
+    return Job(model, {"x": x, "y": y}, first_loss)
 
 
-def own_compute_loss(k):
+def custom_compute_loss(k):
     class Model(k.Model):
         def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, **_):
             return 3.0 * super().compute_loss(x, y, y_pred, sample_weight)
@@ -293,15 +354,15 @@ def own_compute_loss(k):
     model = Model(inputs, k.layers.Dense(3)(inputs))
     model.compile("sgd", "mse")
 
-    def expect():
+    def first_loss():
         bx, by = first(x, y)
         values = squared_error(by, model(bx))
         return [values], 3 * np.mean(values)
 
-    return Job(model, {"x": x, "y": y}, expect)
+    return Job(model, {"x": x, "y": y}, first_loss)
 
 
-def own_make_train_function(k):
+def custom_make_train_function(k):
     class Model(k.Sequential):
         def make_train_function(self, force=False):
             super().make_train_function(force)
@@ -317,31 +378,31 @@ def mixed(k, dtype, **options):
     before = k.mixed_precision.global_policy() if k.__name__ == "tf_keras" else None
     k.mixed_precision.set_global_policy(dtype)
     try:
-        job = regression(k, random=True, **options)
+        job = regression(k, **options)
     finally:
         k.mixed_precision.set_global_policy(before or "float32")
     return job
 
 
 def noisy(k, **options):
-    """``tf.random``, seeded by its place in the graph: its state is in the function that draws."""
+    """Draws with ``tf.random``, seeded per graph: the function that draws holds the state."""
 
     class Noise(k.layers.Layer):
         def call(self, x):
             return x + tf.random.normal(tf.shape(x), stddev=0.1)
 
-    return regression(k, extra=[lambda _: Noise()], random=True, **options)
+    return regression(k, extra=[lambda _: Noise()], **options)
 
 
 def dropout(k, **options):
-    return regression(k, extra=[lambda k: k.layers.Dropout(0.4)], random=True, **options)
+    return regression(k, extra=[lambda k: k.layers.Dropout(0.4)], **options)
 
 
 def from_source(k, source):
-    """The same batches from a dataset, a generator or a PyDataset, which counts them.
+    """The same batches from a dataset, a generator or a PyDataset, which notes what is read.
 
-    A dataset and a generator are read ahead in threads, so how far they are at a fit's end is
-    chance. A generator even goes on from there.
+    Threads read a dataset and a generator ahead, so their position after a fit is left to chance;
+    the next fit continues the generator from there.
     """
     job = regression(k)
     x, y, _, _ = numbers()
@@ -378,7 +439,7 @@ def on_one_device(k):
 
 
 def on_two_devices(k):
-    # The collectives of several strategies in one process get in each other's way.
+    # The collectives of several strategies in one process disturb each other.
     reduction = tf.distribute.ReductionToOneDevice()
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=reduction)
     with strategy.scope():
@@ -395,8 +456,9 @@ DEEP = [lambda k: k.layers.Dense(5, activation="tanh")] * (_MANY_VARIABLES // 2)
 
 
 def case(name, library, make, *args, **options):
+    """Returns a case; options are the job's, except those that are fields of `Case`."""
     facts = {f.name for f in dataclasses.fields(Case)} & options.keys()
-    given = {name: options.pop(name) for name in facts}
+    given = {fact: options.pop(fact) for fact in facts}
 
     def make_job(k):
         return make(k, *args, **options)
@@ -415,16 +477,22 @@ CASES = [
     *both("several-steps", regression, steps_per_execution=2),
     *both("several-steps-eager", regression, steps_per_execution=2, run_eagerly=True),
     *both("more-steps-than-batches", regression, steps_per_execution=8),
-    # Many variables: the function that captures goes on.
+    # Many variables: the capturing function is kept.
     *both("deep", regression, extra=DEEP),
     *both("deep-jit", regression, extra=DEEP, jit_compile=True),
-    # Losses that XLA adds up over classes and examples in one go.
+    # Losses that XLA sums over classes and examples in one fused reduction.
     *both("huber-jit", regression, loss="huber", jit_compile=True, formula=huber),
     *both("sample-weight-jit", regression, weighted=True, jit_compile=True),
     *both("class-weight-jit", classes, jit_compile=True),
     *both("masked-sequence-jit", masked_sequence, jit_compile=True),
-    *both("shared-loss-jit", two_outputs, loss="mse", outputs=2, jit_compile=True),
-    *both("mixed-float16-jit", mixed, "mixed_float16", jit_compile=True),
+    *both("shared-loss-jit", two_outputs, loss="mse", jit_compile=True),
+    *both(
+        "mixed-float16-jit",
+        mixed,
+        "mixed_float16",
+        jit_compile=True,
+        expected=RecordedWithoutFormula(),
+    ),
     *both(
         "loop-in-loss-jit",
         regression,
@@ -432,8 +500,8 @@ CASES = [
         formula=lambda target, predicted: squared_error(target, 1.01**3 * predicted),
         jit_compile=True,
     ),
-    # Plain fits of tf_keras differ there: XLA does not heed the seeds of tf.random.
-    case("dropout-jit", "keras", dropout, jit_compile=True),
+    # Not in tf_keras, whose plain fits already differ: XLA ignores the seeds of tf.random.
+    case("dropout-jit", "keras", dropout, jit_compile=True, expected=RecordedWithoutFormula()),
     case("several-steps-jit", "keras", regression, steps_per_execution=2, jit_compile=True),
     *both("sample-weight", regression, weighted=True),
     *both("class-weight", classes),
@@ -442,7 +510,6 @@ CASES = [
         two_outputs,
         loss=["mse", "mse"],
         loss_weights=[1.0, 0.3],
-        outputs=2,
         exact_since=(3, 6),
     ),
     case(
@@ -452,13 +519,12 @@ CASES = [
         loss={"a": "mse", "b": "mse"},
         loss_weights={"a": 0.5, "b": 2.0},
         as_dict=True,
-        outputs=2,
         exact_since=(3, 6),
     ),
-    *both("shared-loss", two_outputs, loss="mse", outputs=2),
+    *both("shared-loss", two_outputs, loss="mse"),
     *both("a-loss-of-none", two_outputs, loss=[None, "mse"], used=("b",), since=(3, 7)),
     *both("regularized", regularized),
-    *both("added-loss-only", added_loss_only, outputs=0),
+    *both("added-loss-only", added_loss_only, expected=LossFollowsFormula()),
     *both("masked-sequence", masked_sequence),
     *both("rank-3", masked_sequence, rank=3),
     *both("sum", reduced, "sum"),
@@ -466,59 +532,65 @@ CASES = [
     case("mean-with-sample-weight", "keras", reduced, "mean_with_sample_weight", since=(3, 7)),
     *both("loss-class", loss_object, "class"),
     *both("loss-function", loss_object, "function"),
-    *both("own-train-step", own_train_step, "compute_loss"),
-    *both("own-train-step-with-penalty", own_train_step, "penalty"),
-    *both("own-train-step-own-loss", own_train_step, "own loss"),
+    *both("custom-train-step", custom_train_step, "compute_loss"),
+    *both("custom-train-step-with-penalty", custom_train_step, "penalty"),
+    *both("custom-train-step-custom-loss", custom_train_step, "custom loss"),
     case(
-        "own-train-step-no-loss-object",
+        "custom-train-step-no-loss-object",
         "keras",
-        own_train_step,
+        custom_train_step,
         "no Loss",
-        missing="without the loss per example: the training step calls no Keras Loss",
-        outputs=0,
+        expected=LossFollowsFormula(
+            "without the loss per example: the training step calls no Keras Loss"
+        ),
     ),
     case(
         "train-step-as-tf-function",
         "keras",
-        own_train_step,
+        custom_train_step,
         "tf.function",
-        missing="without the loss: the training step takes no gradient where it can be seen",
-        outputs=0,
-        has_loss=False,
+        expected=RecordedWithoutLoss(
+            "without the loss: the training step takes no gradient where it can be seen"
+        ),
     ),
-    *both("own-compute-loss", own_compute_loss),
+    *both("custom-compute-loss", custom_compute_loss),
     *both(
-        "own-make-train-function",
-        own_make_train_function,
-        missing="a custom make_train_function",
-        outputs=-1,
+        "custom-make-train-function",
+        custom_make_train_function,
+        expected=NotRecorded("a custom make_train_function"),
     ),
-    *both("mixed-float16", mixed, "mixed_float16"),
-    *both("mixed-bfloat16", mixed, "mixed_bfloat16"),
-    *both("dropout", dropout),
-    *both("dropout-several-steps", dropout, steps_per_execution=2),
-    *both("noise", noisy),
-    case("noise-several-steps", "tf_keras", noisy, steps_per_execution=2),
+    *both("mixed-float16", mixed, "mixed_float16", expected=RecordedWithoutFormula()),
+    *both("mixed-bfloat16", mixed, "mixed_bfloat16", expected=RecordedWithoutFormula()),
+    *both("dropout", dropout, expected=RecordedWithoutFormula()),
+    *both(
+        "dropout-several-steps", dropout, steps_per_execution=2, expected=RecordedWithoutFormula()
+    ),
+    *both("noise", noisy, expected=RecordedWithoutFormula()),
+    case(
+        "noise-several-steps",
+        "tf_keras",
+        noisy,
+        steps_per_execution=2,
+        expected=RecordedWithoutFormula(),
+    ),
     case(
         "noise-several-steps",
         "keras",
         noisy,
         steps_per_execution=2,
-        missing="draws seeded numbers with tf.random",
-        outputs=0,
-        has_loss=False,
+        expected=RecordedWithoutLoss("draws seeded numbers with tf.random"),
     ),
     *both(
         "batch-normalization",
         regression,
         extra=[lambda k: k.layers.BatchNormalization()],
-        random=True,
+        expected=RecordedWithoutFormula(),
     ),
     *both("dataset", from_source, "dataset"),
     *both("generator", from_source, "generator"),
     *both("py-dataset", from_source, "PyDataset"),
     *both("one-device", on_one_device),
-    # Before, Keras 3 took the mean on each replica and added the gradients up all the same.
+    # Earlier versions took the mean on each replica, yet summed the gradients.
     *both("two-devices", on_two_devices, since=(3, 7)),
     case("gradient-accumulation", "keras", gradient_accumulation, since=(3, 3)),
 ]

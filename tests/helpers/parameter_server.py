@@ -1,6 +1,6 @@
 """A coordinator with its cluster in one process: python -m tests.helpers.parameter_server LOGDIR.
 
-A process of its own, because TensorFlow stays connected to the cluster until the process ends.
+It runs in a separate process because TensorFlow stays connected to the cluster until exit.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The demo's training written out by hand, without this package: python plain_demo.py OUT.npz."""
+"""The demo's training, handwritten without this package: python plain_demo.py OUT.npz."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Profiles as xprof and TensorFlow's protocol buffers read them."""
+"""Profiles, as xprof and TensorFlow's protocol buffers read them."""
 
 import json
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from xprof.convert import raw_to_tool_data
 
 
 def marked_steps(path):
-    """Name, number and milliseconds of each step on xprof's overview page."""
+    """Returns name, number and milliseconds of each step on xprof's overview page."""
     content, _ = raw_to_tool_data.xspace_to_tool_data(
         [str(path)], "overview_page", {"use_saved_result": False}
     )
@@ -24,7 +24,7 @@ def marked_steps(path):
 
 
 class Event(NamedTuple):
-    """An event of a profile; times in picoseconds from the profile's start."""
+    """An event of a profile; times in picoseconds since the profile's start."""
 
     name: str
     start: int
@@ -32,7 +32,7 @@ class Event(NamedTuple):
 
 
 def events(space):
-    """Every event of an XSpace proto."""
+    """Yields every event of an XSpace proto."""
     for plane in space.planes:
         for line in plane.lines:
             for event in line.events:
@@ -42,10 +42,10 @@ def events(space):
 
 
 def read_xspace(path):
-    """The XSpace proto of a profile."""
+    """Returns the XSpace proto of a profile."""
     return xplane_pb2.XSpace.FromString(path.read_bytes())
 
 
 def write_xspace(space, path):
-    """Writes an XSpace proto as the profiler would."""
+    """Writes an XSpace proto as the profiler does."""
     path.write_bytes(space.SerializeToString())

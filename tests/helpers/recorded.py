@@ -1,4 +1,4 @@
-"""Small real recordings for the tests of the command line."""
+"""Small real recordings, and a terminal, for the command line's tests."""
 
 import contextlib
 import fcntl
@@ -15,7 +15,7 @@ from tb_firstloss import FirstLoss
 
 
 def record(logdir, values, *, total=None, **options):
-    """Records a first batch below a logdir, without a profile, and returns its run directory."""
+    """Records a first batch in a logdir, without a profile, and returns its run directory."""
     first = FirstLoss(logdir, graph=False, profile=False, on_error="raise", **options)
     total = None if total is None else tf.constant(total)
     first.record(tf.constant(values), total=total)
@@ -23,12 +23,12 @@ def record(logdir, values, *, total=None, **options):
 
 
 def run_on_terminal(*arguments, columns=120, **environment):
-    """Runs the command line on a pseudo-terminal; returns its exit code and what it showed."""
+    """Runs the command line on a pseudo-terminal; returns its exit code and its output."""
     return _on_terminal(["-m", "tb_firstloss", *map(str, arguments)], columns, environment)
 
 
 def python_on_terminal(script, *, columns=120, **environment):
-    """Runs a script on a pseudo-terminal; returns its exit code and what it showed."""
+    """Runs a script on a pseudo-terminal; returns its exit code and its output."""
     return _on_terminal(["-c", script], columns, environment)
 
 
@@ -46,7 +46,7 @@ def _on_terminal(arguments, columns, environment):
     ) as process:
         os.close(slave)
         shown = b""
-        with contextlib.suppress(OSError):  # Linux says so at the end of a terminal
+        with contextlib.suppress(OSError):  # how Linux reports that the terminal was closed
             while block := os.read(master, 65536):
                 shown += block
         os.close(master)

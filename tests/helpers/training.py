@@ -1,11 +1,11 @@
-"""A tiny deterministic training job, in every style, for tests to run with and without us."""
+"""A tiny deterministic training job, in every style, to run with and without capture."""
 
 import numpy as np
 import tensorflow as tf
 
 
 def batches(count=3, size=8):
-    """Batches of x [size, 4] float32 and y [size] float32, the same ones every time."""
+    """Returns batches of x [size, 4] float32 and y [size] float32, the same ones every time."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(count * size, 4)).astype(np.float32)
     y = rng.normal(size=(count * size,)).astype(np.float32)

@@ -1,6 +1,6 @@
-"""One worker of two, started by test_workers.py: python worker.py LOGDIR OUT.json.
+"""One of two workers, started by test_workers.py: python worker.py LOGDIR OUT.json.
 
-Trains once for each case, in a run of its own, and saves what it saw.
+Trains once per case, each in a separate run, and saves what it found.
 """
 
 import json
@@ -27,7 +27,7 @@ FITS = ("fit", "fit-declines")
 
 
 def train(case, logdir, strategy):
-    """Runs three steps and returns what this worker knows afterwards."""
+    """Trains on every batch and returns what this worker knows afterwards."""
     worker = strategy.cluster_resolver.task_id
     policy = "OFF" if case == "off" else "DATA"
     options = tf.data.Options()
@@ -66,9 +66,9 @@ def train(case, logdir, strategy):
 
 
 def train_with_fit(case, logdir, strategy):
-    """Fits a linear model on four rows a batch, and returns what this worker knows afterwards.
+    """Fits a linear model, four rows per batch, and returns what this worker knows afterwards.
 
-    In tf_keras: Keras 3 cannot take the batches of several workers (3.15).
+    In tf_keras: Keras 3 (3.15) cannot take batches from several workers.
     """
     rows = np.arange(20, dtype=np.float32).reshape(10, 2)
     with strategy.scope():
@@ -80,7 +80,7 @@ def train_with_fit(case, logdir, strategy):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         dataset = tf.data.Dataset.from_tensor_slices((rows, np.zeros(10, np.float32))).batch(4)
-        start = 1 if declines else 0  # as in a resumed run, which is not recorded
+        start = 1 if declines else 0  # a resumed run is not recorded
         model.fit(dataset, epochs=start + 2, initial_epoch=start, verbose=0, callbacks=[first])
     return {
         "weight": float(model.get_weights()[0].sum()),

@@ -145,3 +145,11 @@ def test_a_mirrored_variable_is_one_value(tmp_path, mirrored):
         variable = tf.Variable(3.0)
     FirstLoss(tmp_path, **QUIET).record(variable)
     assert read_first_loss(tmp_path).loss == 3
+
+
+@pytest.mark.parametrize("other", [1, 0], ids=["fewer levels", "dense"])
+def test_ragged_levels_that_differ_between_replicas_are_an_error(other):
+    splits = (np.array([0, 2]), np.array([0, 1, 3]))
+    parts = [(np.ones(3, np.float32), splits), (np.ones(2, np.float32), splits[:other])]
+    with pytest.raises(LossNotFoundError, match=r"float32\[3\], float32\[2\]"):
+        replicas.combine(parts)

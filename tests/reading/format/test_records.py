@@ -1,12 +1,13 @@
 """Framing and resynchronisation, against TensorFlow's writer and a corpus of damaged files."""
 
+import itertools
 import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tb_firstloss import errors
+from tb_firstloss import Damage, errors
 from tb_firstloss.reading.files import open as files_open
 from tb_firstloss.reading.files.open import Window
 from tb_firstloss.reading.format import crc32c, records
@@ -185,3 +186,148 @@ def test_a_file_made_to_be_searched_in_vain_ends_the_search(engine, name, monkey
     assert sum(checked) < 100 * len(data)  # quadratic: 500 times as many and more
     assert len(payloads) == data.count(frame(b"x"))
     assert sum(d.end - d.start for d in damage) == len(data) - 17 * len(payloads)
+
+
+def window_of(data):
+    return Window("file", lambda offset, count: data[offset : offset + count], len(data))
+
+
+@pytest.mark.parametrize("before", [0, 7, 40], ids="at {}".format)
+@pytest.mark.parametrize("size", range(20))
+def test_a_record_is_cut_short_while_bytes_of_it_are_missing(engine, before, size):
+    data = bytes(before) + frame(b"abc")[:size]
+    assert records.is_cut_short(window_of(data), before) == (size < 19)
+
+
+def test_a_record_with_more_behind_it_or_a_damaged_header_is_not_cut_short(engine):
+    assert not records.is_cut_short(window_of(frame(b"abc") + b"more"), 0)
+    assert not records.is_cut_short(window_of(b"\xff" * 12), 0)
+    assert not records.is_cut_short(window_of(frame(b"abc")[:10] + b"\0\0"), 0)
+    assert records.is_cut_short(window_of(b"\xff" * 11), 0)
+
+
+def test_a_record_knows_its_place(engine):
+    data = b"".join(map(frame, PAYLOADS))
+    found = list(records.iter_records(window_of(data), report=pytest.fail))
+    assert [(r.start, r.end) for r in found] == list(itertools.pairwise(STARTS))
+    for record in found:
+        again = records.read_record(window_of(data), record.start)
+        assert (again.start, again.end, bytes(again.payload)) == (
+            record.start,
+            record.end,
+            bytes(record.payload),
+        )
+        assert records.read_record(window_of(data), record.start + 1) is None
+        assert records.read_record(window_of(data[: record.end - 1]), record.start) is None
+
+
+def test_a_gap_is_reported_before_the_record_behind_it(engine):
+    damage = []
+    data = b"x" * 30 + frame(b"one") + b"y" * 30 + frame(b"two")
+    known = [
+        (bytes(record.payload), [(d.start, d.end, d.kind) for d in damage])
+        for record in records.iter_records(window_of(data), report=damage.append)
+    ]
+    gaps = [(0, 30, "corrupt"), (49, 79, "corrupt")]
+    assert known == [(b"one", gaps[:1]), (b"two", gaps)]
+
+
+@pytest.mark.parametrize("size", range(1, 12))
+def test_less_than_a_header_is_an_incomplete_record(engine, size):
+    payloads, damage = read(frame(b"one") + b"\xff" * size)
+    assert payloads == [b"one"]
+    assert [(d.start, d.end, d.kind) for d in damage] == [(19, 19 + size, "incomplete")]
+
+
+def test_a_damaged_payload_ends_where_its_header_says_if_a_header_is_there(engine):
+    torn = frame(b"." * 40)
+    damaged = bytearray(torn)
+    damaged[20] ^= 1
+    payloads, damage = read(bytes(damaged) + frame(b"next")[:-1])
+    assert payloads == []
+    assert [(d.start, d.end, d.kind) for d in damage] == [
+        (0, 56, "corrupt"),
+        (56, 75, "incomplete"),
+    ]
+
+
+@pytest.mark.parametrize("before", [b"", frame(b"before")], ids=["first", "later"])
+def test_a_record_torn_in_its_payload_and_written_over_ends_at_the_next_frame(engine, before):
+    torn = frame(b"." * 40)[:30]
+    payloads, damage = read(before + torn + b"junk" + frame(b"next") + b"junk" * 9)
+    assert payloads == ([b"before"] if before else []) + [b"next"]
+    start = len(before)
+    assert [(d.start, d.end) for d in damage] == [
+        (start, start + 34),
+        (start + 54, start + 54 + 36),
+    ]
+
+
+@pytest.mark.parametrize("field", [slice(0, 8), slice(8, 12)], ids=["length", "checksum"])
+def test_one_damaged_field_of_a_header_is_told_by_the_other(engine, field):
+    payload = b"." * 10 + frame(b"inner") + b"." * 10
+    damaged = bytearray(frame(payload))
+    damaged[field] = bytes(field.stop - field.start)
+    for behind in b"", b"zz", frame(b"next"):
+        _, damage = read(bytes(damaged) + behind)
+        assert (damage[0].start, damage[0].end, damage[0].kind) == (0, len(damaged), "corrupt")
+
+
+def test_the_longest_payload_is_that_of_a_protocol_buffer(engine):
+    """In a sparse file, whose header alone has bytes of its own."""
+
+    def sparse(length):
+        head = header(length)
+        data = lambda at, count: (head[at:] + bytes(count))[:count]  # noqa: E731
+        return Window("sparse", data, 12 + 100)
+
+    assert records.is_cut_short(sparse(2**31 - 1), 0)
+    assert not records.is_cut_short(sparse(2**31), 0)
+
+
+def test_a_header_whose_payload_cannot_fit_is_no_header(engine):
+    data = b"?" * 20 + header(1000) + b"?" * 20 + frame(b"found") + b"?" * 20
+    payloads, damage = read(data)
+    assert payloads == [b"found"]
+    assert [(d.start, d.end) for d in damage] == [(0, 52), (73, 93)]
+
+
+@pytest.mark.parametrize("gap", [500, 512, 524, 2048, 2560, 70_000])
+def test_a_frame_is_found_wherever_it_lies_in_the_blocks_of_a_search(engine, gap):
+    for shift in range(-13, 14, 1 if gap < 1000 else 6):
+        payloads, damage = read(b"?" * (gap + shift) + frame(b"found"))
+        assert payloads == [b"found"]
+        assert [(d.start, d.end) for d in damage] == [(0, gap + shift)]
+
+
+@pytest.mark.parametrize(("beyond", "found"), [(0, [b"after"]), (1, [b"inner", b"after"])])
+def test_frames_behind_a_lost_header_are_records_beyond_the_lookahead(engine, beyond, found):
+    inner = frame(b"inner")
+    # The next record's header lies in the last byte of the lookahead, or behind it.
+    filling = bytes(records.LOOKAHEAD_BYTES - 5 - len(inner) + beyond)
+    data = b"lost  header" + frame(inner + filling)[12:] + frame(b"after")
+    assert read(data)[0] == found
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("incomplete", errors.CorruptRecordError),
+        ("corrupt", errors.CorruptRecordError),
+        ("undecodable", errors.UndecodableError),
+        ("unreadable", errors.EventFileError),
+    ],
+)
+def test_each_kind_of_damage_is_an_exception_of_its_own(kind, error):
+    raised = Damage("path", 3, 5, kind, "what was found").error()
+    assert type(raised) is error
+    assert (raised.path, raised.start, raised.end) == ("path", 3, 5)
+    assert str(raised).endswith("what was found")
+    assert ("bytes 3 to 5" in str(raised)) == (kind != "unreadable")
+
+
+def test_damage_that_came_from_an_exception_gives_it_back():
+    cause = errors.TensorTooLargeError("too large", path="path")
+    damage = Damage("path", 3, 5, "undecodable", "too large", cause)
+    assert damage.error() is cause
+    assert damage == Damage("path", 3, 5, "undecodable", "too large")

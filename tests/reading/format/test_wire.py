@@ -93,3 +93,181 @@ def test_every_encoding_of_a_scalar_gives_its_bits():
         summary = b"\x0a" + bytes([len(value)]) + value
         _, (found,) = walk(b"\x2a" + bytes([len(summary)]) + summary)
         assert (found.content_type, found.bits) == (wire.FLOAT_SCALAR, 0x3FC00000)
+
+
+def field(number, wire_type, content=b""):
+    """Returns a field by hand; numbers up to 15, contents up to 127 bytes."""
+    length = bytes([len(content)]) if wire_type == wire.BYTES else b""
+    return bytes([number << 3 | wire_type]) + length + content
+
+
+def parse_one(*fields):
+    """Returns the value that an event with these fields of a Summary.Value holds."""
+    summary = field(1, wire.BYTES, b"".join(fields))
+    _, (value,) = walk(field(5, wire.BYTES, summary))
+    return value
+
+
+FLOAT, DOUBLE = struct.pack("<f", 1.5), struct.pack("<d", 1.5)
+
+
+@pytest.mark.parametrize(
+    ("parts", "content_type", "bits"),
+    [
+        ([(1, 0, b"\1"), (5, 2, FLOAT)], wire.FLOAT_SCALAR, FLOAT),
+        ([(1, 0, b"\1"), (2, 2), (5, 5, FLOAT)], wire.FLOAT_SCALAR, FLOAT),
+        ([(5, 5, FLOAT), (1, 0, b"\1")], wire.FLOAT_SCALAR, FLOAT),
+        ([(1, 0, b"\1"), (4, 2, FLOAT)], wire.FLOAT_SCALAR, FLOAT),
+        ([(1, 0, b"\2"), (6, 2, DOUBLE)], wire.DOUBLE_SCALAR, DOUBLE),
+        ([(1, 0, b"\2"), (6, 1, DOUBLE)], wire.DOUBLE_SCALAR, DOUBLE),
+        ([(1, 0, b"\2"), (4, 2, DOUBLE)], wire.DOUBLE_SCALAR, DOUBLE),
+        ([(1, 0, b"\1"), (4, 2, DOUBLE)], wire.TENSOR, b""),
+        ([(1, 0, b"\1"), (6, 1, DOUBLE)], wire.TENSOR, b""),
+        ([(1, 0, b"\1"), (6, 2, FLOAT)], wire.TENSOR, b""),
+        ([(1, 0, b"\2"), (4, 2, FLOAT)], wire.TENSOR, b""),
+        ([(1, 0, b"\2"), (5, 5, FLOAT)], wire.TENSOR, b""),
+        ([(1, 0, b"\3"), (5, 5, FLOAT)], wire.TENSOR, b""),
+        ([(1, 0, b"\3"), (4, 2, DOUBLE)], wire.TENSOR, b""),
+        ([(5, 5, FLOAT)], wire.TENSOR, b""),
+        ([(1, 0, b"\1")], wire.TENSOR, b""),
+        ([(1, 0, b"\1"), (5, 2, FLOAT * 2)], wire.TENSOR, b""),
+        ([(1, 0, b"\1"), (4, 2, FLOAT * 3)], wire.TENSOR, b""),
+        ([(1, 0, b"\1"), (5, 5, FLOAT), (5, 5, FLOAT)], wire.TENSOR, b""),
+        ([(1, 0, b"\1"), (2, 2, b"\x12\0"), (5, 5, FLOAT)], wire.TENSOR, b""),
+        ([(1, 0, b"\1"), (3, 0, b"\1"), (5, 5, FLOAT)], wire.TENSOR, b""),
+        ([(1, 0, b"\1"), (5, 5, FLOAT), (7, 0, b"\1")], wire.TENSOR, b""),
+        ([(1, 0, b"\1"), (5, 5, FLOAT), (2, 0, b"\0")], wire.TENSOR, b""),
+        ([(1, 0, b"\1"), (5, 5, FLOAT), (2, 3)], wire.TENSOR, b""),
+    ],
+)
+def test_a_scalar_is_one_float_or_double_of_its_dtype_and_no_dimension(parts, content_type, bits):
+    proto = b"".join(field(*part) for part in parts)
+    _, _, found, start, end, found_bits = parse_one(field(8, wire.BYTES, proto))
+    assert (found, found_bits) == (content_type, int.from_bytes(bits, "little"))
+    assert end - start == len(proto)
+
+
+@pytest.mark.parametrize(
+    ("number", "content_type"),
+    [(4, wire.IMAGE), (5, wire.HISTO), (6, wire.AUDIO), (7, wire.NO_CONTENT)],
+)
+def test_content_of_another_kind_is_found_undecoded(number, content_type):
+    value = parse_one(field(1, wire.BYTES, b"tag"), field(number, wire.BYTES, b"content"))
+    tag, plugin_name, found, start, end, bits = value
+    assert (tag, plugin_name, found, bits) == (b"tag", b"", content_type, 0)
+    assert end - start == (0 if content_type == wire.NO_CONTENT else 7)
+
+
+def test_the_last_of_equal_fields_counts_and_other_fields_are_passed_over():
+    metadata = field(9, wire.BYTES, field(1, wire.BYTES, field(1, wire.BYTES, b"plugin")))
+    nothing = field(9, wire.BYTES, field(2, wire.BYTES, b"display name"))
+    number = struct.pack("<f", 0.5)
+    tag, plugin_name, content_type, _, _, bits = parse_one(
+        field(1, wire.BYTES, b"first"),
+        field(1, wire.BYTES, b"last"),
+        field(1, wire.VARINT, b"\1"),
+        nothing,
+        metadata,
+        field(9, wire.VARINT, b"\1"),
+        field(2, wire.BYTES, b"not a number"),
+        field(2, wire.FIXED32, number),
+        field(15, wire.FIXED64, bytes(8)),
+    )
+    assert (tag, plugin_name, content_type) == (b"last", b"plugin", wire.SIMPLE_VALUE)
+    assert bits == int.from_bytes(number, "little")
+
+
+def test_a_plugin_name_is_the_name_in_the_plugin_data_alone():
+    misplaced = field(2, wire.BYTES, field(1, wire.BYTES, b"summary description"))
+    inner = field(2, wire.BYTES, b"content") + field(1, wire.VARINT, b"\1")
+    data = field(1, wire.BYTES, field(1, wire.BYTES, b"plugin") + inner)
+    assert parse_one(field(9, wire.BYTES, data + misplaced)).plugin_name == b"plugin"
+    assert parse_one(field(9, wire.BYTES, misplaced)).plugin_name == b""
+
+
+def test_an_event_has_the_values_of_all_its_summaries():
+    one, two = (field(1, wire.BYTES, field(1, wire.BYTES, tag)) for tag in (b"one", b"two"))
+    other = field(2, wire.BYTES, b"no value") + field(1, wire.VARINT, b"\1")
+    payload = field(5, wire.BYTES, one + other) + field(5, wire.BYTES, two + one)
+    payload += field(5, wire.VARINT, b"\1") + field(1, wire.FIXED32, bytes(4))
+    raw, found = walk(payload)
+    assert [value.tag for value in found] == [b"one", b"two", b"one"]
+    assert (raw.wall_time, raw.step) == (0.0, 0)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        field(5, wire.BYTES, b"\x0a\x01"),
+        b"\x05" + bytes(4),
+        b"\x80\x80\x80\x80\x10\0",
+        b"\x0b",
+        b"\x0c",
+        b"\x0e",
+        b"\x0f",
+        b"\x0d" + bytes(3),
+        b"\x09" + bytes(7),
+        b"\x0a\x02x",
+        b"\x0a",
+        b"\x08",
+        b"\x08\x80",
+        b"\x08" + b"\xff" * 10 + b"\1",
+        b"\x0a" + b"\xff" * 9 + b"\1",
+    ],
+    ids=[
+        "summary", "field number 0", "field number 2**29", "group", "end of group", "wire type 6",
+        "wire type 7", "fixed32 cut short", "fixed64 cut short", "bytes cut short", "no length",
+        "no varint", "varint cut short", "varint of 11 bytes", "length of 2**64 - 1",
+    ],
+)  # fmt: skip
+def test_what_is_no_protocol_buffer_is_refused(message):
+    with pytest.raises(ValueError, match="of the record"):
+        wire.parse_event(memoryview(message))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"\xf8\xff\xff\xff\x0f\0",
+        b"\x0d" + bytes(4),
+        b"\x09" + bytes(8),
+        b"\x0a\x01x",
+        b"\x0a\0",
+        b"\x08" + b"\xff" * 9 + b"\1",
+    ],
+    ids=["field number 2**29 - 1", "fixed32", "fixed64", "bytes", "no bytes", "varint"],
+)
+def test_fields_that_end_with_the_message_are_read(message):
+    assert len(list(wire.iter_fields(memoryview(message), 0, len(message)))) == 1
+
+
+def test_a_range_ends_the_fields_and_varints_in_it():
+    payload = memoryview(b"\x08\x05\x08\x81\x01")
+    assert list(wire.iter_fields(payload, 0, 2)) == [(1, wire.VARINT, 5, 2)]
+    assert list(wire.iter_fields(payload, 2, 5)) == [(1, wire.VARINT, 129, 5)]
+    with pytest.raises(ValueError, match="of the record"):
+        list(wire.iter_fields(payload, 2, 4))
+
+
+@pytest.mark.parametrize("number", [0, 1, 127, 128, 300, 2**35, 2**63, 2**64 - 1])
+def test_a_varint_is_seven_bits_a_byte_the_lowest_first(number):
+    spelled = bytearray()
+    rest = number
+    while rest > 127:
+        spelled.append(rest % 128 + 128)
+        rest //= 128
+    spelled.append(rest)
+    assert wire.read_varint(memoryview(b"x" + spelled + b"x"), 1, 1 + len(spelled)) == (
+        number,
+        1 + len(spelled),
+    )
+
+
+def test_a_varint_beyond_64_bits_keeps_the_lowest_64():
+    assert wire.read_varint(memoryview(b"\xff" * 9 + b"\x7f"), 0, 10) == (2**64 - 1, 10)
+
+
+def test_a_step_is_signed():
+    for step, spelled in (-1, b"\xff" * 9 + b"\1"), (-(2**63), b"\x80" * 9 + b"\1"):
+        assert wire.parse_event(memoryview(b"\x10" + spelled)).step == step
+    assert wire.parse_event(memoryview(b"\x10" + b"\xff" * 8 + b"\x7f")).step == 2**63 - 1
