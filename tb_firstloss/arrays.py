@@ -113,6 +113,17 @@ def bar_heights(values: Array, count: int | None = None) -> list[float]:
     return list((numbers / numbers.max()).tolist())
 
 
+def find_highest(values: npt.NDArray[np.float64], count: int) -> list[int]:
+    """Returns the positions of the highest ``count`` values, [n] without NaN, in falling order."""
+    count = min(count, values.size)
+    if not count:
+        return []
+    threshold = np.partition(values, -count)[-count]
+    candidates = np.flatnonzero(values >= threshold)
+    order = np.argsort(-values[candidates], kind="stable")[:count]
+    return [int(at) for at in candidates[order]]
+
+
 def index_of(
     flat: int, shape: tuple[int, ...], row_splits: Sequence[Array] = ()
 ) -> tuple[int, ...]:

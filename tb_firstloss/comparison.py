@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tb_firstloss.arrays import Array, describe, index_of, to_float64
+from tb_firstloss.arrays import Array, describe, find_highest, index_of, to_float64
 from tb_firstloss.checks import check_tolerance
 from tb_firstloss.first_batch import FirstBatch, OutputLoss
 
@@ -191,7 +191,6 @@ def _measure(
         relative[np.isnan(relative)] = np.inf
         inside = equal | (np.isfinite(far) & (far <= atol + rtol * np.abs(x)))
     other_bits = _bits_differ(a, b) if a.dtype == b.dtype else ~equal
-    order = np.argsort(-far, kind="stable")[:_WORST_COUNT]
     return ValueComparison(
         agreement="within tolerance" if inside.all() else "different",
         count=x.size,
@@ -201,7 +200,7 @@ def _measure(
         max_rel=float(relative.max(initial=0.0)),
         worst=tuple(
             WorstValue(index_of(at, a.shape, row_splits), float(x[at]), float(y[at]))
-            for at in map(int, order)
+            for at in find_highest(far, _WORST_COUNT)
             if not equal[at]
         ),
     )

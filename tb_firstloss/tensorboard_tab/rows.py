@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy.typing as npt
 from tb_firstloss.arrays import (
     bucket_count,
     count_in_buckets,
+    find_highest,
     finite_json,
     finite_values,
     index_of,
@@ -138,21 +138,9 @@ def to_points(finite: npt.NDArray[np.float64]) -> tuple[list[float], list[int]]:
         filled = numbers > 0
         points = (left / 2 + right / 2)[filled]  # the sum of two float64 may overflow
         counts = numbers[filled].astype(np.int64)
-    return [_rounded(point) for point in points], counts.tolist()
+    return [float(f"{point:.6g}") for point in points], counts.tolist()
 
 
 def find_largest(flat: npt.NDArray[np.float64]) -> list[int]:
     """Returns the positions of the largest values: non-finite first, then descending."""
-    ranks = np.where(np.isfinite(flat), flat, math.inf)
-    count = min(LARGEST_COUNT, ranks.size)
-    if not count:
-        return []
-    threshold = np.partition(ranks, ranks.size - count)[ranks.size - count]
-    candidates = np.flatnonzero(ranks >= threshold)
-    order = np.argsort(-ranks[candidates], kind="stable")[:count]
-    return [int(at) for at in candidates[order]]
-
-
-def _rounded(value: float) -> float:
-    rounded = float(f"{value:.6g}")
-    return rounded if math.isfinite(rounded) else float(value)
+    return find_highest(np.where(np.isfinite(flat), flat, np.inf), LARGEST_COUNT)
