@@ -16,6 +16,7 @@ NAMES_PRIVATE_PARTS = {
     "tb_firstloss.capture.window.tensorflow_private",
 }
 DOCUMENTED = {"sys._getframe"}  # by Python, which has no other way to a caller's frame
+NAMED_TUPLE = {"_asdict", "_fields", "_replace"}  # documented, underscore and all
 PRIVATE_NAME = re.compile(r"_[A-Za-z]\w*(?<!_)")  # _repr_html_ and its like are documented
 PRIVATE_MODULE = re.compile(r"(tf_)?keras\.src\b|tensorflow\.python\b")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

@@ -222,7 +222,7 @@ def test_the_table_has_both_steps_side_by_side(logdir, capsys):
     lines = capsys.readouterr().out.splitlines()
     cold, warm = (read_profile(logdir / run) for run in ("first_batch", "first_batch-warm"))
     (row,) = [line for line in lines if line.startswith("step time")]
-    assert row.split()[2::2] == [f"{p.seconds * 1e3:.3f}" for p in (cold, warm)]
+    assert row.split()[2::2] == [f"{p.seconds * 1e3:,.3f}" for p in (cold, warm)]
     assert any("step 0" in line and "step 2, warm" in line for line in lines)
     shown = [o.name for o in cold.operations if any(line.startswith(o.name) for line in lines)]
     assert shown == [o.name for o in cold.operations[:2]]
