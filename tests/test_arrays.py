@@ -128,7 +128,7 @@ def test_statistics_of_no_finite_value_are_nan(values):
 
 
 @pytest.mark.filterwarnings("error")
-def test_nothing_warns_of_values_at_the_edge_of_their_dtype():
+def test_values_at_the_edge_of_their_dtype_cause_no_warning():
     huge = arrays.LossStatistics.of(np.array([1.7e308, 1.7e308, -1.7e308]))
     assert (huge.min, huge.max) == (-1.7e308, 1.7e308)
     assert arrays.LossStatistics.of(np.array([1.7e308, 1.7e308])).mean == math.inf
@@ -162,7 +162,7 @@ def test_buckets_have_equal_widths_and_the_last_one_its_right_edge():
 
 
 @pytest.mark.parametrize("values", [[1e16, 1e16 + 2], [0.1, 0.1 + 2**-56], [-1.7e308, 1.7e308]])
-def test_edges_never_descend_however_little_or_much_lies_between(values):
+def test_edges_never_descend_however_close_or_far_the_values(values):
     buckets = arrays.count_in_buckets(np.array(values), 7)
     assert (np.diff(buckets[:, :2]) >= 0).all()
     assert (buckets[0, 0], buckets[-1, 1]) == tuple(values)
@@ -170,7 +170,7 @@ def test_edges_never_descend_however_little_or_much_lies_between(values):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
-def test_the_only_bar_of_equal_values_stands_in_the_middle(count):
+def test_the_only_bar_of_equal_values_is_in_the_middle(count):
     heights = arrays.bar_heights(np.ones(3), count)
     assert heights == [float(i == count // 2) for i in range(count)]
 

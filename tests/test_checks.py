@@ -156,7 +156,7 @@ def test_no_other_python_is_evaluated(expect):
         parse_expectation(expect)
 
 
-def test_a_refusal_shows_what_was_given_shortened_and_why():
+def test_a_refusal_shows_the_shortened_expression_and_the_reason():
     with pytest.raises(ValueError, match=r"expect: 'os\.exit' .*log2.*sqrt") as caught:
         parse_expectation("os.exit")
     assert isinstance(caught.value.__cause__, ValueError)
@@ -203,7 +203,7 @@ def test_the_tolerance_is_atol_plus_a_share_of_the_expectations_size(expect, tol
     assert check(first_batch([2.0, 3.0]), expect, **tolerance).kind == kind
 
 
-def test_by_default_a_tenth_is_allowed():
+def test_the_default_tolerance_is_a_tenth():
     assert check(first_batch([11.0]), 10).ok
     assert not check(first_batch([11.5]), 10).ok
     assert check(first_batch([0.0]), 0).ok
@@ -245,7 +245,7 @@ def test_the_verdict_carries_the_numbers_that_were_compared():
         ({"b": [1.0, 2.0]}, "ok"),
     ],
 )
-def test_every_output_is_looked_at_though_the_loss_is_compared(more, kind):
+def test_every_output_is_examined_though_the_loss_is_compared(more, kind):
     assert check(first_batch(loss=2.0, a=[1.0, 3.0], **more), 2.0).kind == kind
 
 
@@ -262,7 +262,7 @@ def test_an_infinite_total_is_shown_with_its_value():
 
 
 @pytest.mark.parametrize("outputs", [{}, {"a": [1.0], "b": [2.0]}], ids=["none", "two"])
-def test_a_loss_that_is_no_scalar_is_no_one_value(outputs):
+def test_a_loss_of_higher_rank_has_no_verdict(outputs):
     with pytest.raises(ValueError, match=rf"^run: {len(outputs)} outputs"):
         check(first_batch(loss=[1.0, 2.0], **outputs), 2.0)
     assert check(first_batch([2.0], loss=[1.0, math.inf]), 2.0).ok

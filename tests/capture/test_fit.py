@@ -218,7 +218,7 @@ def test_under_jit_the_reported_and_the_recorded_loss_keep_their_last_bits(epoch
 def test_a_second_callback_on_a_trained_model_captures_its_own_first_batch(tmp_path):
     job, second = fit_cases.regression(keras), callback(tmp_path / "second")
     fit(job, [callback(tmp_path / "first")])
-    values, total = job.first_loss()
+    values, total = job.expect()
     fit(job, [second])
     np.testing.assert_allclose(second.first_batch.per_example, values[0], rtol=2e-5)
     np.testing.assert_allclose(second.first_batch.loss, total, rtol=2e-5)
@@ -342,7 +342,7 @@ def test_the_first_train_on_batch_is_captured_and_trains_the_same(library, tmp_p
     recorder = Recorder(Options(logdir=tmp_path, graph=False, profile=False))
     captured = train(lambda method, args: capture_train_on_batch(recorder, method, args, {}))
     assert captured == train(lambda method, args: method(*args))
-    values, _ = build(BY_NAME[f"{library}-function"]).first_loss()
+    values, _ = build(BY_NAME[f"{library}-function"]).expect()
     np.testing.assert_allclose(recorder.first_batch.per_example, values[0], rtol=2e-5)
 
 

@@ -144,7 +144,9 @@ def values(*numbers):
     ],
     ids=["lone", "default key", "key", "index", "attribute", "callable"],
 )
-def test_values_per_example_are_found_where_they_are_said_to_be(take, returned, selectors, name):
+def test_values_per_example_are_taken_from_where_the_selector_points(
+    take, returned, selectors, name
+):
     first = take(returned, **selectors)
     assert {name: o.per_example.tolist() for name, o in first.outputs.items()} == {name: [1, 2]}
     assert first.loss is None
@@ -231,7 +233,7 @@ def test_a_symbolic_tensor_is_an_error_that_names_it():
     assert "given" in messages[0]
 
 
-def test_an_error_outlines_what_the_step_returned(take):
+def test_an_error_describes_what_the_step_returned(take):
     returned = {
         "a": tf.constant([1.0, 2.0]),
         "b": np.float64(1),
@@ -252,7 +254,7 @@ def test_an_error_outlines_what_the_step_returned(take):
             take(returned)
 
 
-def test_an_error_outlines_each_replicas_value(take):
+def test_an_error_describes_each_replicas_value(take):
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     given = strategy.experimental_distribute_values_from_function(
         lambda context: tf.ones([context.replica_id_in_sync_group, 3])

@@ -1,8 +1,8 @@
-"""Damaged and odd event files, each with what an ideal reader makes of it.
+"""Damaged and odd event files, each with what an ideal reader gets out of it.
 
-Every value is a scalar with a distinct tag, step and number, so that a reader's result can be
-compared with what is known to be intact. Values tagged "embedded" lie in frames inside a payload:
-no reader may return them.
+Every value is a scalar of its own tag, step and number, so that what a reader returns can be
+compared with what is known to be intact. Values of the tag "embedded" lie in frames inside a
+payload: no reader may return them.
 """
 
 import dataclasses
@@ -29,9 +29,9 @@ FILE_NAME = "events.out.tfevents.1700000000.host"
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A file, the values in its intact records, and the start of its first damage, if any.
+    """A file, the values in its intact records, and where its first damage starts, if any.
 
-    `framed` means that every record is intact, and the damage lies in the content of one.
+    `framed` tells that every record is intact and the damage lies in what one of them holds.
     """
 
     name: str
@@ -174,7 +174,7 @@ def _embedded() -> Iterator[Case]:
         "another header": header(40),
         "garbage": random.Random(3).randbytes(12),
     }.items():
-        if name != "another header":  # which looks exactly like a torn record
+        if name != "another header":  # which cannot be told from a torn record
             damaged_header = data[:at] + replacement + data[at + 12 :]
             yield Case(f"{name} over a header with frames behind", damaged_header, VALUES, at)
 
@@ -203,7 +203,7 @@ def _odd() -> Iterator[Case]:
 
 
 def generate() -> Iterator[Case]:
-    """Yields about 1,900 files, the same ones every time."""
+    """Yields about 1,900 files; the same ones each time."""
     for make in (
         _odd,
         _truncated,

@@ -1,4 +1,4 @@
-"""Handmade event files: frames, with a CRC32C computed independently, and Event protos."""
+"""Event files made by hand for the tests: frames with a CRC32C of their own, and Event protos."""
 
 import struct
 
@@ -75,7 +75,7 @@ def content(shape: list[int], array: np.ndarray, dtype: int) -> tensor_pb2.Tenso
 
 
 def write(path, *payloads: bytes):
-    """Writes an event file with these payloads and returns its path."""
+    """Writes an event file of these payloads and returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"".join(frame(p) for p in payloads))
     return path

@@ -26,13 +26,13 @@ BATCH_COUNT = 3  # and the last one is half a batch
 class Job:
     """A model, what it is fitted on, and the formula of its first batch's loss.
 
-    ``first_loss`` returns the values per example of each output, in order, and the loss. It
+    ``expect`` returns the values per example of each output, in order, and the loss. It
     computes them in NumPy from the model's present weights, not with Keras's losses.
     """
 
     model: Any
     data: dict[str, Any]
-    first_loss: Callable[[], tuple[list[np.ndarray], Any]] | None = None
+    expect: Callable[[], tuple[list[np.ndarray], Any]] | None = None
     consumed: list[int] = dataclasses.field(default_factory=list)
     reads_ahead: bool = False
 
@@ -58,7 +58,7 @@ class FollowsFormula(Expectation):
 
     def check(self, first_batch, logdir, job):
         assert read_first_loss(logdir).digest == first_batch.digest
-        per_example, loss = job.first_loss()
+        per_example, loss = job.expect()
         outputs = first_batch.outputs.values()
         for output, values in zip(outputs, per_example, strict=True):
             np.testing.assert_allclose(output.per_example, values, rtol=2e-5)
@@ -178,12 +178,12 @@ def regression(k, *, extra=(), loss="mse", formula=squared_error, weighted=False
     model.compile(optimizer=k.optimizers.Adam(0.01), loss=loss, metrics=["mae"], **options)
     data = {"x": x, "y": y, **({"sample_weight": w} if weighted else {})}
 
-    def first_loss():
+    def expect():
         bx, by, bw = first(x, y, w)
         values = formula(by, model(bx))
         return [values], np.mean(values * bw if weighted else values)
 
-    return Job(model, data, first_loss)
+    return Job(model, data, expect)
 
 
 def classes(k, **options):
@@ -193,12 +193,12 @@ def classes(k, **options):
     model.compile(optimizer="sgd", loss=loss, metrics=["accuracy"], **options)
     weights = {0: 0.5, 1: 1.0, 2: 3.0}
 
-    def first_loss():
+    def expect():
         bx, labels_ = first(x, labels)
         values = cross_entropy(labels_, model(bx))
         return [values], np.mean(values * [weights[c] for c in labels_])
 
-    return Job(model, {"x": x, "y": labels, "class_weight": weights}, first_loss)
+    return Job(model, {"x": x, "y": labels, "class_weight": weights}, expect)
 
 
 def two_outputs(k, *, loss, loss_weights=None, as_dict=False, used=("a", "b"), **options):
@@ -212,13 +212,13 @@ def two_outputs(k, *, loss, loss_weights=None, as_dict=False, used=("a", "b"), *
     weights = loss_weights.values() if as_dict else loss_weights or (1, 1)
     factors = dict(zip(("a", "b"), weights, strict=True))
 
-    def first_loss():
+    def expect():
         predicted = model(x[:BATCH_SIZE])
         predicted = predicted if as_dict else dict(zip(("a", "b"), predicted, strict=True))
         values = {n: squared_error(targets[n][:BATCH_SIZE], predicted[n]) for n in used}
         return list(values.values()), sum(factors[n] * np.mean(values[n]) for n in used)
 
-    return Job(model, {"x": x, "y": targets if as_dict else list(targets.values())}, first_loss)
+    return Job(model, {"x": x, "y": targets if as_dict else list(targets.values())}, expect)
 
 
 def regularized(k):
@@ -227,12 +227,12 @@ def regularized(k):
     job.model = dense(k, regularizer=k.regularizers.L2(0.1))
     job.model.compile(optimizer="sgd", loss="mse")
 
-    def first_loss():
+    def expect():
         bx, by = first(x, y)
         values = squared_error(by, job.model(bx))
         return [values], np.mean(values) + 0.1 * np.sum(job.model.get_weights()[0] ** 2)
 
-    job.first_loss = first_loss
+    job.expect = expect
     return job
 
 
@@ -246,11 +246,11 @@ def added_loss_only(k):
     model = dense(k, extra=[Activity()])
     model.compile(optimizer="sgd")
 
-    def first_loss():
+    def expect():
         hidden = np.tanh(x[:BATCH_SIZE] @ model.get_weights()[0] + model.get_weights()[1])
         return [], np.mean(hidden**2)
 
-    return Job(model, {"x": x}, first_loss)
+    return Job(model, {"x": x}, expect)
 
 
 def masked_sequence(k, rank=2, **options):
@@ -264,19 +264,19 @@ def masked_sequence(k, rank=2, **options):
     loss = k.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("sgd", loss, **options)
 
-    def first_loss():
+    def expect():
         values = cross_entropy(y[:BATCH_SIZE], model(x[:BATCH_SIZE]))
         mask = np.any(x[:BATCH_SIZE] != 0, -1) if rank == 2 else np.ones(values.shape)
         return [values], np.sum(values * mask) / np.sum(mask)
 
-    return Job(model, {"x": x, "y": y}, first_loss)
+    return Job(model, {"x": x, "y": y}, expect)
 
 
 def reduced(k, reduction):
     job = regression(k, loss=k.losses.MeanSquaredError(reduction=reduction), weighted=True)
     x, y, _, w = numbers()
 
-    def first_loss():
+    def expect():
         bx, by, bw = first(x, y, w)
         values = squared_error(by, job.model(bx))
         weighted = values * bw
@@ -287,7 +287,7 @@ def reduced(k, reduction):
         }
         return [values], total[reduction]
 
-    job.first_loss = first_loss
+    job.expect = expect
     return job
 
 
@@ -301,8 +301,8 @@ def loss_object(k, kind):
         return 2.0 * tf.reduce_mean((y_pred - y_true) ** 2, -1)
 
     job = regression(k, loss=Twice() if kind == "class" else twice)
-    plain = job.first_loss
-    job.first_loss = lambda: ([2 * plain()[0][0]], 2 * plain()[1])
+    plain = job.expect
+    job.expect = lambda: ([2 * plain()[0][0]], 2 * plain()[1])
     return job
 
 
@@ -335,13 +335,13 @@ def custom_train_step(k, kind):
     model = Model(inputs, k.layers.Dense(3)(k.layers.Dense(5, activation="tanh")(inputs)))
     model.compile("sgd", "mse")
 
-    def first_loss():
+    def expect():
         bx, by = first(x, y)
         values = squared_error(by, model(bx))
         penalty = 0.1 * np.sum(model.get_weights()[0] ** 2) if kind == "penalty" else 0
         return [] if kind == "no Loss" else [values], np.mean(values) + penalty
 
-    return Job(model, {"x": x, "y": y}, first_loss)
+    return Job(model, {"x": x, "y": y}, expect)
 
 
 def custom_compute_loss(k):
@@ -354,12 +354,12 @@ def custom_compute_loss(k):
     model = Model(inputs, k.layers.Dense(3)(inputs))
     model.compile("sgd", "mse")
 
-    def first_loss():
+    def expect():
         bx, by = first(x, y)
         values = squared_error(by, model(bx))
         return [values], 3 * np.mean(values)
 
-    return Job(model, {"x": x, "y": y}, first_loss)
+    return Job(model, {"x": x, "y": y}, expect)
 
 
 def custom_make_train_function(k):

@@ -1,4 +1,4 @@
-"""Profiles, as xprof and TensorFlow's protocol buffers read them."""
+"""Profiles as xprof and TensorFlow's protocol buffers read them."""
 
 import json
 from typing import NamedTuple

@@ -199,14 +199,14 @@ def test_a_record_is_cut_short_while_bytes_of_it_are_missing(engine, before, siz
     assert records.is_cut_short(window_of(data), before) == (size < 19)
 
 
-def test_a_record_with_more_behind_it_or_a_damaged_header_is_not_cut_short(engine):
+def test_a_whole_record_or_a_damaged_header_is_not_cut_short(engine):
     assert not records.is_cut_short(window_of(frame(b"abc") + b"more"), 0)
     assert not records.is_cut_short(window_of(b"\xff" * 12), 0)
     assert not records.is_cut_short(window_of(frame(b"abc")[:10] + b"\0\0"), 0)
     assert records.is_cut_short(window_of(b"\xff" * 11), 0)
 
 
-def test_a_record_knows_its_place(engine):
+def test_a_record_has_its_place_in_the_file(engine):
     data = b"".join(map(frame, PAYLOADS))
     found = list(records.iter_records(window_of(data), report=pytest.fail))
     assert [(r.start, r.end) for r in found] == list(itertools.pairwise(STARTS))
@@ -221,7 +221,7 @@ def test_a_record_knows_its_place(engine):
         assert records.read_record(window_of(data[: record.end - 1]), record.start) is None
 
 
-def test_a_gap_is_reported_before_the_record_behind_it(engine):
+def test_a_gap_is_reported_before_the_record_after_it(engine):
     damage = []
     data = b"x" * 30 + frame(b"one") + b"y" * 30 + frame(b"two")
     known = [
@@ -239,7 +239,7 @@ def test_less_than_a_header_is_an_incomplete_record(engine, size):
     assert [(d.start, d.end, d.kind) for d in damage] == [(19, 19 + size, "incomplete")]
 
 
-def test_a_damaged_payload_ends_where_its_header_says_if_a_header_is_there(engine):
+def test_a_damaged_payload_ends_where_its_header_says_if_a_header_follows(engine):
     torn = frame(b"." * 40)
     damaged = bytearray(torn)
     damaged[20] ^= 1
@@ -252,7 +252,7 @@ def test_a_damaged_payload_ends_where_its_header_says_if_a_header_is_there(engin
 
 
 @pytest.mark.parametrize("before", [b"", frame(b"before")], ids=["first", "later"])
-def test_a_record_torn_in_its_payload_and_written_over_ends_at_the_next_frame(engine, before):
+def test_a_record_torn_in_its_payload_ends_at_the_next_frame(engine, before):
     torn = frame(b"." * 40)[:30]
     payloads, damage = read(before + torn + b"junk" + frame(b"next") + b"junk" * 9)
     assert payloads == ([b"before"] if before else []) + [b"next"]
@@ -264,7 +264,7 @@ def test_a_record_torn_in_its_payload_and_written_over_ends_at_the_next_frame(en
 
 
 @pytest.mark.parametrize("field", [slice(0, 8), slice(8, 12)], ids=["length", "checksum"])
-def test_one_damaged_field_of_a_header_is_told_by_the_other(engine, field):
+def test_one_damaged_field_of_a_header_is_recovered_from_the_other(engine, field):
     payload = b"." * 10 + frame(b"inner") + b"." * 10
     damaged = bytearray(frame(payload))
     damaged[field] = bytes(field.stop - field.start)
@@ -273,8 +273,8 @@ def test_one_damaged_field_of_a_header_is_told_by_the_other(engine, field):
         assert (damage[0].start, damage[0].end, damage[0].kind) == (0, len(damaged), "corrupt")
 
 
-def test_the_longest_payload_is_that_of_a_protocol_buffer(engine):
-    """In a sparse file, whose header alone has bytes of its own."""
+def test_a_payload_is_at_most_as_long_as_a_protocol_buffer(engine):
+    """In a sparse file that holds nothing but the header."""
 
     def sparse(length):
         head = header(length)
@@ -301,9 +301,9 @@ def test_a_frame_is_found_wherever_it_lies_in_the_blocks_of_a_search(engine, gap
 
 
 @pytest.mark.parametrize(("beyond", "found"), [(0, [b"after"]), (1, [b"inner", b"after"])])
-def test_frames_behind_a_lost_header_are_records_beyond_the_lookahead(engine, beyond, found):
+def test_frames_after_a_lost_header_are_records_beyond_the_lookahead(engine, beyond, found):
     inner = frame(b"inner")
-    # The next record's header lies in the last byte of the lookahead, or behind it.
+    # The next record's header starts at the last byte of the lookahead, or after it.
     filling = bytes(records.LOOKAHEAD_BYTES - 5 - len(inner) + beyond)
     data = b"lost  header" + frame(inner + filling)[12:] + frame(b"after")
     assert read(data)[0] == found
@@ -318,7 +318,7 @@ def test_frames_behind_a_lost_header_are_records_beyond_the_lookahead(engine, be
         ("unreadable", errors.EventFileError),
     ],
 )
-def test_each_kind_of_damage_is_an_exception_of_its_own(kind, error):
+def test_each_kind_of_damage_becomes_its_exception(kind, error):
     raised = Damage("path", 3, 5, kind, "what was found").error()
     assert type(raised) is error
     assert (raised.path, raised.start, raised.end) == ("path", 3, 5)

@@ -96,13 +96,13 @@ def test_every_encoding_of_a_scalar_gives_its_bits():
 
 
 def field(number, wire_type, content=b""):
-    """Returns a field by hand; numbers up to 15, contents up to 127 bytes."""
+    """Encodes a field by hand; numbers up to 15, contents up to 127 bytes."""
     length = bytes([len(content)]) if wire_type == wire.BYTES else b""
     return bytes([number << 3 | wire_type]) + length + content
 
 
 def parse_one(*fields):
-    """Returns the value that an event with these fields of a Summary.Value holds."""
+    """Parses a Summary.Value of these fields, inside an event."""
     summary = field(1, wire.BYTES, b"".join(fields))
     _, (value,) = walk(field(5, wire.BYTES, summary))
     return value
@@ -158,7 +158,7 @@ def test_content_of_another_kind_is_found_undecoded(number, content_type):
     assert end - start == (0 if content_type == wire.NO_CONTENT else 7)
 
 
-def test_the_last_of_equal_fields_counts_and_other_fields_are_passed_over():
+def test_the_last_of_equal_fields_counts_and_unknown_ones_are_skipped():
     metadata = field(9, wire.BYTES, field(1, wire.BYTES, field(1, wire.BYTES, b"plugin")))
     nothing = field(9, wire.BYTES, field(2, wire.BYTES, b"display name"))
     number = struct.pack("<f", 0.5)
@@ -220,7 +220,7 @@ def test_an_event_has_the_values_of_all_its_summaries():
         "no varint", "varint cut short", "varint of 11 bytes", "length of 2**64 - 1",
     ],
 )  # fmt: skip
-def test_what_is_no_protocol_buffer_is_refused(message):
+def test_what_is_not_a_protocol_buffer_is_refused(message):
     with pytest.raises(ValueError, match="of the record"):
         wire.parse_event(memoryview(message))
 
@@ -250,7 +250,7 @@ def test_a_range_ends_the_fields_and_varints_in_it():
 
 
 @pytest.mark.parametrize("number", [0, 1, 127, 128, 300, 2**35, 2**63, 2**64 - 1])
-def test_a_varint_is_seven_bits_a_byte_the_lowest_first(number):
+def test_a_varint_has_seven_bits_per_byte_lowest_first(number):
     spelled = bytearray()
     rest = number
     while rest > 127:
