@@ -85,7 +85,7 @@ def _graph_of(step: Step | None, missing: list[str]) -> tf.Graph | None:
 
 def _write_values(first: FirstBatch, recording: contract.Recording, tag: str) -> None:
     if first.loss is not None and first.loss.ndim == 0:
-        _write_scalar(tag, "loss", first.loss.astype(np.float32), first.step)
+        _write_scalar(tag, "loss", first.loss, first.step)
     several = len(first.outputs) > 1
     for name, output in first.outputs.items():
         _write_output(contract.output_prefix(tag, name, several=several), output, first.step)
