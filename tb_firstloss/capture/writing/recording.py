@@ -32,13 +32,8 @@ def write_recording(
 ) -> list[str]:
     """Writes one recording, values first, and reads them back before anything else is written.
 
-    Args:
-        first: What was captured.
-        run_dir: Claimed run directory.
-        options: The recorder's.
-        trace: What the window around the step gathered. Its ``missing`` gets a line for whatever
-            cannot be written after the values.
-        step: The step, for its graph and layers; None where it is not known.
+    The trace's ``missing`` gets a line for whatever cannot be written after the values. The step is
+    asked for its graph and layers.
 
     Returns:
         Tags of the tensors that were left out for being larger than ``max_tensor_bytes``.
