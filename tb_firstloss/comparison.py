@@ -28,7 +28,7 @@ _NO_CAUSES = (
 
 @dataclasses.dataclass(frozen=True)
 class WorstValue:
-    """A value that differs: its index, the example first, and what it is in either run."""
+    """A value that differs: its index, the example first, and the value in each run."""
 
     index: tuple[int, ...]
     baseline: float
@@ -39,16 +39,16 @@ class WorstValue:
 class ValueComparison:
     """How one array of the loss compares: the total, or an output's per-example values.
 
-    Differences are computed in float64. NaN is no distance from NaN, and infinitely far from a
-    number. Where the values cannot be compared one by one, all but ``reason`` says nothing.
+    Differences are computed in float64. NaN is at distance 0 from NaN, and infinitely far from a
+    number. Where the values cannot be compared one by one, only agreement and reason are set.
 
     Attributes:
         agreement: "identical" (dtype, shape and every bit), "within tolerance" or "different".
         reason: Why the values cannot be compared one by one; "" if they were.
         count: Number of values.
-        different_count: Number of values at a distance from the baseline's.
-        different_bits_count: Number of values with other bits than the baseline's: also those at
-            no distance, 0.0 from -0.0 or NaN from another NaN. Of two dtypes, `different_count`.
+        different_count: Number of values at a nonzero distance from the baseline's.
+        different_bits_count: Number of values whose bits differ from the baseline's, at distance 0
+            too: 0.0 and -0.0, or two NaNs. Equals `different_count` if the dtypes differ.
         max_abs: Largest absolute difference.
         max_rel: Largest difference as a share of the baseline's absolute value.
         worst: The values furthest apart, at most 5.
@@ -76,9 +76,9 @@ class Comparison:
         outputs: The per-example values by output name, the baseline's first.
         differences: What else differs, by name: the baseline's value and the other's, or None.
         cause: Where the difference comes from, as far as fingerprints show: "data", "weights",
-            "data and weights", or "code or randomness" if both are equal; without them, what may be
-            the cause, as "data, weights, code or randomness". "" if the losses are identical.
-        unknown: "data" and "weights", as far as either run lacks their fingerprint.
+            "data and weights", or "code or randomness" if both are equal; without them, the
+            candidates, such as "data, weights, code or randomness". "" if the losses are identical.
+        unknown: Those of "data" and "weights" for which either run lacks a fingerprint.
     """
 
     baseline: str

@@ -36,17 +36,10 @@ TEST_COUNT = 297
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What the demo's training gave.
-
-    Attributes:
-        run_dir: Where the recording is.
-        accuracy: Share of test images recognised, 0 to 1.
-        test_count: Number of test images.
-    """
+    """Where the demo's recording is, and the share of test images recognised, 0 to 1."""
 
     run_dir: str
     accuracy: float
-    test_count: int
 
 
 def start_devices() -> None:
@@ -60,6 +53,7 @@ def train(
     data_seed: int = 0,
     weight_seed: int = 0,
     loss: str = "cross-entropy",
+    with_fit: bool = False,
     track: Callable[[Iterable[Any], int], Iterable[Any]] = lambda batches, _: batches,
 ) -> Outcome:
     """Trains the demo network for one epoch and records its first batch under ``logdir``.
@@ -69,66 +63,41 @@ def train(
         data_seed: Seed of the order of the images.
         weight_seed: Seed of the initial weights.
         loss: One of `LOSSES`.
-        track: Called with the batches and their number; returns them again, to show progress.
+        with_fit: Whether to train with ``model.fit`` instead of a custom loop.
+        track: Called with the loop's batches and their number; returns them again, to show
+            progress.
     """
-
-    def run_epoch(model: keras.Model, batches: tf.data.Dataset) -> FirstLoss:
-        first = FirstLoss(logdir, **_options(loss))
+    model = make_model(weight_seed)
+    training, test = load_images()
+    batches = make_batches(*training, data_seed)
+    options: dict[str, Any] = {
+        "expect": "log(10)" if loss == "cross-entropy" else None,
+        "fingerprint": True,
+        "metadata": {"loss_function": loss},
+    }
+    first: FirstLoss | FirstLossCallback
+    if with_fit:
+        first = FirstLossCallback(logdir, **options)
+        _fit(model, batches, loss, first)
+    else:
+        first = FirstLoss(logdir, **options)
         train_step = first.wrap(make_train_step(model, loss), loss="per_example", total="loss")
         for x, y in track(batches, len(batches)):
             train_step(x, y)
-        return first
+    if first.run_dir is None:
+        raise OSError(f"{first.logdir}: the recording could not be written; see the warning")
+    return Outcome(run_dir=first.run_dir, accuracy=measure_accuracy(model, *test))
 
-    return _train(run_epoch, data_seed, weight_seed)
 
-
-def train_with_fit(
-    logdir: str | os.PathLike[str],
-    *,
-    data_seed: int = 0,
-    weight_seed: int = 0,
-    loss: str = "cross-entropy",
-) -> Outcome:
-    """Trains the same network on the same batches with ``model.fit``.
-
-    Args:
-        logdir: Where the recording goes.
-        data_seed: Seed of the order of the images.
-        weight_seed: Seed of the initial weights.
-        loss: One of `LOSSES`.
-    """
-
+def _fit(
+    model: keras.Model, batches: tf.data.Dataset, loss: str, callback: FirstLossCallback
+) -> None:
     def loss_fn(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         # Keras casts labels to the dtype of the logits, and takes a function's mean.
         return LOSSES[loss](tf.cast(y, tf.int32), logits)
 
-    def run_epoch(model: keras.Model, batches: tf.data.Dataset) -> FirstLossCallback:
-        first = FirstLossCallback(logdir, **_options(loss))
-        model.compile(keras.optimizers.Adam(LEARNING_RATE), loss_fn)
-        model.fit(batches, verbose=0, callbacks=[first])
-        return first
-
-    return _train(run_epoch, data_seed, weight_seed)
-
-
-def _train(
-    run_epoch: Callable[[keras.Model, tf.data.Dataset], FirstLoss | FirstLossCallback],
-    data_seed: int,
-    weight_seed: int,
-) -> Outcome:
-    model = make_model(weight_seed)
-    training, test = load_images()
-    first = run_epoch(model, make_batches(*training, data_seed))
-    if first.run_dir is None:
-        raise OSError(f"{first.logdir}: the recording could not be written; see the warning")
-    return Outcome(
-        run_dir=first.run_dir, accuracy=measure_accuracy(model, *test), test_count=TEST_COUNT
-    )
-
-
-def _options(loss: str) -> dict[str, Any]:
-    expect = "log(10)" if loss == "cross-entropy" else None
-    return {"expect": expect, "fingerprint": True, "metadata": {"loss_function": loss}}
+    model.compile(keras.optimizers.Adam(LEARNING_RATE), loss_fn)
+    model.fit(batches, verbose=0, callbacks=[callback])
 
 
 def load_images() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:

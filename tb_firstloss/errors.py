@@ -1,30 +1,5 @@
 """Every deliberate exception and warning of tb_firstloss, and how messages are shortened.
 
-::
-
-    Exception
-     └── FirstLossError
-          ├── CaptureError                 the first batch could not be captured
-          │    ├── LossNotFoundError       the step returned nothing usable as a loss
-          │    ├── NotDurableError         the disk does not hold what was captured
-          │    ├── ResumedRunError         a resumed run, with on_resume="error"
-          │    └── UnexpectedLossError     the first loss is not as expected, with on_error="raise"
-          ├── MissingDependencyError       an optional package is not installed (also ImportError)
-          └── ReadError                    the state of a file, a run or a logdir
-               ├── EventFileError          the file holds no events, or cannot be opened
-               ├── CorruptRecordError      a record's checksum disagrees with its bytes
-               ├── UndecodableError        an intact record breaks the format
-               ├── TensorTooLargeError     a tensor exceeds the cap
-               ├── NoRecordingError        nothing is recorded here
-               ├── SeveralRecordingsError  several recordings where one was asked for
-               ├── IncompleteRecordingError  tensors of a recording are missing or altered
-               └── ContractVersionError    a newer tb_firstloss wrote the recording
-    UserWarning
-     └── FirstLossWarning
-          ├── CaptureWarning               part or all of a capture is missing; training goes on
-          ├── UnexpectedLossWarning        the first loss is not as expected
-          └── DamageWarning                an event file is damaged; the intact rest was read
-
 A caller's mistake (a bad tag, an unknown option) is a built-in TypeError or ValueError instead.
 """
 
@@ -38,9 +13,7 @@ from collections.abc import Sequence
 def first_line(error: BaseException, *, named: bool = False) -> str:
     """Returns the first line of an error's message; its type's name if it has none.
 
-    Args:
-        error: Any exception.
-        named: Whether to prepend the type's name, unless it is one of this package's.
+    ``named`` prepends the type's name, unless the type is one of this package's.
     """
     name = type(error).__name__
     said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")

@@ -93,7 +93,7 @@ class FirstBatch:
         # Executors pickle a FirstBatch, which a mappingproxy prevents.
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields["outputs"], fields["metadata"] = dict(self.outputs), dict(self.metadata)
-        return functools.partial(FirstBatch, **fields), ()
+        return _rebuild, (fields,)
 
     @functools.cached_property
     def sole_output(self) -> OutputLoss:
@@ -178,6 +178,10 @@ class FirstBatch:
         from tb_firstloss.notebook import to_html  # only a notebook needs it
 
         return to_html(tabulate(self))
+
+
+def _rebuild(fields: dict[str, Any]) -> FirstBatch:
+    return FirstBatch(**fields)
 
 
 def tabulate(first: FirstBatch) -> LossTable:

@@ -38,16 +38,7 @@ class OutputRow:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossTable:
-    """A first batch as it is shown.
-
-    Attributes:
-        run: Name of the run.
-        step: Step under which it was recorded.
-        digest: SHA-256 (hex) of the values.
-        expected: What the first loss was expected to be, if that was recorded.
-        losses: A row per loss that the step differentiates.
-        outputs: A row per output, in the model's order.
-    """
+    """A first batch as it is shown; what was expected of it, where that was recorded."""
 
     run: str
     step: int

@@ -1,3 +1,5 @@
+import copy
+import dataclasses
 import hashlib
 import math
 import pickle
@@ -91,12 +93,19 @@ def test_a_scalar_is_not_a_per_example_loss():
         OutputLoss(per_example=np.float32(1))
 
 
+def test_a_deep_copy_shares_no_metadata():
+    first = dataclasses.replace(first_batch(), metadata={"user": {"seeds": [1]}})
+    copied = copy.deepcopy(first)
+    copied.metadata["user"]["seeds"].append(2)
+    assert first.metadata == {"user": {"seeds": [1]}}
+
+
 def test_pickle_keeps_every_bit():
     bits = np.array([0x7FC1, 0x8000, 0xFF81], np.uint16).view(ml_dtypes.bfloat16)
     first = first_batch(np.float32(2), a=bits)
-    copy = pickle.loads(pickle.dumps(first))
-    assert copy.per_example.tobytes() == bits.tobytes()
-    assert (copy.digest, copy.run, dict(copy.metadata)) == (first.digest, "r", {})
+    copied = pickle.loads(pickle.dumps(first))
+    assert copied.per_example.tobytes() == bits.tobytes()
+    assert (copied.digest, copied.run, dict(copied.metadata)) == (first.digest, "r", {})
 
 
 def test_repr_shows_loss_shape_and_statistics():

@@ -69,7 +69,8 @@ def prose(tree):
 def names_at(node):
     """Private names and modules that one node of a syntax tree names, of whomever they are."""
     if isinstance(node, ast.Attribute):
-        return [node.attr] if is_private(node.attr) and ast.unparse(node) not in DOCUMENTED else []
+        is_documented = node.attr in NAMED_TUPLE or ast.unparse(node) in DOCUMENTED
+        return [node.attr] if is_private(node.attr) and not is_documented else []
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         is_name = is_private(node.value) or PRIVATE_MODULE.match(node.value)
         return [node.value] if is_name else []

@@ -36,11 +36,6 @@ class Expectation:
     def judge(self, first: FirstBatch, *, where: str, on_error: str = "warn") -> None:
         """Warns if a first loss is not as expected, or if no expectation could be inferred.
 
-        Args:
-            first: What was captured.
-            where: First part of the message.
-            on_error: "raise" to raise instead of warn.
-
         Raises:
             UnexpectedLossError: The loss is not as expected, and on_error is "raise".
             CaptureError: No expectation could be inferred, and on_error is "raise".

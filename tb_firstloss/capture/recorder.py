@@ -1,7 +1,4 @@
-"""What the doors share: one recorder, from the window around the first step to the event file.
-
-`FirstLoss` and `FirstLossCallback` find the step and its loss, each in a way of its own.
-"""
+"""What `FirstLoss` and `FirstLossCallback` share, once they have found the step and its loss."""
 
 from __future__ import annotations
 

@@ -72,10 +72,11 @@ class HasLoss(Protocol):
         """
 
 
+@dataclasses.dataclass
 class StepResult:
     """What a step returned, and where its loss is in it.
 
-    Args:
+    Attributes:
         value: What the step returned.
         loss: Where the loss is: of rank 0 it is the total, of rank 1 or more the per-example loss;
             a mapping or sequence of tensors holds one output each. None takes a lone tensor, or a
@@ -83,13 +84,10 @@ class StepResult:
         total: Where the differentiated loss is, if the step returns that too.
     """
 
-    def __init__(
-        self, value: Any, *, loss: Selector | None = None, total: Selector | None = None
-    ) -> None:
-        self._value = value
-        self._loss = loss
-        self._total = total
-        self._captured: Captured | None = None
+    value: Any
+    loss: Selector | None = None
+    total: Selector | None = None
+    _captured: Captured | None = dataclasses.field(default=None, init=False)
 
     def captured(self) -> Captured:
         """Reads the loss, once; see `HasLoss`. The message of its error lists what was returned."""
@@ -98,20 +96,20 @@ class StepResult:
         return self._captured
 
     def _read(self) -> Captured:
-        result = self._value
+        result = self.value
         if isinstance(result, RemoteValue):
             result = result.fetch()
-        if self._loss is None and self._total is not None and not _has_default(result):
-            return Captured(_read_total(result, self._total))
-        value = _default(result) if self._loss is None else _pick(result, self._loss, "loss")
-        total = None if self._total is None else _read_total(result, self._total)
+        if self.loss is None and self.total is not None and not _has_default(result):
+            return Captured(_read_total(result, self.total))
+        value = _default(result) if self.loss is None else _pick(result, self.loss, "loss")
+        total = None if self.total is None else _read_total(result, self.total)
         if isinstance(value, (Mapping, list, tuple)):
             outputs = dict(_outputs(value))
             return Captured(total, outputs, count_rows(next(_leaves(value, ()))[1]))
         array, row_splits = to_array(value)
         if array.ndim == 0:
             return Captured(array if total is None else total)
-        name = self._loss if isinstance(self._loss, str) else "loss"
+        name = self.loss if isinstance(self.loss, str) else "loss"
         output = OutputLoss(per_example=array, row_splits=row_splits)
         return Captured(total, {name: output}, count_rows(value))
 

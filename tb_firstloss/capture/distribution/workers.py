@@ -88,21 +88,13 @@ def _as_first_batch(captured: Captured) -> FirstBatch:
 
 
 def _exchange(
-    first: FirstBatch | None, strategy: tf.distribute.Strategy, *, failed: bool = False
+    first: FirstBatch | None, strategy: tf.distribute.Strategy, *, failed: bool
 ) -> tuple[FirstBatch, ...] | None:
     """Returns the first batches of all workers, in worker order; None if all decline.
 
     The workers first exchange a vector of fixed size (what each intends, and how many bytes it
     has), so that all take the same branch and no collective meets one of another size; then the
-    padded bytes.
-
-    Args:
-        first: This worker's; None if it does not record.
-        strategy: A MultiWorkerMirroredStrategy.
-        failed: Whether this worker tried to record and could not.
-
-    Raises:
-        CaptureError: A worker cannot record, or they disagree; on every worker alike.
+    padded bytes. ``failed`` says that this worker tried to record and could not.
     """
     content = packed.to_bytes(first)
     intention = _FAILED if failed else _DECLINES if first is None else _RECORDS
@@ -142,9 +134,6 @@ def _merge(
 
     Losses are summed, being each worker's share; but if training may already have combined them,
     losses that are equal bit for bit on all workers are taken as they are.
-
-    Raises:
-        LossNotFoundError: Their outputs or shapes do not fit together.
     """
     names = [list(worker.outputs) for worker in workers]
     if any(other != names[0] for other in names):

@@ -23,7 +23,7 @@ _END_OF_DATA = (StopIteration, tf.errors.OutOfRangeError)
 
 
 class FirstExecution(StandIn):
-    """Captures the first batch, and leaves in its place the function that trains on.
+    """Captures the first batch, and leaves its place to the function for the rest of the training.
 
     With several steps per execution, a Keras 3 model runs its first execution one step at a time,
     in a function for one step, and the rest in its own function. A tf_keras model reads the number
@@ -130,7 +130,7 @@ class FirstExecution(StandIn):
         return logs
 
     def _hand_over(self, capturing: CapturingFunction) -> None:
-        """Chooses the function that trains on, random state included, and leaves it the place."""
+        """Leaves the place to the function that takes over, random state included."""
         eager = self._model.run_eagerly or tf.config.functions_run_eagerly()
         if not self._is_new or eager:
             self.give_back()

@@ -1,6 +1,6 @@
-"""Functions and attributes put in the place of others for a while, and taken away without a trace.
+"""Functions and attributes that are replaced for a while, and then exactly restored.
 
-Keras tracks what is assigned to a model; everything here goes past that, through ``vars``.
+Keras tracks what is assigned to a model; ``vars`` bypasses that.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def temporary_attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 @dataclasses.dataclass
 class _Installed:
-    """A hook, how many blocks use it, and what it stands in front of; None: of the class."""
+    """A hook, what the owner's ``vars`` held before it (or None), and how many blocks use it."""
 
     hook: Any
     before: Any
@@ -71,7 +71,7 @@ def hooked(owner: Any, name: str, watch: Callable[[Any], Any]) -> Iterator[list[
             installed.users -= 1
             if not installed.users:
                 del _hooks[key]
-                # Somebody may have hooked this hook; it then stays, and passes every call on.
+                # Other code may have hooked this hook; it then stays, and passes every call on.
                 if vars(owner).get(name) is installed.hook:
                     _put(owner, name, installed.before)
 

@@ -15,10 +15,6 @@ class LaterExecutions(StandIn):
     """Counts the steps until the warm one has been profiled.
 
     A call counts as one step, even if it takes several steps per execution.
-
-    Args:
-        model: Model whose first batch has been captured.
-        recorder: The recorder that captured it.
     """
 
     def __init__(self, model: Any, recorder: Recorder) -> None:

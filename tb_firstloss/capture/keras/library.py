@@ -27,7 +27,7 @@ _TRAINER_MODULES = {
 }
 _TF_KERAS_REDUCTIONS = "tf_keras.src.utils.losses_utils"
 _REDUCTIONS: dict[str, dict[tuple[str, str], dict[str, str]]] = {
-    # Module and function, and its arguments by what they are of a loss.
+    # Module and function, and the names of its arguments by their role.
     "keras": {
         ("keras.src.losses.loss", "reduce_weighted_values"): {
             name: name for name in ("values", "sample_weight", "mask", "reduction")
@@ -47,16 +47,16 @@ def _idle(_callback: Any, *_args: Any, **_kwargs: Any) -> None:
     """Stands for a hook that has nothing to do."""
 
 
-# Keras 3 and tf_keras leave out hooks that carry this mark: no step waits for its logs on our
-# account, and Keras 3 may go on calling other callbacks' hooks from its own thread.
+# Keras 3 and tf_keras skip hooks that carry this mark: no step waits for its logs, and Keras 3 may
+# go on calling other callbacks' hooks from its own thread.
 _idle._is_default = True  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 class IdleCallback:
-    """A callback of Keras 3 and of tf_keras whose hooks do nothing and cost no step anything.
+    """A callback of Keras 3 and of tf_keras whose hooks do nothing and cost nothing per step.
 
-    Both libraries take any object with these methods, so that no subclass of either's Callback,
-    and no import of either, is needed.
+    Both libraries take any object with these methods, so it needs neither's Callback, and no import
+    of either.
     """
 
     _supports_tf_logs = True  # tf_keras: it needs no logs as NumPy
@@ -174,8 +174,8 @@ def reductions(model: Any) -> list[tuple[Any, str, Mapping[str, str]]]:
     """Returns the functions that a Loss of the model's library calls with its unreduced values.
 
     Returns:
-        Module (None in a version without it), name, and the names of its arguments by what they
-        are: "values", "sample_weight", "mask", "reduction".
+        Module (None in a version without it), name, and the names of its arguments by their role:
+        "values", "sample_weight", "mask", "reduction".
     """
     known = _REDUCTIONS.get(library_of(model) or "", {})
     return [(sys.modules.get(module), name, given) for (module, name), given in known.items()]

@@ -1,8 +1,8 @@
-"""What a Keras training step makes its loss of, seen while the step runs or is traced.
+"""What a Keras training step makes its loss from, seen while the step runs or is traced.
 
-The hooks add no operation to the graph and call what they stand for exactly once, so that a step
+The hooks add no operation to the graph and call what they stand in front of exactly once, so a step
 computes the same with them as without: one more operation would shift the seeds that TensorFlow
-gives to the random operations behind it.
+gives to the random operations after it.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class LossCall:
 class Observation:
     """What one training step did with losses.
 
-    Each method stands in front of a function of Keras or TensorFlow: it takes that function and the
-    arguments of a call, notes what matters, and returns what the function returns.
+    Each method stands in front of a function of Keras or TensorFlow: it takes the function and a
+    call's arguments, notes what matters, and returns the function's result.
 
     Attributes:
         calls: Outermost Loss calls, in order.
@@ -180,11 +180,7 @@ def keep_per_replica(model: Any, prefix: str) -> Iterator[None]:
     """Keeps Keras from averaging the captured tensors over the replicas.
 
     In their place the train function returns a tuple with each replica's value: AutoGraph's loops
-    can carry tuples, but not per-replica values.
-
-    Args:
-        model: The model whose train function is called or traced inside.
-        prefix: First part of the tensors' names among the step's logs.
+    can carry tuples, but not per-replica values. The tensors' names begin with ``prefix``.
 
     Raises:
         CaptureError: This version of Keras combines the replicas somewhere else.

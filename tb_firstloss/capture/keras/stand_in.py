@@ -18,11 +18,8 @@ class StandIn:
        before or runs eagerly; the successor that calls the traced step; `CapturingFunction`.
     3. `LaterExecutions`, on top of that, only until the warm step has been profiled.
 
-    A holder that ends without having trained gives the place back; if somebody else has taken the
-    place since, it leaves that one alone.
-
-    Args:
-        model: The model.
+    A holder that ends without having trained gives the place back, unless another function has
+    taken it since.
     """
 
     def __init__(self, model: Any) -> None:

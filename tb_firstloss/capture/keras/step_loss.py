@@ -40,7 +40,7 @@ class StepFacts:
     Attributes:
         outputs: In the order of the tensors' numbers.
         missing: What could not be captured, and why, one line each.
-        expectation: What the first loss should be, as far as the loss function tells.
+        expectation: What the first loss should be, as far as the loss function implies it.
     """
 
     outputs: list[OutputFacts]
@@ -51,10 +51,7 @@ class StepFacts:
 def gather(model: Any, seen: Observation, *, by_xla: bool = False) -> tuple[StepFacts, Tensors]:
     """Picks the differentiated loss and its outputs from what was seen in a step.
 
-    Args:
-        model: The model, for its outputs' names and loss weights.
-        seen: What the step did with losses.
-        by_xla: Whether the step is traced to be compiled by XLA.
+    ``by_xla`` says that the step is traced to be compiled by XLA.
     """
     missing = list(seen.missing)
     tensors: Tensors = {}
@@ -74,7 +71,9 @@ def gather(model: Any, seen: Observation, *, by_xla: bool = False) -> tuple[Step
                 copies = by_xla and isinstance(tensor, tf.Tensor)
                 tensors[f"{len(outputs)}/{field}"] = recompute(tensor) if copies else tensor
         outputs.append(OutputFacts(name, _reduction(call), _loss_weight(weight)))
-    if not calls and not (seen.totals and _has_added_losses_only(model)):
+    # A model may have no losses but those that it adds.
+    has_none = seen.totals and not compiled_losses(model) and is_librarys(model.compute_loss)
+    if not calls and not has_none:
         missing.append(
             "the loss per example: the training step calls no Keras Loss, or calls it in "
             "an inner tf.function; use self.compute_loss or a keras.losses.Loss in train_step"
@@ -159,11 +158,6 @@ def _pick_loss(seen: Observation, missing: list[str]) -> Any:
     return None
 
 
-def _has_added_losses_only(model: Any) -> bool:
-    """Returns whether no loss per example was seen because the model has none."""
-    return not compiled_losses(model) and is_librarys(model.compute_loss)
-
-
 def _is_usable(value: Any) -> bool:
     """Returns whether a value is a tensor that the function being traced can return.
 
@@ -212,11 +206,10 @@ def _loss_weight(weight: Any) -> float | None:
 def _side_array(value: Any) -> Array | None:
     if value is None:
         return None
-    parts = [_flat_array(part) for part in replicas.local_values(value)]
+    parts = [
+        np.asarray(part.flat_values if isinstance(part, tf.RaggedTensor) else part)
+        for part in replicas.local_values(value)
+    ]
     if parts[0].ndim == 0:
         return parts[0]  # one weight for all examples
     return replicas.combine([(part, ()) for part in parts])[0]
-
-
-def _flat_array(value: Any) -> Array:
-    return np.asarray(value.flat_values if isinstance(value, tf.RaggedTensor) else value)

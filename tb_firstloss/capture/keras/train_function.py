@@ -27,8 +27,8 @@ class CapturingFunction(StandIn):
     of two ways:
 
     - Since Keras 3.7, into a separate tf.function. `make_successor` returns a train function that
-      calls the traced step and returns only the logs; it trains on at no extra cost.
-    - Otherwise this function trains on (`take`) and discards its extra outputs, at about 50
+      calls the traced step and returns only the logs, at no extra cost.
+    - Otherwise this function stays (`take`) and discards its extra outputs, at about 50
       microseconds per step. The same goes for steps whose random operations keep a state, which
       lives in this function alone; under a distribution strategy; and for models with many
       variables, whose steps dwarf those microseconds, while TensorFlow would optimize a separate
@@ -38,7 +38,7 @@ class CapturingFunction(StandIn):
         model: Compiled model of Keras 3 or tf_keras.
         single_step: Whether to make it for one step per call, whatever the model says.
         forbid_random_state: Whether to refuse random operations that keep a state, because another
-            function trains on.
+            function takes over.
 
     Attributes:
         facts: What the tensors are; None until the step has been traced.
@@ -63,7 +63,7 @@ class CapturingFunction(StandIn):
         self._step: Callable[[Any], Any] = self._observed_step
         self._is_distributed = library.is_distributed(model)
         large = len(model.trainable_variables) > _MANY_VARIABLES and not single_step
-        # Replicas, even a single one, meet in the optimizer, which no function of one may contain.
+        # Replicas, even a single one, meet in the optimizer: it cannot run inside one's function.
         stays = model.run_eagerly or self._is_distributed or large
         self._shares_step = library.binds_train_step(model) and not stays
         if self._shares_step:
@@ -93,7 +93,7 @@ class CapturingFunction(StandIn):
         return _split(result)
 
     def make_successor(self) -> Any | None:
-        """Returns a train function that calls the traced step, or None if this one trains on."""
+        """Returns a train function that calls the traced step, or None if this one stays."""
         if not self._shares_step or self.graph is None:
             return None
         if step_loss.has_seeded_random_ops(self.graph):
@@ -122,12 +122,11 @@ class CapturingFunction(StandIn):
     def _in_model(self, train_step: Callable[[Any], Any], *, single_step: bool) -> Iterator[None]:
         """Puts a step in the model: some versions of Keras look it up when they trace."""
         model = self._model
-        replaced: dict[str, Any] = {"train_step": train_step}
-        if single_step:
-            replaced["steps_per_execution"] = library.ONE_STEP
         with contextlib.ExitStack() as stack:
-            for name, value in replaced.items():
-                stack.enter_context(temporary_attribute(model, name, value))
+            stack.enter_context(temporary_attribute(model, "train_step", train_step))
+            if single_step:
+                one = temporary_attribute(model, "steps_per_execution", library.ONE_STEP)
+                stack.enter_context(one)
             if self._shares_step:
                 # The step itself is compiled, so that the successor finds it compiled.
                 stack.enter_context(library.without_jit(model))

@@ -1,4 +1,4 @@
-"""The door for ``model.train_on_batch``: its first call is captured as ``model.fit``'s is."""
+"""``model.train_on_batch``, whose first call is captured the way ``model.fit``'s is."""
 
 from __future__ import annotations
 
@@ -26,17 +26,7 @@ def is_train_on_batch(step_fn: Any) -> bool:
 def capture_train_on_batch(
     recorder: Recorder, train_on_batch: Callable[..., Any], args: Any, kwargs: Any
 ) -> Any:
-    """Calls a model's ``train_on_batch`` once and records the batch that it trains on.
-
-    Args:
-        recorder: Where the first batch goes.
-        train_on_batch: The bound method of a Keras 3 or tf_keras model.
-        args: Its positional arguments.
-        kwargs: Its keyword arguments.
-
-    Returns:
-        What the method returned.
-    """
+    """Calls a model's ``train_on_batch`` and records the batch; returns what the method returns."""
     model = train_on_batch.__self__  # type: ignore[attr-defined]
     make, is_new = model.make_train_function, model.train_function is None
     with contextlib.ExitStack() as stack:

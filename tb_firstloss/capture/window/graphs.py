@@ -83,14 +83,9 @@ def write_graphs(
     step: int,
     missing: list[str],
 ) -> None:
-    """Writes the step's graph, and the trace of its function, to the default writer.
+    """Writes the step's graph, and what the window collected, to the default writer.
 
-    Args:
-        step_graph: Graph of the step's concrete function; None where it is not known.
-        run_metadata: RunMetadata proto collected in the window; None if nothing was collected.
-        tag: Tag of the trace.
-        step: Step of the trace.
-        missing: Gets a line if there is no graph at all.
+    Either is None where it is not known; ``missing`` gets a line if there is no graph at all.
     """
     try:
         if step_graph is not None:
@@ -119,7 +114,11 @@ def choose_function_graphs(collected: Sequence[Any], step_graph: tf.Graph | None
             nodes with it is returned, if these are more than half of the step: they are fewer
             where another function calls the step. None for all graphs of several operations.
     """
-    functions = [function for function in collected if _has_several_operations(function)]
+    functions = [
+        function
+        for function in collected
+        if len(tensorflow_private.operation_types(function.pre_optimization_graph.node)) > 1
+    ]
     if step_graph is None or not functions:
         return functions
     names = {operation.name for operation in step_graph.get_operations()}
@@ -129,7 +128,3 @@ def choose_function_graphs(collected: Sequence[Any], step_graph: tf.Graph | None
 
     best = max(functions, key=shared)
     return [best] if shared(best) > len(names) / 2 else []
-
-
-def _has_several_operations(function: Any) -> bool:
-    return len(tensorflow_private.operation_types(function.pre_optimization_graph.node)) > 1

@@ -115,8 +115,11 @@ def lacks_device_plane(run_dir: str, devices: Sequence[tf.config.LogicalDevice])
     files = _profile_files(run_dir)
     if not files or not any(device.device_type == "GPU" for device in devices):
         return False
-    names = [name for path in files for name in plane_names(_read(path))]
-    return not any(name.startswith("/device:GPU") for name in names)
+    for path in files:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            if any(name.startswith("/device:GPU") for name in plane_names(file.read())):
+                return False
+    return True
 
 
 def plane_names(xspace: bytes) -> list[str]:
@@ -141,8 +144,3 @@ def plane_names(xspace: bytes) -> list[str]:
         for number, wire_type, first, last in wire.iter_fields(content, start, end)
         if (number, wire_type) == (2, wire.BYTES)  # XPlane.name
     ]
-
-
-def _read(path: str) -> bytes:
-    with tf.io.gfile.GFile(path, "rb") as file:
-        return bytes(file.read())

@@ -32,13 +32,8 @@ def write_recording(
 ) -> list[str]:
     """Writes one recording, values first, and reads them back before anything else is written.
 
-    Args:
-        first: What was captured.
-        run_dir: Claimed run directory.
-        options: The recorder's.
-        trace: What the window around the step gathered. Its ``missing`` gets a line for whatever
-            cannot be written after the values.
-        step: The step, for its graph and layers; None where it is not known.
+    The trace's ``missing`` gets a line for whatever cannot be written after the values. The step is
+    asked for its graph and layers.
 
     Returns:
         Tags of the tensors that were left out for being larger than ``max_tensor_bytes``.
@@ -85,7 +80,7 @@ def _graph_of(step: Step | None, missing: list[str]) -> tf.Graph | None:
 
 def _write_values(first: FirstBatch, recording: contract.Recording, tag: str) -> None:
     if first.loss is not None and first.loss.ndim == 0:
-        _write_scalar(tag, "loss", first.loss.astype(np.float32), first.step)
+        _write_scalar(tag, "loss", first.loss, first.step)
     several = len(first.outputs) > 1
     for name, output in first.outputs.items():
         _write_output(contract.output_prefix(tag, name, several=several), output, first.step)

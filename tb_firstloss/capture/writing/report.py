@@ -9,28 +9,16 @@ from tb_firstloss.first_batch import FirstBatch, tabulate
 from tb_firstloss.loss_table import LossTable
 
 
-def write_report(first: FirstBatch, trace: StepTrace | None) -> str:
-    """Returns the report of a recording as Markdown.
-
-    Args:
-        first: What was captured.
-        trace: What the window around the step gathered; None without a window.
-    """
+def write_report(first: FirstBatch, trace: StepTrace) -> str:
+    """Returns the report of a recording and of the window around its step, as Markdown."""
     rows = list(_loss_rows(tabulate(first)))
-    if trace is not None:
-        rows += _trace_rows(trace, "tracing and compilation included")
+    rows += _trace_rows(trace, "tracing and compilation included")
     rows += [(key.replace("_", " "), str(value)) for key, value in first.metadata.items()]
-    text = f"## First batch: {first.run}, step {first.step}\n\n{_table(rows)}"
-    return text if trace is None else text + _gaps(trace)
+    return f"## First batch: {first.run}, step {first.step}\n\n{_table(rows)}{_gaps(trace)}"
 
 
 def write_warm_report(warm: StepTrace, first: StepTrace) -> str:
-    """Returns the report of the warm step as Markdown.
-
-    Args:
-        warm: What the window around the warm step gathered.
-        first: What the window around step 0 gathered.
-    """
+    """Returns the report of the warm step, next to step 0, as Markdown."""
     rows = _trace_rows(warm, "steady state")
     if warm.seconds and first.seconds:
         rows.append(("step 0", f"{first.seconds:.4g} s, {first.seconds / warm.seconds:.3g} times"))

@@ -44,9 +44,11 @@ def event_file(run_dir: str, suffix: str) -> Iterator[tf.summary.SummaryWriter]:
 
 def write_scalar(tag: str, value: float | Array, *, step: int, description: str) -> None:
     """Writes a float32 scalar for the Scalars dashboard."""
-    # An array, since TensorFlow caches the tensors of Python floats, and 0.0 == -0.0.
-    number = tf.constant(np.asarray(value, np.float32))
-    tf.summary.write(tag, number, step=step, metadata=_metadata("scalars", description))
+    with np.errstate(all="ignore"):  # float64 has values that float32 has not
+        # An array, since TensorFlow caches the tensors of Python floats, and 0.0 == -0.0.
+        number = np.asarray(value, np.float32)
+    metadata = _metadata("scalars", description)
+    tf.summary.write(tag, tf.constant(number), step=step, metadata=metadata)
 
 
 def write_histogram(

@@ -49,23 +49,18 @@ def run(options: argparse.Namespace) -> int:
         from tb_firstloss import demo  # TensorFlow
 
         demo.start_devices()
-    choices = {
-        "data_seed": options.data_seed,
-        "weight_seed": options.weight_seed,
-        "loss": options.loss,
-    }
-    if options.keras:
-        outcome = demo.train_with_fit(options.logdir, **choices)
-    else:
-        outcome = demo.train(
-            options.logdir,
-            **choices,
-            track=lambda batches, count: track(batches, "Training", count, quiet=options.quiet),
-        )
+    outcome = demo.train(
+        options.logdir,
+        data_seed=options.data_seed,
+        weight_seed=options.weight_seed,
+        loss=options.loss,
+        with_fit=options.keras,
+        track=lambda batches, count: track(batches, "Training", count, quiet=options.quiet),
+    )
     first = read_first_loss(outcome.run_dir)
     print_losses([first])
     print(f"\nThe first loss is {first.mean:.4f}; {_meaning(first.mean, options.loss)}")
-    print(f"Accuracy after one epoch: {outcome.accuracy:.1%} on {outcome.test_count} test images")
+    print(f"Accuracy after one epoch: {outcome.accuracy:.1%} on {demo.TEST_COUNT} test images")
     print(f"Event file and profile: {_short(outcome.run_dir)}")
     print(f"In TensorBoard: {_short(_tensorboard())} --logdir {options.logdir}")
     return 0

@@ -1,5 +1,6 @@
 import numpy as np
 
+from tb_firstloss.capture.window.step_trace import StepTrace
 from tb_firstloss.capture.writing.report import write_report
 from tb_firstloss.cli.commands.show import print_losses
 from tb_firstloss.first_batch import FirstBatch, OutputLoss
@@ -21,7 +22,7 @@ FIRST = FirstBatch(
 
 def test_every_view_shows_the_same_kinds(capsys):
     kinds = {"plain": "float16[2]", "ragged": "float64[3], ragged", "large": "left out, too large"}
-    report, html, text = write_report(FIRST, None), FIRST._repr_html_(), repr(FIRST)
+    report, html, text = write_report(FIRST, StepTrace(step=0)), FIRST._repr_html_(), repr(FIRST)
     assert rows.to_row(FIRST)["loss_kind"] == "float32[2]"
     assert {row["name"]: row["kind"] for row in rows.to_row(FIRST)["outputs"]} == kinds
     for name, kind in kinds.items():
@@ -37,4 +38,4 @@ def test_a_name_cannot_break_the_reports_table():
     first = FirstBatch(
         run="r", step=0, wall_time=0.0, loss=None, outputs={"a|b\nc": FIRST.outputs["plain"]}
     )
-    assert "| a\\|b c per example | float16[2] |" in write_report(first, None)
+    assert "| a\\|b c per example | float16[2] |" in write_report(first, StepTrace(step=0))

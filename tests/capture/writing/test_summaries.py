@@ -27,6 +27,14 @@ def test_a_scalar_is_what_tf_summary_writes(tmp_path, value):
     assert [v.SerializeToString() for v in written] == [v.SerializeToString() for v in expected]
 
 
+def test_a_scalar_beyond_float32_is_infinite_without_a_warning(tmp_path, recwarn):
+    (written,) = summary_values(
+        tmp_path, lambda: summaries.write_scalar("a", 1e300, step=0, description="")
+    )
+    assert tf.make_ndarray(written.tensor) == np.inf
+    assert [str(warning.message) for warning in recwarn] == []
+
+
 def test_a_text_is_what_tf_summary_writes(tmp_path):
     text = "| ä | b |\n|---|---|\n"
     written = summary_values(
