@@ -82,10 +82,7 @@ class Scalars:
         arrow = _import("pyarrow", "arrow")
         columns = [
             arrow.DictionaryArray.from_arrays(codes, arrow.array(names, arrow.string()))
-            for codes, names in (
-                (self.run_codes, self.run_names),
-                (self.tag_codes, self.tag_names),
-            )
+            for codes, names in ((self.run_codes, self.run_names), (self.tag_codes, self.tag_names))
         ]
         columns += [arrow.array(getattr(self, name)) for name in _COLUMNS[2:]]
         return arrow.table(columns, names=list(_COLUMNS))

@@ -14,12 +14,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from tb_firstloss.cli.arguments import (
-    add_json,
-    add_quiet,
-    add_selection,
-    add_tolerances,
-)
+from tb_firstloss.cli.arguments import add_json, add_quiet, add_selection, add_tolerances
 from tb_firstloss.cli.exit_codes import FINDING
 from tb_firstloss.cli.output import paint, print_json, print_table, printable
 from tb_firstloss.cli.recordings import read_path, read_recordings

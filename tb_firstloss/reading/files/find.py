@@ -46,9 +46,7 @@ def find_event_files(
     Raises:
         FileNotFoundError: Nothing is there.
     """
-    root = os.fspath(path)
-    if root.startswith("file://"):
-        root = root.removeprefix("file://")
+    root = os.fspath(path).removeprefix("file://")
     if is_url(root):
         return sorted(set(_find_remote(root, wanted)))
     return sorted(set(_find_local(root, wanted, report)))
