@@ -1,4 +1,4 @@
-"""The command line: imports the command that is called, and runs it.
+"""The command line: imports the called command and runs it.
 
 Results go to stdout, everything else to stderr.
 """
@@ -38,7 +38,7 @@ COMMANDS = {
     "open": "Start TensorBoard at the First loss tab",
     "doctor": "Find what keeps capturing, reading or showing from working, and say how to fix it",
 }
-"""Each command's summary, here so that only the command that is called is imported.
+"""Each command's summary, here so that only the called command is imported.
 
 A command is a module of `commands` whose docstring begins with the summary, and which has
 ``add_arguments(parser)`` and ``run(options) -> exit code``. It imports what it needs at its top.

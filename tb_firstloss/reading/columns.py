@@ -90,8 +90,7 @@ class Scalars:
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Writes the five columns as CSV (UTF-8), whole or not at all.
 
-        Numbers read back bit for bit; NaN is "nan", as pandas and
-        Arrow read it (CSV has one NaN only).
+        Numbers read back bit for bit; every NaN is "nan", as pandas and Arrow read it.
         """
         with _replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as f:
             writer = csv.writer(f)

@@ -81,7 +81,7 @@ def _print(comparison: Comparison) -> None:
     hint = ""
     if comparison.unknown:
         names = " and ".join(comparison.unknown)
-        hint = f" (record with fingerprint=True to tell; there is none of the {names})"
+        hint = f" (record with fingerprint=True to find out: no fingerprint of the {names})"
     print(f"Where it comes from: {paint(comparison.cause, 'bold')}{hint}")
     for name, (before, after) in comparison.differences.items():
         print(f"Also different: {printable(name)}: {_short(before)} → {_short(after)}")

@@ -103,7 +103,7 @@ def _leads_back(link: str, path: tuple[str, ...]) -> bool:
     """Returns whether a link leads to one of the directories it was reached through."""
     try:
         return any(os.path.samefile(link, directory) for directory in path)  # noqa: PTH121
-    except OSError:  # it has gone since the listing
+    except OSError:  # deleted since the listing
         return True
 
 
