@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help install demo test test-fast lint bench compat screenshots clean
+.PHONY: help install demo test test-fast lint bench compat mutants screenshots clean
 
 help:
 	@echo "make demo         train on real digits and see the first loss"
@@ -55,7 +55,7 @@ bench: $(INSTALLED)
 
 # TensorFlow 2.16 has no wheels above Python 3.12.
 COMPAT_PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
-	$$p -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
 	&& { echo $$p; break; }; done)
 COMPAT := 2.16.2:3.0.5:2.16.0 2.18.1:3.6.0:2.18.0
 
@@ -84,6 +84,5 @@ SAMPLE ?= 80
 SEED ?= 0
 MODULES ?=
 
-.PHONY: mutants
 mutants: $(INSTALLED)
 	$(BIN)/python -m tests.mutants --sample $(SAMPLE) --seed $(SEED) $(MODULES)

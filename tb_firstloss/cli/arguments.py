@@ -21,11 +21,7 @@ def add_paths(parser: argparse.ArgumentParser) -> None:
 def add_place(parser: argparse.ArgumentParser, name: str, meaning: str) -> None:
     """Declares a single optional path, "runs" by default."""
     parser.add_argument(
-        name,
-        nargs="?",
-        default="runs",
-        metavar=name.upper(),
-        help=f"{meaning} (default: runs)",
+        name, nargs="?", default="runs", metavar=name.upper(), help=f"{meaning} (default: runs)"
     )
 
 

@@ -1,4 +1,4 @@
-"""The command line: imports the command that is called, and runs it.
+"""The command line: imports the called command and runs it.
 
 Results go to stdout, everything else to stderr.
 """
@@ -13,7 +13,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Any
 
 from tb_firstloss import __version__
 from tb_firstloss.cli.exit_codes import FINDING, INTERRUPTED, UNUSABLE
@@ -38,7 +38,7 @@ COMMANDS = {
     "open": "Start TensorBoard at the First loss tab",
     "doctor": "Find what keeps capturing, reading or showing from working, and say how to fix it",
 }
-"""Each command's summary, here so that only the command that is called is imported.
+"""Each command's summary, here so that only the called command is imported.
 
 A command is a module of `commands` whose docstring begins with the summary, and which has
 ``add_arguments(parser)`` and ``run(options) -> exit code``. It imports what it needs at its top.
@@ -136,20 +136,13 @@ def _show_warnings() -> list[DamageWarning]:
     damage: list[DamageWarning] = []
     show_any = warnings.showwarning
 
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
         if isinstance(message, DamageWarning):
             damage.append(message)
         if issubclass(category, FirstLossWarning):
             print(f"tb-firstloss: {message}", file=sys.stderr)
         else:
-            show_any(message, category, filename, lineno, file, line)
+            show_any(message, category, *rest, **named)
 
     warnings.showwarning = show
     return damage

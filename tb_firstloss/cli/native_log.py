@@ -16,12 +16,12 @@ _IMPORT = re.compile(
     rb"^I\d{4} |^\d{4}-\d\d-\d\d .*: I |^To enable the following instructions"
     rb"|All log messages before absl::InitializeLog|failed call to cuInit: .*\(303\)"
 )
-"""What importing TensorFlow logs at level INFO, and that a machine has no GPU driver."""
+"""Lines of level INFO from importing TensorFlow, and the one about a missing GPU driver."""
 
 
 @contextlib.contextmanager
 def quiet_import() -> Iterator[None]:
-    """Opens around the import of TensorFlow, which logs no INFO lines then, nor later.
+    """Keeps TensorFlow, imported in this block, from logging INFO lines then and later.
 
     Whoever has set TF_CPP_MIN_LOG_LEVEL gets what that says once TensorFlow is imported. Inside,
     what is written to the process's stderr is held, and passed on without those lines: native code

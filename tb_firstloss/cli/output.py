@@ -5,6 +5,7 @@ Drawn by hand: a table library takes longer to import than the recordings to rea
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -65,9 +66,11 @@ def print_table(headers: list[str], rows: Sequence[Row], *, left: Sequence[int] 
 
 def print_json(content: Any) -> None:
     """Prints JSON in ASCII; NaN and infinities, which JSON lacks, become text."""
-    from tb_firstloss.arrays import finite_json  # NumPy, without which doctor has to run
+    with contextlib.suppress(ImportError):  # doctor runs without NumPy, and prints no numbers
+        from tb_firstloss.arrays import finite_json
 
-    print(json.dumps(finite_json(content), indent=2, allow_nan=False))
+        content = finite_json(content)
+    print(json.dumps(content, indent=2, allow_nan=False))
 
 
 def paint(text: str, colour: str) -> str:

@@ -19,7 +19,7 @@ def read_recordings(options: argparse.Namespace, *, with_paths: bool = False) ->
 
     Args:
         options: With paths, runs and quiet.
-        with_paths: Whether runs' names begin with the path, as with several, even for a single one.
+        with_paths: Whether to put the path in front of runs' names even if there is only one path.
 
     Raises:
         FileNotFoundError: Nothing is at a path.

@@ -1,4 +1,4 @@
-"""A step's profile in numbers, through xprof's own converters: no browser and no TensorFlow."""
+"""A step's profile in numbers, through xprof's converters: no browser and no TensorFlow."""
 
 from __future__ import annotations
 
@@ -78,8 +78,7 @@ def read_profile(run_dir: str | os.PathLike[str]) -> StepProfile:
         return _read(path, files)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise errors.UndecodableError(
-            f"{path}: damaged profile, or unexpected output from xprof ({error!r})",
-            path=path,
+            f"{path}: damaged profile, or unexpected output from xprof ({error!r})", path=path
         ) from error
 
 
@@ -135,7 +134,7 @@ def _convert(tool: str, files: Sequence[str], path: Path) -> Any:
 
 
 def _operations(tables: Any) -> Iterator[Operation]:
-    for row in _rows(tables, "total_self_time"):
+    for row in _rows(tables):
         if row["type"] != "IDLE":
             yield Operation(
                 name=row["operation"],
@@ -146,11 +145,11 @@ def _operations(tables: Any) -> Iterator[Operation]:
             )
 
 
-def _rows(tables: Any, column: str) -> Iterator[dict[str, Any]]:
-    """Yields the rows of the first of xprof's tables with a given column, as mappings."""
+def _rows(tables: Any) -> Iterator[dict[str, Any]]:
+    """Yields the rows of the first of xprof's tables about operations, as mappings."""
     for table in tables:
         names = [col["id"] for col in table.get("cols", ())]
-        if column in names:
+        if "total_self_time" in names:
             for row in table["rows"]:
                 yield dict(zip(names, (cell.get("v") for cell in row["c"]), strict=True))
             return

@@ -82,10 +82,7 @@ class Scalars:
         arrow = _import("pyarrow", "arrow")
         columns = [
             arrow.DictionaryArray.from_arrays(codes, arrow.array(names, arrow.string()))
-            for codes, names in (
-                (self.run_codes, self.run_names),
-                (self.tag_codes, self.tag_names),
-            )
+            for codes, names in ((self.run_codes, self.run_names), (self.tag_codes, self.tag_names))
         ]
         columns += [arrow.array(getattr(self, name)) for name in _COLUMNS[2:]]
         return arrow.table(columns, names=list(_COLUMNS))
@@ -93,8 +90,7 @@ class Scalars:
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Writes the five columns as CSV (UTF-8), whole or not at all.
 
-        Numbers read back bit for bit; NaN is "nan", as pandas and
-        Arrow read it (CSV has one NaN only).
+        Numbers read back bit for bit; every NaN is "nan", as pandas and Arrow read it.
         """
         with _replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as f:
             writer = csv.writer(f)

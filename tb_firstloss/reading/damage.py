@@ -58,15 +58,7 @@ class Damage:
 
 
 def undecodable(path: str, start: int, end: int, reason: str, *, too_large: bool = False) -> Damage:
-    """Returns the damage of an intact record at a byte range whose content breaks the format.
-
-    Args:
-        path: Event file.
-        start: Byte at which the record starts.
-        end: Byte after its last one.
-        reason: What was found.
-        too_large: Whether it breaks the limit on a tensor's size rather than the format.
-    """
+    """Returns the damage of an intact record whose content breaks the format, or is too large."""
     damage = Damage(path, start, end, "undecodable", f"cannot decode an intact record: {reason}")
     if not too_large:
         return damage

@@ -90,7 +90,7 @@ def _find(path: str, report: Report) -> list[EventFile]:
 
 
 def _iter_complete(window: Window, position: int, report: Report) -> Iterator[Record]:
-    """Yields the records from a position on, up to one that may still be being written."""
+    """Yields the records from a position on, up to one that is perhaps still being written."""
     while position < window.size:
         record = records.read_record(window, position)
         if record is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import resource
 import time
 import warnings
 from collections.abc import Iterable
@@ -22,11 +23,6 @@ from tb_firstloss.reading.tensor_datum import TensorDatum
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 _FILES_PER_TASK = 64
 _FIRST_FILES = 16
@@ -176,8 +172,6 @@ def _read_here(files: list[EventFile]) -> list[_Result]:
 
 def _count_blocks() -> int:
     """Returns how often this thread, or on some systems this process, yielded the processor."""
-    if resource is None:
-        return 0
     return resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)).ru_nvcsw
 
 

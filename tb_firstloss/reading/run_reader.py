@@ -31,17 +31,10 @@ class RunReader:
 
     Attributes:
         tags: Tag by number, in order of occurrence.
-        report: Called with each damage.
+        report: Called with damage once everything before it has been yielded.
     """
 
     def __init__(self, run: str, selection: Selection, report: Report) -> None:
-        """Starts without having read anything.
-
-        Args:
-            run: Name of the run, which its values carry.
-            selection: What was asked for.
-            report: Called with damage once everything before it has been yielded.
-        """
         self._run = run
         self._names = Names()
         self._filter = RowFilter(selection, self._names)

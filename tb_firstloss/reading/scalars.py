@@ -66,7 +66,7 @@ def read_scalars(
 
 
 class _Part(NamedTuple):
-    """The scalars of one run; codes point into its own tags."""
+    """The scalars of one run; codes point into tags."""
 
     tags: list[str]
     codes: npt.NDArray[np.int32]

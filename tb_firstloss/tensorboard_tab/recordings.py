@@ -38,7 +38,7 @@ class Recordings:
     def to_json(self, context: Any, experiment_id: str) -> tuple[str, str]:
         """Returns a version and the JSON ``{"version", "recordings"}``, recordings sorted by run.
 
-        A whole recording never changes, so it reads only new ones.
+        A complete recording never changes, so only new ones are read.
         """
         listed = self._list(context, experiment_id)
         wanted = {run: (experiment_id, run, *sorted(tags.items())) for run, tags in listed.items()}

@@ -22,7 +22,7 @@ from tb_firstloss.first_batch import FirstBatch, OutputLoss, tabulate
 from tb_firstloss.loss_table import OutputRow
 
 MAX_POINTS = 256
-"""Up to this many distinct values are sent, rounded to six digits; more, as as many buckets."""
+"""Most points to send, rounded to six digits; more distinct values become this many buckets."""
 
 LARGEST_COUNT = 10
 

@@ -61,7 +61,7 @@ def test_many_runs_are_compared_with_one_baseline(logdir, capsys):
 def test_without_fingerprints_it_says_how_to_record_them(logdir, tmp_path, capsys):
     record(tmp_path, VALUES + 1, total=1.5)
     assert main(["compare", str(logdir / "before"), str(tmp_path)]) == 1
-    assert "data, weights, code or randomness (record with fingerprint=True to tell" in (
+    assert "data, weights, code or randomness (record with fingerprint=True to find out" in (
         capsys.readouterr().out
     )
 

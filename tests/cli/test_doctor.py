@@ -7,6 +7,7 @@ import pytest
 
 from tb_firstloss.cli import main
 from tb_firstloss.cli.examine import machine, packages
+from tb_firstloss.reading.format import extension
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +148,7 @@ def test_problems_are_exit_code_1_with_their_remedies_below(tmp_path, monkeypatc
         ("3.15.1", None, "ok"),
         ("3.0.4", "tensorflow", "problem"),
         ("2.15.0", "tensorflow", "problem"),
+        ("3.15.1-custom_build", "tensorflow", "ok"),
         ("3.15.1", "jax", "problem"),
     ],
 )
@@ -160,12 +162,40 @@ def test_keras_is_judged_by_version_and_backend(version, backend, level):
         ("2.15.1", "problem"),
         ("2.16.0rc1", "ok"),
         ("2.21.0+nv26.1", "ok"),
+        ("2.18.0-rc1-custom_build", "ok"),  # TF_VERSION_SUFFIX, which need not follow PEP 440
         ("2.22.0.dev20260101", "note"),
         ("2.100.0", "note"),
     ],
 )
 def test_tensorflow_is_judged_by_its_minor_version(version, level):
     assert packages.judge_version("TensorFlow", version).level == level
+
+
+@pytest.mark.parametrize("installed", [None, object()], ids=["alone", "with-google-crc32c"])
+def test_a_reader_that_was_not_built_names_what_else_helps(monkeypatch, installed):
+    monkeypatch.delenv("TB_FIRSTLOSS_PURE_PYTHON", raising=False)
+    monkeypatch.setattr(extension, "compiled", False)
+    monkeypatch.setattr(extension, "google_crc32c", installed)
+    found = packages.examine_reader()
+    assert found.level == "note"
+    assert "C compiler" in found.remedy
+    assert ("pip install google-crc32c" in found.remedy) is (installed is None)
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["table", "json"])
+def test_a_missing_numpy_is_reported_like_any_other_problem(tmp_path, options):
+    path = stand_in(tmp_path, "numpy", "raise ModuleNotFoundError(\"No module named 'numpy'\")")
+    done = subprocess.run(
+        [sys.executable, "-m", "tb_firstloss", "doctor", str(tmp_path), *options],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([path, *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "pip install numpy" in done.stdout
+    if options:
+        assert {"problem"} <= {found["level"] for found in json.loads(done.stdout)}
 
 
 @pytest.mark.parametrize(

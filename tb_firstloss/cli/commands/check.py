@@ -13,13 +13,7 @@ from __future__ import annotations
 import argparse
 
 from tb_firstloss.checks import Verdict, check, check_recorded, parse_expectation
-from tb_firstloss.cli.arguments import (
-    add_json,
-    add_paths,
-    add_quiet,
-    add_selection,
-    add_tolerances,
-)
+from tb_firstloss.cli.arguments import add_json, add_paths, add_quiet, add_selection, add_tolerances
 from tb_firstloss.cli.exit_codes import FINDING
 from tb_firstloss.cli.output import Cell, Row, print_json, print_table, printable
 from tb_firstloss.cli.recordings import read_recordings

@@ -14,12 +14,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from tb_firstloss.cli.arguments import (
-    add_json,
-    add_quiet,
-    add_selection,
-    add_tolerances,
-)
+from tb_firstloss.cli.arguments import add_json, add_quiet, add_selection, add_tolerances
 from tb_firstloss.cli.exit_codes import FINDING
 from tb_firstloss.cli.output import paint, print_json, print_table, printable
 from tb_firstloss.cli.recordings import read_path, read_recordings
@@ -86,7 +81,7 @@ def _print(comparison: Comparison) -> None:
     hint = ""
     if comparison.unknown:
         names = " and ".join(comparison.unknown)
-        hint = f" (record with fingerprint=True to tell; there is none of the {names})"
+        hint = f" (record with fingerprint=True to find out: no fingerprint of the {names})"
     print(f"Where it comes from: {paint(comparison.cause, 'bold')}{hint}")
     for name, (before, after) in comparison.differences.items():
         print(f"Also different: {printable(name)}: {_short(before)} → {_short(after)}")

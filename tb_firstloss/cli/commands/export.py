@@ -53,9 +53,10 @@ def run(options: argparse.Namespace) -> int:
         return FINDING
     if options.output is None:
         _write_to_stdout(columns)
-    else:
-        _write(columns, options.output, kind)
-        note(options, f"{options.output}: {len(columns)} rows")
+        return 0
+    write = columns.to_csv if kind == "csv" else columns.to_parquet
+    write(options.output)
+    note(options, f"{options.output}: {len(columns)} rows")
     return 0
 
 
@@ -103,13 +104,6 @@ def _join(parts: list[tuple[str, Scalars]]) -> Scalars:
             for name in ("step", "wall_time", "value")
         },
     )
-
-
-def _write(columns: Scalars, path: Path, kind: str) -> None:
-    if kind == "csv":
-        columns.to_csv(path)
-    else:
-        columns.to_parquet(path)
 
 
 def _write_to_stdout(columns: Scalars) -> None:

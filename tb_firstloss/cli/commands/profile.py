@@ -17,12 +17,7 @@ from typing import Any
 from tb_firstloss.cli.arguments import add_json
 from tb_firstloss.cli.output import print_json, print_table
 from tb_firstloss.errors import NoRecordingError, SeveralRecordingsError, some_of
-from tb_firstloss.profiles.step_profile import (
-    Operation,
-    StepProfile,
-    find_profile,
-    read_profile,
-)
+from tb_firstloss.profiles.step_profile import Operation, StepProfile, find_profile, read_profile
 from tb_firstloss.profiles.timeline import SHARES
 
 
@@ -85,8 +80,7 @@ def _only_run(logdir: Path) -> Path:
     if len(found) > 1:
         names = some_of([str(run.relative_to(logdir)) for run in found])
         raise SeveralRecordingsError(
-            f"{logdir}: {len(found)} profiled runs ({names}); give one",
-            path=logdir,
+            f"{logdir}: {len(found)} profiled runs ({names}); give one", path=logdir
         )
     return found[0]
 

@@ -12,12 +12,7 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from tb_firstloss.cli.arguments import (
-    add_json,
-    add_paths,
-    add_quiet,
-    add_selection,
-)
+from tb_firstloss.cli.arguments import add_json, add_paths, add_quiet, add_selection
 from tb_firstloss.cli.output import Cell, histogram_line, print_json, print_table
 from tb_firstloss.cli.recordings import read_recordings
 from tb_firstloss.first_batch import FirstBatch, tabulate

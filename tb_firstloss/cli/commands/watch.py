@@ -50,11 +50,7 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"--timeout {options.timeout}: give 0 or more seconds")
     stop = threading.Event()
     values = follow(
-        options.path,
-        runs=options.runs,
-        tags=options.tags,
-        poll_seconds=options.interval,
-        stop=stop,
+        options.path, runs=options.runs, tags=options.tags, poll_seconds=options.interval, stop=stop
     )
     seen = False
     with _stopping_after(options.timeout, stop), contextlib.suppress(KeyboardInterrupt):
@@ -80,7 +76,8 @@ def _stopping_after(seconds: float | None, stop: threading.Event) -> Iterator[No
 def _to_line(datum: TensorDatum) -> str:
     clock = time.strftime("%H:%M:%S", _local_time(datum.wall_time))
     name = printable(f"{datum.run}  {datum.tag}")
-    return f"{clock}  {name}  step {datum.step}  {_value_text(datum)}"
+    value = f"{datum.value.item():.6g}" if _is_number(datum) else describe(datum.value)
+    return f"{clock}  {name}  step {datum.step}  {value}"
 
 
 def _local_time(seconds: float) -> time.struct_time:
@@ -91,24 +88,17 @@ def _local_time(seconds: float) -> time.struct_time:
 
 
 def _to_json(datum: TensorDatum) -> str:
-    scalar = _is_number(datum)
     facts = {
         "run": datum.run,
         "tag": datum.tag,
         "step": datum.step,
         "wall_time": datum.wall_time,
         "plugin": datum.plugin_name,
-        "value": datum.value.item() if scalar else None,
+        "value": datum.value.item() if _is_number(datum) else None,
         "dtype": describe(datum.value).partition("[")[0],
         "shape": list(datum.value.shape),
     }
     return json.dumps(finite_json(facts), allow_nan=False)
-
-
-def _value_text(datum: TensorDatum) -> str:
-    if _is_number(datum):
-        return f"{datum.value.item():.6g}"
-    return describe(datum.value)
 
 
 def _is_number(datum: TensorDatum) -> bool:

@@ -20,7 +20,7 @@ _LOW_BYTES = 2**30
 
 
 def examine_machine(logdir: str) -> Iterator[Finding]:
-    """Yields the findings about profiling and the logdir; `examine_gpu` needs TensorFlow's word."""
+    """Yields the findings about profiling and the logdir; the GPU is examined with TensorFlow."""
     profiling = examine_profiling()
     if profiling is not None:
         yield profiling

@@ -16,11 +16,9 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
-from packaging.version import Version
-
 from tb_firstloss.cli.examine.findings import Finding, note, ok, problem
 from tb_firstloss.cli.examine.machine import examine_gpu
-from tb_firstloss.reading import compiled
+from tb_firstloss.reading.format import extension
 
 _TESTED = ((2, 16), (2, 21))
 """Oldest and newest minor version of TensorFlow and TensorBoard that the tests cover."""
@@ -108,14 +106,14 @@ def examine_tensorflow() -> Iterator[Finding]:
     yield judge_version("TensorFlow", facts["tensorflow"])
     yield judge_keras(facts["keras"], facts["backend"])
     if os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "True", "true"):
-        yield _examine_legacy_keras(Version(facts["tensorflow"]))
+        yield _examine_legacy_keras(facts["tensorflow"])
     yield examine_gpu(facts["gpus"], built_with_gpu=facts["built_with_gpu"])
 
 
 def judge_version(name: str, version: str) -> Finding:
     """Returns whether this version of TensorFlow or TensorBoard is one that the tests cover."""
     oldest, newest = _TESTED
-    minor = Version(version).release[:2]
+    minor = _release(version)[:2]
     if minor < oldest:
         remedy = f"pip install --upgrade '{name.lower()}>=2.{oldest[1]}'"
         return problem(name, f"{version} is too old", remedy)
@@ -126,7 +124,7 @@ def judge_version(name: str, version: str) -> Finding:
 
 def judge_keras(version: str, backend: str | None) -> Finding:
     """Returns whether this version of Keras, with this backend, can be captured."""
-    if Version(version) < Version("3.0.5"):
+    if _release(version) < (3, 0, 5):
         return problem("Keras", f"{version} is too old", "pip install --upgrade 'keras>=3.0.5'")
     if backend not in (None, "tensorflow"):
         remedy = "set KERAS_BACKEND=tensorflow for FirstLossCallback and probe"
@@ -157,11 +155,13 @@ def examine_tensorboard() -> Iterator[Finding]:
 
 def examine_reader() -> Finding:
     """Returns whether the compiled half of the reader is in use."""
-    if compiled:
+    if extension.compiled:
         return ok("compiled reader", "active")
     if os.environ.get("TB_FIRSTLOSS_PURE_PYTHON"):
         return note("compiled reader", "switched off", "unset TB_FIRSTLOSS_PURE_PYTHON")
     remedy = "install a C compiler, then pip install --force-reinstall --no-deps tb-firstloss"
+    if extension.google_crc32c is None:
+        remedy += "; or pip install google-crc32c, which at least speeds up the checksums"
     return note("compiled reader", "not built: reading is exact, but slower", remedy)
 
 
@@ -210,12 +210,19 @@ def ask(script: str) -> tuple[dict[str, Any], str]:
     return answer, ""
 
 
-def _examine_legacy_keras(tensorflow: Version) -> Finding:
+def _examine_legacy_keras(tensorflow: str) -> Finding:
     if version := installed_version("tf-keras"):
         return ok("tf_keras", f"{version}, as TF_USE_LEGACY_KERAS asks for")
     found = "not installed, but TF_USE_LEGACY_KERAS is set"
-    remedy = f"pip install 'tf-keras~={tensorflow.major}.{tensorflow.minor}.0', or unset it"
+    major, minor, *_ = _release(tensorflow)
+    remedy = f"pip install 'tf-keras~={major}.{minor}.0', or unset it"
     return problem("tf_keras", found, remedy)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Returns a version's leading numbers; a vendor's suffix need not follow Python's rules."""
+    numbers = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, numbers[0].split("."))) if numbers else ()
 
 
 def _remedy_for(failure: str) -> str:

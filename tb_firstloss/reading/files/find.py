@@ -46,9 +46,7 @@ def find_event_files(
     Raises:
         FileNotFoundError: Nothing is there.
     """
-    root = os.fspath(path)
-    if root.startswith("file://"):
-        root = root.removeprefix("file://")
+    root = os.fspath(path).removeprefix("file://")
     if is_url(root):
         return sorted(set(_find_remote(root, wanted)))
     return sorted(set(_find_local(root, wanted, report)))
@@ -105,7 +103,7 @@ def _leads_back(link: str, path: tuple[str, ...]) -> bool:
     """Returns whether a link leads to one of the directories it was reached through."""
     try:
         return any(os.path.samefile(link, directory) for directory in path)  # noqa: PTH121
-    except OSError:  # it has gone since the listing
+    except OSError:  # deleted since the listing
         return True
 
 

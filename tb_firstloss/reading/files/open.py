@@ -86,11 +86,6 @@ class LocalFile:
     """A regular local file; opening a FIFO never waits for its writer."""
 
     def __init__(self, path: str) -> None:
-        """Opens the file.
-
-        Raises:
-            EventFileError: It is not a regular file, or cannot be opened.
-        """
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except (OSError, ValueError) as error:
@@ -130,11 +125,6 @@ class RemoteFile:
     """An object behind fsspec, read by ranges: the head of a file costs only its head."""
 
     def __init__(self, url: str) -> None:
-        """Looks up the object's size.
-
-        Raises:
-            EventFileError: It cannot be opened.
-        """
         self.path = url
         self._filesystem, self._name = remote.filesystem(url)
         with remote.failures(url):

@@ -21,12 +21,7 @@ _ALL = 0xFFFFFFFF
 
 
 def masked_crc32c(data: bytes | memoryview, crc: int = 0) -> int:
-    """Returns the masked CRC32C of a buffer, the form that a record holds.
-
-    Args:
-        data: Any length.
-        crc: Unmasked CRC32C of what precedes the buffer, to continue from.
-    """
+    """Returns `crc32c` in the masked form, which records hold; ``crc`` is not masked."""
     return mask(crc32c(data, crc))
 
 
@@ -48,14 +43,7 @@ def crc32c(data: bytes | memoryview, crc: int = 0) -> int:
 
 
 def masked_crc32c_of_lengths(lengths: npt.NDArray[np.uint64]) -> _U32:
-    """Returns the masked CRC32C of each length, as in a record's header.
-
-    Args:
-        lengths: uint64 array [n].
-
-    Returns:
-        uint32 array [n].
-    """
+    """Returns the masked CRC32C of each length, as in a record's header, [n]."""
     states = np.full(lengths.shape, _ALL, np.uint32)
     table = _byte_table()
     for shift in range(0, 64, 8):
@@ -70,8 +58,8 @@ def masked_crc32c_of_lengths(lengths: npt.NDArray[np.uint64]) -> _U32:
 def length_of_masked_crc32c(masked: int) -> int:
     """Returns the only length below 2**32 whose header checksum is the given one.
 
-    Over four bytes a CRC is a bijection, so the checksum gives the length where the length's own
-    field is damaged.
+    Over four bytes a CRC is a bijection, so the checksum gives the length even where
+    the length field is damaged.
     """
     rotated = (masked - _MASK_DELTA) & _ALL
     state = (((rotated << 15) | (rotated >> 17)) & _ALL) ^ _ALL

@@ -59,12 +59,7 @@ class Record(NamedTuple):
 
 
 def iter_records(window: Window, *, report: Report) -> Iterator[Record]:
-    """Yields every intact record and reports every gap.
-
-    Args:
-        window: Of the event file.
-        report: Called with each gap before the record after it is yielded.
-    """
+    """Yields every intact record, and reports each gap before the record after it."""
     position = 0
     while position < window.size:
         record = read_record(window, position)

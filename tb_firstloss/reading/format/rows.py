@@ -155,12 +155,9 @@ class Chunk(NamedTuple):
 
 
 def iter_chunks(window: Window, names: Names, *, report: Report) -> Iterator[Chunk]:
-    """Yields every value of an event file, in chunks.
+    """Yields every value of an event file, in chunks; extends its run's names.
 
-    Args:
-        window: Of the event file.
-        names: Of its run; extended with each new tag.
-        report: Called with damage once everything before it has been yielded.
+    Damage is reported once everything before it has been yielded.
     """
     position, refilled = 0, False
     while position < window.size:

@@ -1,6 +1,6 @@
 """TensorProto to NumPy, strictly and within a limit on its size.
 
-TensorFlow's own decoder fills in whatever is missing; here a tensor whose parts disagree is an
+TensorFlow's decoder fills in whatever is missing; here a tensor whose parts disagree is an
 error. The format's one abbreviation is kept: a single value stands for all elements.
 """
 
@@ -82,7 +82,7 @@ def decode_tensor(
         ValueError: dtype, shape and values disagree, or one of them is missing or unknown.
     """
     content = memoryview(content)
-    dtype, shape, ranges = _survey(content)
+    dtype, shape, ranges = _survey_usual(content) or _survey(content)
     count = math.prod(shape)
     if dtype == _STRING:
         return _decode_strings(content, ranges, shape, count, max_tensor_bytes)
@@ -108,15 +108,11 @@ def decode_tensor(
 
 
 _Survey = tuple[int, tuple[int, ...], dict[int, list[tuple[int, int]]]]
-
-
-def _survey(content: memoryview) -> _Survey:
-    """Returns dtype, shape, and the byte ranges of the values, by field number."""
-    return _survey_usual(content) or _survey_fields(content)
+"""dtype, shape, and the byte ranges of the values, by field number."""
 
 
 def _survey_usual(content: memoryview) -> _Survey | None:
-    """Does so for dtype, shape and one tensor_content or string, in this order; else None."""
+    """Surveys dtype, shape and one tensor_content or string, in this order; else None."""
     size = len(content)
     if size < 6 or content[0] != 0x08 or content[2] != 0x12:
         return None
@@ -131,7 +127,7 @@ def _survey_usual(content: memoryview) -> _Survey | None:
     return dtype, _parse_shape(content[4:field].tobytes()), {number: [(start, size)]}
 
 
-def _survey_fields(content: memoryview) -> _Survey:
+def _survey(content: memoryview) -> _Survey:
     dtype, shape = 0, []
     ranges: dict[int, list[tuple[int, int]]] = {}
     for number, wire_type, start, end in wire.iter_fields(content, 0, len(content)):
@@ -200,8 +196,7 @@ def _narrow(values: Array, dtype: np.dtype[Any]) -> Array:
     info = np.iinfo(dtype)
     if values.size and not info.min <= values.min() <= values.max() <= info.max:
         raise ValueError(f"values from {values.min()} to {values.max()} out of range for {dtype}")
-    narrowed: Array = values.astype(dtype)
-    return narrowed
+    return values.astype(dtype)
 
 
 def _decode_strings(

@@ -1,6 +1,6 @@
 """Serialized Event protos to their values, field by field, parsing only what is asked for.
 
-Written by hand because protobuf's own parser loses values: it turns a signalling NaN into a quiet
+Written by hand because protobuf's parser loses values: it turns a signalling NaN into a quiet
 one, and refuses a whole record for one tag that is not UTF-8.
 
 Field numbers are those of tensorflow/core/util/event.proto and framework/summary.proto. As in every
