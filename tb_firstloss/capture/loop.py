@@ -13,13 +13,13 @@ import tensorflow as tf
 from tb_firstloss import checks
 from tb_firstloss.capture import resume
 from tb_firstloss.capture.distribution import workers
+from tb_firstloss.capture.distribution.turn import Turn
 from tb_firstloss.capture.keras.train_on_batch import capture_train_on_batch, is_train_on_batch
 from tb_firstloss.capture.notices import warn
 from tb_firstloss.capture.options import DEFAULT_MAX_TENSOR_BYTES, Options
 from tb_firstloss.capture.recorder import Recorded, Recorder
 from tb_firstloss.capture.step_call import StepCall
 from tb_firstloss.capture.step_result import Selector, StepResult
-from tb_firstloss.capture.turn import Turn
 from tb_firstloss.capture.window.step_trace import StepTrace
 from tb_firstloss.capture.window.tensorflow_private import UnchangingState
 from tb_firstloss.capture.writing import packed

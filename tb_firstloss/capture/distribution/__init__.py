@@ -1,1 +1,1 @@
-"""Several replicas and several workers → one loss."""
+"""Several threads, replicas and workers → one capture of one loss."""
