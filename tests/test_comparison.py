@@ -49,6 +49,7 @@ def test_values_are_compared_with_the_baselines(other, tolerance, agreement):
     assert found.agreement == found.outputs["out"].agreement == agreement
     assert found.ok is (agreement != "different")
     assert found.loss.agreement == "identical"
+    assert (found.loss.max_abs, found.loss.max_rel) == (0, 0)
 
 
 def test_tolerance_is_relative_to_the_baseline():

@@ -136,7 +136,7 @@ def test_a_malformed_manifest_is_an_incomplete_recording(manifest):
         contract.decode(manifest, {}, path="somewhere")
 
 
-@pytest.mark.parametrize("tag", ["first_batch", "a.b-c_1"])
+@pytest.mark.parametrize("tag", ["first_batch", "a.b-c_1", "X", "RUN-Z9"])
 def test_a_tag_of_letters_digits_and_marks_is_valid(tag):
     assert contract.check_tag(tag) == tag
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from tensorboard.compat.proto import summary_pb2, types_pb2
+from tensorboard.compat.proto import summary_pb2, tensor_pb2, types_pb2
 
 from tb_firstloss.reading.format import tensor_proto, values, wire
 from tb_firstloss.reading.format.tensor_proto import decode_tensor
@@ -335,3 +335,30 @@ def test_bfloat16_bits_from_half_val_are_not_converted():
     bits = struct.unpack("<H", np.array(1.5, ml_dtypes.bfloat16).tobytes())[0]
     array = decode_tensor(shaped(14, [1], half_val=[bits]).SerializeToString())
     assert same(array, np.array([1.5], ml_dtypes.bfloat16))
+
+
+@pytest.mark.parametrize(
+    ("number", "field", "given", "array"),
+    [
+        (1, "float_val", [1.5, -0.0, 1e-45], np.array([1.5, -0.0, 1e-45], np.float32)),
+        (2, "double_val", [1.5, -0.0, 5e-324], np.array([1.5, -0.0, 5e-324])),
+        (9, "int64_val", [-(2**63), 2**63 - 1], np.array([-(2**63), 2**63 - 1])),
+        (10, "bool_val", [True, False], np.array([True, False])),
+        (22, "uint32_val", [0, 2**32 - 1], np.array([0, 2**32 - 1], np.uint32)),
+        (23, "uint64_val", [0, 2**64 - 1], np.array([0, 2**64 - 1], np.uint64)),
+        (24, "float8_val", b"\x3c\xff", np.array([0x3C, 0xFF], np.uint8)),
+        (25, "float8_val", b"\x38\xff", np.array([0x38, 0xFF], np.uint8)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_values_in_a_dtypes_typed_field_keep_every_bit(number, field, given, array):
+    proto = tensor_pb2.TensorProto(dtype=number)
+    proto.tensor_shape.dim.add(size=len(given))
+    if isinstance(given, bytes):
+        proto.float8_val = given
+    else:
+        getattr(proto, field).extend(given)
+    found = decode_tensor(proto.SerializeToString())
+    assert found.shape == array.shape
+    assert found.itemsize == array.itemsize
+    assert found.tobytes() == array.tobytes()
