@@ -203,7 +203,7 @@ def _odd() -> Iterator[Case]:
 
 
 def generate() -> Iterator[Case]:
-    """Yields about 1,900 files; the same ones each time."""
+    """Yields the same files every time."""
     for make in (
         _odd,
         _truncated,
