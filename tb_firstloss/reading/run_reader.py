@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from tb_firstloss.arrays import to_float64
 from tb_firstloss.reading.damage import Report, undecodable
 from tb_firstloss.reading.files.open import Window
 from tb_firstloss.reading.format import wire
@@ -97,8 +98,7 @@ class RunReader:
     def _decode_scalars(self, chunk: Chunk) -> Columns:
         """Returns the columns of the scalars among a chunk's rows."""
         rows = self._scalar_rows(chunk.rows)
-        with np.errstate(invalid="ignore"):  # a signalling NaN
-            values = rows.bits.astype(np.uint32).view(np.float32).astype(np.float64)
+        values = to_float64(rows.bits.astype(np.uint32).view(np.float32))
         doubles = rows.content_type == wire.DOUBLE_SCALAR
         if doubles.any():
             values[doubles] = rows.bits[doubles].view(np.float64)

@@ -67,8 +67,8 @@ def step_graph(step_fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     if tf.config.functions_run_eagerly() or not hasattr(step_fn, "experimental_get_tracing_count"):
         return None
     if step_fn.experimental_get_tracing_count() == 1:
-        # The common case: a single trace must be the one that ran, and not even an argument that
-        # the step has changed can lead to another.
+        # The common case: the only trace is what ran, even if the step has changed an argument,
+        # which would make the lookup below trace again.
         functions = tensorflow_private.concrete_functions(step_fn)
         if len(functions) == 1:
             return functions[0].graph
