@@ -120,7 +120,7 @@ def check_tolerance(name: str, tolerance: float) -> None:
 def _compared_value(first: FirstBatch) -> tuple[str, float]:
     if len(first.outputs) == 1:
         return "mean per-example loss", first.mean
-    if first.loss is None or first.loss.ndim:
+    if first.loss is None:
         raise ValueError(
             f"{first.run}: {len(first.outputs)} outputs and no scalar loss, so no single value to "
             "compare; check outputs[name] yourself"
@@ -135,7 +135,7 @@ def _find(first: FirstBatch, value: float, expected: float, allowed: float) -> t
         return "non-finite", f"{bad} of {count} per-example values are NaN or infinite"
     if not math.isfinite(value):
         return "non-finite", "it is NaN or infinite"
-    if first.loss is not None and first.loss.ndim == 0 and not math.isfinite(float(first.loss)):
+    if first.loss is not None and not math.isfinite(float(first.loss)):
         return "non-finite", f"the total loss is {float(first.loss)}"
     for name, s in zip(first.outputs, statistics, strict=True):
         if s.count > 1 and s.min == s.max:

@@ -72,7 +72,7 @@ class Comparison:
         baseline: Run name of the baseline.
         run: Run name of the other.
         agreement: The worst agreement of the loss and the outputs.
-        loss: The total loss; None if neither has one.
+        losses: The losses by name, the baseline's first.
         outputs: The per-example values by output name, the baseline's first.
         differences: What else differs, by name: the baseline's value and the other's, or None.
         cause: Where the difference comes from, as far as fingerprints show: "data", "weights",
@@ -84,7 +84,7 @@ class Comparison:
     baseline: str
     run: str
     agreement: Agreement
-    loss: ValueComparison | None
+    losses: Mapping[str, ValueComparison]
     outputs: Mapping[str, ValueComparison]
     differences: Mapping[str, tuple[Any, Any]]
     cause: str
@@ -118,9 +118,10 @@ def compare(a: FirstBatch, b: FirstBatch, *, rtol: float = 0.0, atol: float = 0.
     for name, tolerance in (("rtol", rtol), ("atol", atol)):
         check_tolerance(name, tolerance)
     same = a.digest == b.digest and list(a.outputs) == list(b.outputs)
-    loss = None
-    if a.loss is not None or b.loss is not None:
-        loss = _compare_arrays(a.loss, b.loss, rtol=rtol, atol=atol)
+    losses = {
+        name: _compare_arrays(a.losses.get(name), b.losses.get(name), rtol=rtol, atol=atol)
+        for name in {**a.losses, **b.losses}
+    }
     outputs = {
         # Of values that both left out, the digests are all that is known.
         name: ValueComparison(agreement="identical", count=a.outputs[name].statistics.count)
@@ -128,14 +129,14 @@ def compare(a: FirstBatch, b: FirstBatch, *, rtol: float = 0.0, atol: float = 0.
         else compare_outputs(a.outputs.get(name), b.outputs.get(name), rtol=rtol, atol=atol)
         for name in {**a.outputs, **b.outputs}
     }
-    found = [part.agreement for part in (loss, *outputs.values()) if part is not None]
+    found = [part.agreement for part in (*losses.values(), *outputs.values())]
     agreement: Agreement = _ORDER[max((_ORDER.index(each) for each in found), default=0)]
     cause, unknown = _find_cause(a, b)
     return Comparison(
         baseline=a.run,
         run=b.run,
         agreement=agreement,
-        loss=loss,
+        losses=losses,
         outputs=outputs,
         differences=dict(_iter_differences(a, b)),
         cause="" if agreement == "identical" else cause,
@@ -247,8 +248,10 @@ def _iter_differences(a: FirstBatch, b: FirstBatch) -> Iterator[tuple[str, tuple
 
 
 def _iter_array_differences(a: FirstBatch, b: FirstBatch) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    if a.loss is not None and b.loss is not None and a.loss.dtype != b.loss.dtype:
-        yield "dtype of the loss", (a.loss.dtype.name, b.loss.dtype.name)
+    for name in (name for name in a.losses if name in b.losses):
+        dtypes = a.losses[name].dtype.name, b.losses[name].dtype.name
+        if dtypes[0] != dtypes[1]:
+            yield f"dtype of the loss {name!r}", dtypes
     for name in (name for name in a.outputs if name in b.outputs):
         left, right = a.outputs[name], b.outputs[name]
         for field in ("per_example", "sample_weight", "mask"):

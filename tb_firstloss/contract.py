@@ -24,10 +24,10 @@ import ml_dtypes
 import numpy as np
 
 from tb_firstloss import errors
-from tb_firstloss.arrays import Array, LossStatistics, finite_json, tensor_sha256
+from tb_firstloss.arrays import Array, LossStatistics, finite_json, tensor_sha256, to_float64
 from tb_firstloss.first_batch import FirstBatch, OutputLoss, compute_digest
 
-VERSION = 1
+VERSION = 2
 """Contract version that this package writes; it reads this one and every older one."""
 
 PLUGIN_NAME = "tb_firstloss"
@@ -49,6 +49,9 @@ SCALARS = {
 }
 """Descriptions of the scalar summaries by name. They never vary: TensorBoard shows "Multiple
 descriptions" where runs disagree."""
+
+LOSSES = "losses"
+"""Between the tag and a loss's name, in the scalars of a step with several losses."""
 
 HISTOGRAM = "loss_per_example"
 HISTOGRAM_DESCRIPTION = "The finite per-example losses of the first training batch."
@@ -77,6 +80,13 @@ def escape(name: str) -> str:
 def output_prefix(tag: str, name: str, *, several: bool) -> str:
     """Returns the tag of one output's scalars and histogram."""
     return f"{tag}/outputs/{escape(name)}" if several else tag
+
+
+def loss_tags(tag: str, first: FirstBatch) -> dict[str, Array]:
+    """Returns the losses by the tag of their scalars: ``.loss``, and each of several by name."""
+    named = first.losses if len(first.losses) > 1 else {}
+    tags = {f"{tag}/{LOSSES}/{escape(name)}": loss for name, loss in named.items()}
+    return tags if first.loss is None else {f"{tag}/loss": first.loss, **tags}
 
 
 def manifest_tag(tag: str) -> str:
@@ -119,9 +129,7 @@ def encode(
     left_out: list[str] = []
     limit = min(max_tensor_bytes, PROTO_LIMIT_BYTES)
 
-    def entry(name: str, array: Array | None) -> dict[str, Any] | None:
-        if array is None:
-            return None
+    def entry(name: str, array: Array) -> dict[str, Any]:
         entry_tag = f"{tag}/tensors/{name}"
         encoding, parts = _store(array)
         facts = {
@@ -137,22 +145,29 @@ def encode(
         tensors.extend((entry_tag + suffix, part) for suffix, part in parts.items())
         return facts
 
+    def entry_or_none(name: str, array: Array | None) -> dict[str, Any] | None:
+        return None if array is None else entry(name, array)
+
     def output_entry(name: str, output: OutputLoss) -> dict[str, Any]:
         prefix = f"outputs/{escape(name)}"
         return {
             "name": name,
-            "per_example": entry(f"{prefix}/per_example", output.per_example),
+            "per_example": entry_or_none(f"{prefix}/per_example", output.per_example),
             "row_splits": [
                 entry(f"{prefix}/row_splits_{i}", splits)
                 for i, splits in enumerate(output.row_splits)
             ],
-            "sample_weight": entry(f"{prefix}/sample_weight", output.sample_weight),
-            "mask": entry(f"{prefix}/mask", output.mask),
+            "sample_weight": entry_or_none(f"{prefix}/sample_weight", output.sample_weight),
+            "mask": entry_or_none(f"{prefix}/mask", output.mask),
             "reduction": output.reduction,
             "loss_weight": output.loss_weight,
             "statistics": finite_json(vars(output.statistics)),
         }
 
+    losses = [
+        {"name": name, **entry(f"{LOSSES}/{escape(name)}", loss)}
+        for name, loss in first.losses.items()
+    ]
     manifest = {
         "contract_version": VERSION,
         "recording_id": recording_id,
@@ -162,7 +177,7 @@ def encode(
         "wall_time": first.wall_time,
         "digest": first.digest,
         "metadata": dict(first.metadata),
-        "loss": entry("loss", first.loss),
+        "losses": losses,
         "outputs": [output_entry(name, output) for name, output in first.outputs.items()],
     }
     text = json.dumps(manifest, allow_nan=False)
@@ -215,7 +230,11 @@ def _decode_facts(
     facts: dict[str, Any], tensors: Mapping[str, Array], where: str, run: str | None
 ) -> FirstBatch:
     load = functools.partial(_load, tensors=tensors, where=where)
-    loss, entries = load(facts["loss"]), [facts["loss"]]
+    of_version_1 = facts["contract_version"] == 1
+    if of_version_1:
+        facts["losses"] = [{"name": "loss", **facts["loss"]}] if facts["loss"] else []
+    entries = list(facts["losses"])
+    losses = {entry["name"]: loss for entry in entries if (loss := load(entry)) is not None}
     outputs = {}
     for out in facts["outputs"]:
         entries += [out["per_example"], *out["row_splits"], out["sample_weight"], out["mask"]]
@@ -230,22 +249,35 @@ def _decode_facts(
             statistics=_decode_statistics(out["statistics"]),
         )
     if not any(entry is not None and entry.get("left_out") for entry in entries):
-        digest = compute_digest(loss, outputs)
+        digest = compute_digest(losses, outputs)
         if digest != facts["digest"]:
             raise errors.IncompleteRecordingError(
                 f"{where}: the values read have digest {digest[:12]}…, the manifest says "
                 f"{facts['digest'][:12]}…",
                 path=where,
             )
+    if of_version_1:
+        losses, outputs = _sum_loss_of_version_1(losses, outputs)
     return FirstBatch(
         run=facts["run"] if run is None else run,
         step=facts["step"],
         wall_time=facts["wall_time"],
-        loss=loss,
+        losses=losses,
         outputs=outputs,
         metadata=facts["metadata"],
         digest=facts["digest"],
     )
+
+
+def _sum_loss_of_version_1(
+    losses: dict[str, Array], outputs: dict[str, OutputLoss]
+) -> tuple[dict[str, Array], dict[str, OutputLoss]]:
+    """Returns the sum of a loss of rank 1 or more, which version 1 had no output for."""
+    loss = losses.get("loss")
+    if loss is None or not loss.ndim:
+        return losses, outputs
+    total = to_float64(loss).sum().astype(loss.dtype)
+    return {"loss": total}, outputs or {"loss": OutputLoss(per_example=loss, reduction="sum")}
 
 
 def _decode_statistics(facts: dict[str, Any]) -> LossStatistics:

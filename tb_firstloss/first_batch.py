@@ -64,36 +64,49 @@ class FirstBatch:
         run: Name of the run directory, relative to the logdir it was written to or read from.
         step: Step under which it was recorded, 0 by default.
         wall_time: When it was captured, in seconds since the Unix epoch.
-        loss: What the optimizer differentiates: the total loss with regularisers and without a
-            loss scale, usually a scalar ([]). None if the step gave only per-example values.
-        outputs: Loss values by output name, in the model's order; empty if the step gave only a
-            scalar.
+        losses: What the step differentiates for variables, each a scalar [] in its dtype, by name,
+            in the order in which gradients were taken: regularisers included, a loss scale
+            excluded. Of a tensor of rank 1 or more, it is the sum of the elements. Empty if the
+            step gave only per-example values.
+        outputs: Loss values by output name, in the model's order; empty if the step gave only
+            scalars.
         metadata: What is known about the run (versions, strategy, …), and what the user added.
-        digest: SHA-256 (hex) over dtype, shape and bytes of the loss and of every output's values,
-            in order; see `compute_digest`.
+        digest: SHA-256 (hex) over dtype, shape and bytes of every loss and of every output's
+            values, in order; see `compute_digest`.
     """
 
     run: str
     step: int
     wall_time: float
-    loss: Array | None
+    losses: Mapping[str, Array]
     outputs: Mapping[str, OutputLoss]
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     digest: str = ""
 
     def __post_init__(self) -> None:
-        if self.loss is not None:
-            object.__setattr__(self, "loss", frozen(self.loss))
+        losses = {name: frozen(loss) for name, loss in self.losses.items()}
+        for name, loss in losses.items():
+            if loss.ndim:
+                raise ValueError(f"losses: {name!r} is {describe(loss)}; give the sum, a scalar")
+        object.__setattr__(self, "losses", MappingProxyType(losses))
         object.__setattr__(self, "outputs", MappingProxyType(dict(self.outputs)))
         object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
         if not self.digest:
-            object.__setattr__(self, "digest", compute_digest(self.loss, self.outputs))
+            object.__setattr__(self, "digest", compute_digest(self.losses, self.outputs))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Executors pickle a FirstBatch, which a mappingproxy prevents.
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        fields["outputs"], fields["metadata"] = dict(self.outputs), dict(self.metadata)
+        for mapping in ("losses", "outputs", "metadata"):
+            fields[mapping] = dict(fields[mapping])
         return _rebuild, (fields,)
+
+    @property
+    def loss(self) -> Array | None:
+        """The only loss, else the one named "loss", []; None without either."""
+        if len(self.losses) == 1:
+            return next(iter(self.losses.values()))
+        return self.losses.get("loss")
 
     @functools.cached_property
     def sole_output(self) -> OutputLoss:
@@ -186,16 +199,12 @@ def _rebuild(fields: dict[str, Any]) -> FirstBatch:
 
 def tabulate(first: FirstBatch) -> LossTable:
     """Returns the rows that every view shows of a first batch."""
-    losses = {} if first.loss is None else {"loss": first.loss}
     return LossTable(
         run=first.run,
         step=first.step,
         digest=first.digest,
         expected=_expected_loss(first.metadata),
-        losses=tuple(
-            LossRow(name, describe(loss), None if loss.ndim else loss)
-            for name, loss in losses.items()
-        ),
+        losses=tuple(LossRow(name, describe(loss), loss) for name, loss in first.losses.items()),
         outputs=tuple(
             OutputRow(name, _kind_of(out), out.statistics, out.per_example, out.row_splits)
             for name, out in first.outputs.items()
@@ -216,17 +225,17 @@ def _kind_of(output: OutputLoss) -> str:
     return describe(output.per_example) + (", ragged" if output.row_splits else "")
 
 
-def compute_digest(loss: Array | None, outputs: Mapping[str, OutputLoss]) -> str:
+def compute_digest(losses: Mapping[str, Array], outputs: Mapping[str, OutputLoss]) -> str:
     """Returns a digest, which two first batches share if they are equal bit for bit.
 
-    It covers, in order, the loss and each output's per-example values and row splits, as
-    `digest_of` hashes them.
+    It covers, in order, each loss (None where there is none) and each output's per-example values
+    and row splits, as `digest_of` hashes them. It ignores names.
 
     Args:
-        loss: The total loss, any shape, or None.
-        outputs: The outputs in order; the digest ignores their names.
+        losses: The losses in order; of contract version 1, one of any shape.
+        outputs: The outputs in order.
     """
-    arrays: list[Array | None] = [loss]
+    arrays: list[Array | None] = list(losses.values()) or [None]
     for output in outputs.values():
         arrays += [output.per_example, *output.row_splits]
     return digest_of(arrays)

@@ -53,7 +53,7 @@ def first_batch(values=None, loss=None, **more):
         run="run",
         step=0,
         wall_time=0.0,
-        loss=None if loss is None else np.float32(loss),
+        losses={} if loss is None else {"loss": np.float32(loss)},
         outputs={name: OutputLoss(per_example=array) for name, array in outputs.items()},
     )
 

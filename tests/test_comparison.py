@@ -15,7 +15,7 @@ def first_batch(values=(1.0, 2.0, 3.0), *, loss=2.0, dtype=np.float32, **facts):
         run=facts.pop("run", "run"),
         step=0,
         wall_time=0.0,
-        loss=None if loss is None else np.asarray(loss, dtype),
+        losses={} if loss is None else {"loss": np.asarray(loss, dtype)},
         outputs={"out": OutputLoss(per_example=np.asarray(values, dtype))},
         metadata=facts,
     )
@@ -23,7 +23,7 @@ def first_batch(values=(1.0, 2.0, 3.0), *, loss=2.0, dtype=np.float32, **facts):
 
 def with_output(**fields):
     output = OutputLoss(**{"per_example": np.ones(2, np.float32), **fields})
-    return FirstBatch(run="run", step=0, wall_time=0.0, loss=None, outputs={"out": output})
+    return FirstBatch(run="run", step=0, wall_time=0.0, losses={}, outputs={"out": output})
 
 
 def prints(batch, weights):
@@ -140,7 +140,7 @@ def test_outputs_of_one_run_only_are_named():
 def test_outputs_that_swap_names_are_not_identical():
     one, two = (OutputLoss(per_example=np.full(2, v, np.float32)) for v in (1, 2))
     a, b = (
-        FirstBatch(run="r", step=0, wall_time=0, loss=None, outputs={names[0]: one, names[1]: two})
+        FirstBatch(run="r", step=0, wall_time=0, losses={}, outputs={names[0]: one, names[1]: two})
         for names in ("xy", "yx")
     )
     assert a.digest == b.digest
@@ -168,7 +168,7 @@ def test_values_that_were_left_out_are_compared_by_digest():
             run="r",
             step=0,
             wall_time=0,
-            loss=None,
+            losses={},
             outputs={"out": OutputLoss(per_example=None, statistics=statistics)},
             digest=digest,
         )

@@ -22,7 +22,12 @@ TENSOR_DTYPES = {
 
 def recorded(loss=None, outputs=None, metadata=None, **options):
     first = FirstBatch(
-        run="r", step=3, wall_time=0.1, loss=loss, outputs=outputs or {}, metadata=metadata or {}
+        run="r",
+        step=3,
+        wall_time=0.1,
+        losses={} if loss is None else {"loss": loss},
+        outputs=outputs or {},
+        metadata=metadata or {},
     )
     return first, contract.encode(first, tag="t", recording_id="id", **options)
 

@@ -15,7 +15,8 @@ from tb_firstloss.first_batch import FirstBatch, OutputLoss
 
 def first_batch(loss=None, **outputs):
     outputs = {name: OutputLoss(per_example=values) for name, values in outputs.items()}
-    return FirstBatch(run="r", step=0, wall_time=1.0, loss=loss, outputs=outputs)
+    losses = {} if loss is None else {"loss": loss}
+    return FirstBatch(run="r", step=0, wall_time=1.0, losses=losses, outputs=outputs)
 
 
 def test_statistics_ignore_and_count_non_finite_values():

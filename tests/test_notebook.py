@@ -11,7 +11,8 @@ from tb_firstloss.first_batch import FirstBatch, OutputLoss
 def shown(run="r", loss=None, **outputs):
     """What a notebook shows, parsed: it must be well-formed."""
     outputs = {name: OutputLoss(per_example=np.asarray(v)) for name, v in outputs.items()}
-    first = FirstBatch(run=run, step=3, wall_time=0.0, loss=loss, outputs=outputs)
+    losses = {} if loss is None else {"loss": loss}
+    first = FirstBatch(run=run, step=3, wall_time=0.0, losses=losses, outputs=outputs)
     return ET.fromstring(first._repr_html_())
 
 

@@ -40,7 +40,7 @@ class Expectation:
             UnexpectedLossError: The loss is not as expected, and on_error is "raise".
             CaptureError: No expectation could be inferred, and on_error is "raise".
         """
-        if first.loss is None and not first.outputs:
+        if not first.losses and not first.outputs:
             return  # nothing was captured, and a warning has said so
         if self.value is None:
             if self.reason:

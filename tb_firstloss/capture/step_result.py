@@ -27,13 +27,13 @@ class Captured:
     """The loss of one step.
 
     Attributes:
-        loss: What the optimizer differentiates, usually []; None if the step returned none.
+        losses: What the step differentiates, each [], by name; empty if it returned none.
         outputs: Per-example values by output name.
         replica_counts: Number of examples per replica, in the order of the examples; empty for a
             value that is not per replica.
     """
 
-    loss: Array | None = None
+    losses: Mapping[str, Array] = dataclasses.field(default_factory=dict)
     outputs: Mapping[str, OutputLoss] = dataclasses.field(default_factory=dict)
     replica_counts: tuple[int, ...] = ()
 
@@ -55,7 +55,7 @@ class Captured:
             run=run,
             step=step,
             wall_time=time.time(),
-            loss=self.loss,
+            losses=self.losses,
             outputs=self.outputs,
             metadata=metadata,
         )
@@ -100,18 +100,18 @@ class StepResult:
         if isinstance(result, RemoteValue):
             result = result.fetch()
         if self.loss is None and self.total is not None and not _has_default(result):
-            return Captured(_read_total(result, self.total))
+            return Captured({"loss": _read_total(result, self.total)})
         value = _default(result) if self.loss is None else _pick(result, self.loss, "loss")
-        total = None if self.total is None else _read_total(result, self.total)
+        losses = {} if self.total is None else {"loss": _read_total(result, self.total)}
         if isinstance(value, (Mapping, list, tuple)):
             outputs = dict(_outputs(value))
-            return Captured(total, outputs, count_rows(next(_leaves(value, ()))[1]))
+            return Captured(losses, outputs, count_rows(next(_leaves(value, ()))[1]))
         array, row_splits = to_array(value)
         if array.ndim == 0:
-            return Captured(array if total is None else total)
+            return Captured(losses or {"loss": array})
         name = self.loss if isinstance(self.loss, str) else "loss"
         output = OutputLoss(per_example=array, row_splits=row_splits)
-        return Captured(total, {name: output}, count_rows(value))
+        return Captured(losses, {name: output}, count_rows(value))
 
 
 def count_rows(value: Any) -> tuple[int, ...]:
@@ -218,7 +218,12 @@ def _read_total(result: Any, total: Selector) -> Array:
     array, row_splits = to_array(_pick(result, total, "total"))
     if row_splits:
         raise LossNotFoundError("the total loss is ragged; give a dense tensor")
-    return array
+    return add_up(array)
+
+
+def add_up(values: Array) -> Array:
+    """Returns the sum of the elements, [] in their dtype: what is differentiated of a tensor."""
+    return tf.reduce_sum(tf.constant(values)).numpy() if values.ndim else values
 
 
 def _outputs(value: Any) -> Iterator[tuple[str, OutputLoss]]:

@@ -109,8 +109,7 @@ def vector_total(name):
             x, y = data
             with tf.GradientTape() as tape:
                 loss = tf.reduce_sum((self(x, training=True) - y) ** 2, -1)
-            variables = self.trainable_variables
-            self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
+            self.optimizer.apply(tape.gradient(loss, self.trainable_variables))
             return {"loss": tf.reduce_mean(loss)}
 
     return fit(name, Model)

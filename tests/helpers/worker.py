@@ -49,7 +49,9 @@ def train(case, logdir, strategy):
 
     first = FirstLoss(logdir / case, strategy=strategy, graph=False, profile=case == "data")
     if case == "one-declines" and worker:
-        earlier = FirstBatch(run="r", step=0, wall_time=0.0, loss=np.float32(5), outputs={})
+        earlier = FirstBatch(
+            run="r", step=0, wall_time=0.0, losses={"loss": np.float32(5)}, outputs={}
+        )
         first.deserialize(packed.to_bytes(earlier))
     fails = case == "one-fails" and worker
     step = first.wrap(train_step, loss=(lambda _: None) if fails else None)

@@ -28,7 +28,8 @@ def output(values, *splits):
 
 
 def first_batch(loss=None, run="r", **outputs):
-    return FirstBatch(run=run, step=0, wall_time=1.0, loss=loss, outputs=outputs)
+    losses = {} if loss is None else {"loss": loss}
+    return FirstBatch(run=run, step=0, wall_time=1.0, losses=losses, outputs=outputs)
 
 
 def test_the_entry_point_imports_only_the_standard_library_and_tensorboard():
@@ -173,7 +174,7 @@ def test_the_tabs_verdict_is_that_of_check(case):
         run="r",
         step=0,
         wall_time=1.0,
-        loss=np.float32(loss),
+        losses={"loss": np.float32(loss)},
         outputs={"y": output(values)},
         metadata={"expected_loss": 2.3},
     )
@@ -201,7 +202,7 @@ def test_without_a_single_value_to_judge_there_is_no_verdict(expected):
     outputs = {"x": output([1.0]), "y": output([2.0])}
     metadata = {} if expected is None else {"expected_loss": expected}
     first = FirstBatch(
-        run="r", step=0, wall_time=1.0, loss=None, outputs=outputs, metadata=metadata
+        run="r", step=0, wall_time=1.0, losses={}, outputs=outputs, metadata=metadata
     )
     row = rows.to_row(first)
     assert row["verdict"] is None

@@ -75,9 +75,9 @@ def agree(
         raise
     if found is None:
         return None
-    loss, outputs = _merge(found, may_be_reduced=may_be_reduced)
+    losses, outputs = _merge(found, may_be_reduced=may_be_reduced)
     counts = [count for worker in found for count in worker.metadata["replica_counts"]]
-    return Captured(loss, outputs, tuple(counts))
+    return Captured(losses, outputs, tuple(counts))
 
 
 def _as_first_batch(captured: Captured) -> FirstBatch:
@@ -129,26 +129,26 @@ def _gather(strategy: tf.distribute.Strategy, vector: Array) -> list[Array]:
 
 def _merge(
     workers: Sequence[FirstBatch], *, may_be_reduced: bool
-) -> tuple[Array | None, dict[str, OutputLoss]]:
+) -> tuple[dict[str, Array], dict[str, OutputLoss]]:
     """Merges the first batches of all workers, with the examples in worker order.
 
     Losses are summed, being each worker's share; but if training may already have combined them,
     losses that are equal bit for bit on all workers are taken as they are.
     """
-    names = [list(worker.outputs) for worker in workers]
-    if any(other != names[0] for other in names):
-        raise LossNotFoundError(f"the workers' losses do not fit together: outputs {names}")
-    losses = [worker.loss for worker in workers if worker.loss is not None]
-    if losses and len(losses) != len(workers):
-        raise LossNotFoundError("only some of the workers have a total loss")
-    return _merge_losses(losses, may_be_reduced=may_be_reduced), {
-        name: _merge_outputs([worker.outputs[name] for worker in workers]) for name in names[0]
+    for kind in ("losses", "outputs"):
+        names = [list(getattr(worker, kind)) for worker in workers]
+        if any(other != names[0] for other in names):
+            raise LossNotFoundError(f"the workers' losses do not fit together: {kind} {names}")
+    return {
+        name: _merge_losses([w.losses[name] for w in workers], may_be_reduced=may_be_reduced)
+        for name in workers[0].losses
+    }, {
+        name: _merge_outputs([worker.outputs[name] for worker in workers])
+        for name in workers[0].outputs
     }
 
 
-def _merge_losses(losses: Sequence[Array], *, may_be_reduced: bool) -> Array | None:
-    if not losses:
-        return None
+def _merge_losses(losses: Sequence[Array], *, may_be_reduced: bool) -> Array:
     if may_be_reduced and len({(describe(loss), loss.tobytes()) for loss in losses}) == 1:
         return losses[0]
     return replicas.combine([(loss, ()) for loss in losses])[0]

@@ -202,7 +202,7 @@ class FirstExecution(StandIn):
         captured = workers.agree(result, self._recorder.strategy, may_be_reduced=False)
         if captured is None:
             return []
-        found = captured.loss is not None or captured.outputs
+        found = captured.losses or captured.outputs
         self._recorder.commit(
             captured,
             metadata=self._metadata(None if found else logs),

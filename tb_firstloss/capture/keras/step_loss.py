@@ -113,8 +113,16 @@ class StepTensors:
                 loss_weight=output.loss_weight,
             )
         loss = tensors.get("loss")  # of each replica, its share of the whole
+        losses = {}
+        if loss is not None:
+            array, row_splits = step_result.to_array(loss)
+            losses["loss"] = step_result.add_up(array)
+            if array.ndim and not outputs:
+                outputs["loss"] = OutputLoss(
+                    per_example=array, row_splits=row_splits, reduction="sum"
+                )
         return Captured(
-            loss=None if loss is None else step_result.to_array(loss)[0],
+            losses=losses,
             outputs=outputs,
             replica_counts=step_result.count_rows(tensors["0/values"]) if outputs else (),
         )

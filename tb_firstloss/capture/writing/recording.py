@@ -62,7 +62,7 @@ def write_recording(
                 summaries.write_layers(f"{tag}/keras", layers, step=first.step)
             summaries.write_text(f"{tag}/report", write_report(first, trace), step=first.step)
             if options.hparams is not None:
-                _write_hparams(options.hparams, tag, run_dir, recording_id)
+                _write_hparams(first, options.hparams, tag, run_dir, recording_id)
         except Exception as error:  # noqa: BLE001 - the values are safe; nothing else may lose them
             trace.missing.append(f"graph or report: {first_line(error, named=True)}")
     if not file.finish():
@@ -79,8 +79,10 @@ def _graph_of(step: Step | None, missing: list[str]) -> tf.Graph | None:
 
 
 def _write_values(first: FirstBatch, recording: contract.Recording, tag: str) -> None:
-    if first.loss is not None and first.loss.ndim == 0:
-        _write_scalar(tag, "loss", first.loss, first.step)
+    for loss_tag, loss in contract.loss_tags(tag, first).items():
+        summaries.write_scalar(
+            loss_tag, loss, step=first.step, description=contract.SCALARS["loss"]
+        )
     several = len(first.outputs) > 1
     for name, output in first.outputs.items():
         _write_output(contract.output_prefix(tag, name, several=several), output, first.step)
@@ -111,10 +113,13 @@ def _write_scalar(prefix: str, name: str, value: float | Array, step: int) -> No
     summaries.write_scalar(f"{prefix}/{name}", value, step=step, description=contract.SCALARS[name])
 
 
-def _write_hparams(hparams: Mapping[str, Any], tag: str, run_dir: str, recording_id: str) -> None:
+def _write_hparams(
+    first: FirstBatch, hparams: Mapping[str, Any], tag: str, run_dir: str, recording_id: str
+) -> None:
     from tensorboard.plugins.hparams import api as hp
 
     metrics = [f"{tag}/{name}" for name in ("loss", "loss_mean", "loss_max", "nonfinite_count")]
+    metrics += [loss_tag for loss_tag in contract.loss_tags(tag, first) if loss_tag not in metrics]
     hp.hparams_config(
         hparams=[hp.HParam(name) for name in hparams], metrics=[hp.Metric(name) for name in metrics]
     )

@@ -70,7 +70,7 @@ def _print(comparison: Comparison) -> None:
     print(f"{printable(comparison.run)}: {agreement}, baseline {printable(comparison.baseline)}")
     if comparison.agreement == "identical":
         return
-    parts = {"total": comparison.loss} if comparison.loss is not None else {}
+    parts = dict(comparison.losses)
     several = len(comparison.outputs) > 1
     for name, part in comparison.outputs.items():
         parts[f"per example: {name}" if several else "per example"] = part

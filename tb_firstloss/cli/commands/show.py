@@ -71,7 +71,8 @@ def to_json(first: FirstBatch) -> dict[str, Any]:
         "run": first.run,
         "step": first.step,
         "wall_time": first.wall_time,
-        "loss": None if first.loss is None else first.loss.astype("float64").tolist(),
+        "loss": None if first.loss is None else float(first.loss),
+        "losses": {name: float(loss) for name, loss in first.losses.items()},
         "outputs": {
             name: {
                 "dtype": None if output.per_example is None else output.per_example.dtype.name,

@@ -11,7 +11,7 @@ FIRST = FirstBatch(
     run="r",
     step=0,
     wall_time=1.0,
-    loss=np.float32([1.5, 2.5]),
+    losses={"loss": np.float32(1.5)},
     outputs={
         "plain": OutputLoss(per_example=np.float16([1.25, np.nan])),
         "ragged": OutputLoss(per_example=np.ones(3), row_splits=(np.array([0, 1, 3]),)),
@@ -36,6 +36,6 @@ def test_every_view_shows_the_same_kinds(capsys):
 
 def test_a_name_cannot_break_the_reports_table():
     first = FirstBatch(
-        run="r", step=0, wall_time=0.0, loss=None, outputs={"a|b\nc": FIRST.outputs["plain"]}
+        run="r", step=0, wall_time=0.0, losses={}, outputs={"a|b\nc": FIRST.outputs["plain"]}
     )
     assert "| a\\|b c per example | float16[2] |" in write_report(first, StepTrace(step=0))
