@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from tb_firstloss import checks
@@ -25,8 +26,9 @@ class Expectation:
         reason: What it was inferred from, or why it could not be; "" when it was given.
     """
 
-    value: float | None
+    value: float | Mapping[str, float] | None
     reason: str = ""
+    rest: str = ""
 
     def metadata(self) -> dict[str, Any]:
         """Returns its entries in the recording's metadata."""
