@@ -97,7 +97,9 @@ def steps(tmp_path_factory):
     with pytest.warns(CaptureWarning, match="several losses"):
         record_step(logdir / "number", losses, outputs, expect=1.386)
     record_step(logdir / "a=b", {"a=b": 2.0, "x\x1b[31m": 1.0})
-    record_step(logdir / "hostile", {"loss": 2.0}, metadata={"expected_loss": [1, "\x1b[31m"]})
+    record_step(
+        logdir / "hostile\x1b[31m", {"loss": 2.0}, metadata={"expected_loss": [1, "\x1b[31m"]}
+    )
     record_step(logdir / "good", {"loss": 2.0}, expect=2)
     return logdir
 
@@ -161,7 +163,7 @@ def test_a_run_without_a_verdict_does_not_hide_the_others(steps, capsys):
         "a=b/first_batch: a=b": "no expectation",
         r"a=b/first_batch: x\x1b[31m": "no expectation",
         "good/first_batch": "ok",
-        "hostile/first_batch": "no expectation",
+        r"hostile\x1b[31m/first_batch": "no expectation",
         "named/first_batch: d_loss": "ok",
         "named/first_batch: g_loss": "ok",
         "named/first_batch: cycle": "no expectation",
@@ -172,7 +174,7 @@ def test_a_run_without_a_verdict_does_not_hide_the_others(steps, capsys):
     beginnings = [line.removeprefix("tb-firstloss: ")[:48] for line in err.splitlines()]
     assert beginnings == [
         "a=b/first_batch: was recorded without an expecta",
-        "hostile/first_batch: metadata['expected_loss']: ",
+        r"hostile\x1b[31m/first_batch: metadata['expected_",
         "number/first_batch: several losses ('d_loss', 'g",
     ]
     assert "\x1b" not in out + err
