@@ -7,6 +7,8 @@ import math
 import operator
 from collections.abc import Callable
 
+from tb_firstloss.errors import first_line
+
 _OPERATORS: dict[type[ast.AST], Callable[..., float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -40,7 +42,7 @@ def evaluate(text: str) -> float:
     try:
         return _evaluate(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, ArithmeticError, RecursionError, MemoryError) as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(first_line(error)) from error
 
 
 def _evaluate(node: ast.AST) -> float:

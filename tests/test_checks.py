@@ -462,6 +462,17 @@ def test_an_unusable_recorded_expectation_is_one_short_value_error(recorded):
     assert len(str(caught.value)) < 300
 
 
+def test_what_is_wrong_with_a_recorded_expectation_is_said_with_its_place():
+    message = r"^run: metadata\['expected_loss'\]: \[1.0\] is neither a number nor an expression$"
+    with pytest.raises(ValueError, match=message):
+        check_recorded(step({"loss": 2.0}, expected_loss=[1.0]))
+
+
+def test_without_anything_to_compare_no_name_is_known():
+    with pytest.raises(ValueError, match=r"named 'x'; known: none$"):
+        check(step(), {"x": 1})
+
+
 @pytest.mark.parametrize("unseen", ["b", 3, {"b": 1}, [None, ["x"] * 1000], True, [10**400]])
 def test_hostile_names_of_unseen_losses_keep_a_number_from_being_judged(unseen):
     first = step({"loss": 2.0}, unseen_losses=unseen, expected_loss=2.0)
