@@ -193,7 +193,8 @@ def _find(subject: _Subject, expected: float, allowed: float) -> tuple[Kind, str
     for loss in subject.losses.values():
         if not math.isfinite(float(loss)):
             return "non-finite", f"the total loss is {float(loss)}"
-    for name, s in zip(subject.outputs, statistics, strict=True):
+    for name, output in subject.outputs.items():
+        s = output.statistics
         if s.count > 1 and s.min == s.max:
             return "constant", f"all {s.count} per-example values of {name!r} are equal"
     if abs(value - expected) <= allowed:

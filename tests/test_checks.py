@@ -328,6 +328,16 @@ def test_every_named_loss_as_expected_is_named_in_one_sentence():
     }
 
 
+def test_a_single_name_as_expected_reads_like_a_single_expectation():
+    assert check(step(GAN), {"g_loss": 0.7}).message == "loss 'g_loss' 0.75 is as expected (0.7)"
+
+
+def test_a_finding_does_not_hide_another():
+    message = check(step(GAN), {"d_loss": 1, "g_loss": 3}).message
+    assert message.startswith("loss 'd_loss' 1.5, expected 1: off by 0.5 (tolerance 0.1). Usual ")
+    assert ". Loss 'g_loss' 0.75, expected 3: off by 2.25 (tolerance 0.3). Usual " in message
+
+
 def test_each_finding_is_a_sentence_and_causes_are_given_once():
     first = step({"a": 1.5, "b": 4.0, "c": 8.0, "d": 0.5})
     message = check(first, {"d": 1, "a": 1.5, "b": 2, "c": 2}).message
