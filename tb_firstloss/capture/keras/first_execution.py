@@ -15,7 +15,7 @@ from tb_firstloss.capture.keras.model_step import ModelStep
 from tb_firstloss.capture.keras.stand_in import StandIn
 from tb_firstloss.capture.keras.train_function import CapturingFunction
 from tb_firstloss.capture.recorder import Recorder
-from tb_firstloss.capture.step_result import Captured
+from tb_firstloss.capture.step.result import Captured
 from tb_firstloss.capture.window.step_trace import StepTrace
 from tb_firstloss.errors import CaptureError
 

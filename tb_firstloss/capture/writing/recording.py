@@ -12,7 +12,7 @@ import tensorflow as tf
 from tb_firstloss import contract
 from tb_firstloss.arrays import Array, finite_values
 from tb_firstloss.capture.options import Options
-from tb_firstloss.capture.step_call import Step
+from tb_firstloss.capture.step.call import Step
 from tb_firstloss.capture.window import graphs
 from tb_firstloss.capture.window.step_trace import StepTrace
 from tb_firstloss.capture.writing import summaries
