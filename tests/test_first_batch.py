@@ -54,7 +54,7 @@ def test_digest_is_sha256_over_dtype_shape_and_bytes_in_order():
         (first_batch(a=np.float32([0.0])), first_batch(a=np.float32([-0.0]))),
         (first_batch(a=np.zeros((2, 3))), first_batch(a=np.zeros((3, 2)))),
         (first_batch(a=np.zeros(2, "f4")), first_batch(a=np.zeros(2, "i4"))),
-        (first_batch(a=np.zeros(1)), first_batch(np.zeros(1))),
+        (first_batch(a=np.zeros(1)), first_batch(np.zeros(()))),
         (first_batch(a=np.ones(1), b=np.zeros(1)), first_batch(a=np.zeros(1), b=np.ones(1))),
     ],
     ids=["signed-zero", "shape", "dtype", "loss-or-output", "order"],
@@ -107,6 +107,22 @@ def test_pickle_keeps_every_bit():
     copied = pickle.loads(pickle.dumps(first))
     assert copied.per_example.tobytes() == bits.tobytes()
     assert (copied.digest, copied.run, dict(copied.metadata)) == (first.digest, "r", {})
+
+
+def test_repr_shows_every_loss_next_to_its_output():
+    first = dataclasses.replace(
+        first_batch(g=np.array([1.0, 3.0]), x=np.float32([5.0])),
+        losses={"d": np.float32(0.5), "g": np.float32(2.5)},
+    )
+    text = repr(first)
+    shown = ["d=0.5, g=2.5, ", "g: float64[2] mean 2, ", "x: float32[1] mean 5, ", "digest="]
+    assert [text.index(part) for part in shown] == sorted(text.index(part) for part in shown)
+
+
+def test_repr_shows_no_control_characters():
+    first = first_batch(**{"\x1b[31mred\n": np.ones(2), "\u202ethgir": np.ones(2)})
+    assert repr(first).isprintable()
+    assert "\\x1b[31mred\\n: float64[2]" in repr(first)
 
 
 def test_repr_shows_loss_shape_and_statistics():
