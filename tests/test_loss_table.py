@@ -1,10 +1,12 @@
 """The one rule by which every view shows a first batch."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tb_firstloss import read_first_loss
 from tb_firstloss.first_batch import FirstBatch, OutputLoss, tabulate
 
 
@@ -125,6 +127,25 @@ def test_a_row_says_which_output_it_has():
     for (loss, output), kind in kinds.items():
         (row,) = tabulate(first_batch([loss], filter(None, [output]))).rows
         assert row.kind == kind
+
+
+OF_VERSION_1 = {
+    "loop": ["loss"],
+    "lone_scalar": ["loss"],
+    "values_alone": ["a/b", "c"],
+    "left_out": ["loss"],
+    "no_loss": [""],
+    "vector_total": ["loss"],
+    "unreduced": ["loss"],
+    "two_outputs": ["loss", "a", "b"],
+}
+
+
+@pytest.mark.parametrize("recording", OF_VERSION_1)
+def test_recordings_of_version_1_are_shown_by_the_same_rule(recording):
+    first = read_first_loss(Path(__file__).parent / "contract_v1" / recording)
+    assert [row.name for row in tabulate(first).rows] == OF_VERSION_1[recording]
+    assert first._repr_html_().count("<tr>") == 1 + len(OF_VERSION_1[recording])
 
 
 def test_a_loss_that_is_not_a_number_is_shown():
