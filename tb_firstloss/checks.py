@@ -7,7 +7,7 @@ import dataclasses
 import math
 import operator
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from tb_firstloss.first_batch import FirstBatch
@@ -61,6 +61,7 @@ class Verdict:
     value: float
     expected: float
     message: str
+    parts: Mapping[str, Verdict] = dataclasses.field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
