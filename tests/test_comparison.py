@@ -230,18 +230,18 @@ def test_ragged_values_in_different_rows_are_different():
 
 def test_values_that_were_left_out_are_compared_by_digest():
     statistics = with_output().outputs["out"].statistics
-    a, b = (
+    a, b, renamed = (
         FirstBatch(
             run="r",
             step=0,
             wall_time=0,
             losses={},
-            outputs={"out": OutputLoss(per_example=None, statistics=statistics)},
+            outputs={name: OutputLoss(per_example=None, statistics=statistics)},
             digest=digest,
         )
-        for digest in ("one", "two")
+        for name, digest in (("out", "one"), ("out", "two"), ("loss", "one"))
     )
-    assert compare(a, a).agreement == "identical"
+    assert compare(a, a).agreement == compare(a, renamed).agreement == "identical"
     assert "left it out" in compare(a, b).outputs["out"].reason
 
 

@@ -78,6 +78,7 @@ def test_a_dataframe_has_a_row_per_loss(logdir):
     assert (frame["wall_time"] == 1.7e9).all()
     assert frame["digest"].tolist() == [found[run].digest for run in frame["run"]]
     assert set(frame.dtypes[["loss", "mean", "expected"]].map(str)) == {"float64"}
+    assert set(frame.dtypes[["count", "nonfinite_count"]].map(str)) == {"Int64"}
 
 
 def test_of_no_recordings_there_are_only_headings(tmp_path):
@@ -101,6 +102,8 @@ def test_names_steer_neither_a_terminal_nor_a_page(tmp_path):
     assert text.replace("\n", "").isprintable()
     assert "\\x1b[2J<img>/first_batch: <script>\\x1b[31m\\n日本" in text
     assert len(text.splitlines()) == 3
+    wide, narrow = text.splitlines()[1:]
+    assert len(wide) + 2 == len(narrow)  # two characters that take two columns each
     assert "<script>" not in html
     assert "<img>" not in html
 

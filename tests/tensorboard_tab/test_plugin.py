@@ -268,6 +268,13 @@ def test_without_a_single_value_to_judge_there_is_no_verdict(expected):
     assert found["has_expectation"] is (expected is not None)
 
 
+def test_one_number_is_no_verdict_on_several_losses():
+    losses = {"d": np.float32(1), "g": np.float32(2)}
+    found = rows.to_json(with_losses(losses, {"d": output([1.0, 2.0])}, expected_loss=1.5))
+    assert [(row["expected"], row["verdict"]) for row in found["rows"]] == [(None, None)] * 2
+    assert found["has_expectation"]
+
+
 def judged(monkeypatch, first, **parts):
     """The rows' expectation and the kind of their verdict, for verdicts given by name."""
     worst = next(iter(parts.values()))
