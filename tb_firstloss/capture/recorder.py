@@ -92,7 +92,7 @@ class Recorder:
                 if isinstance(error, FirstLossError):
                     raise
                 raise CaptureError(f"{doing}: {first_line(error, named=True)}") from error
-            reason = first_line(error, named=True).rstrip(".")
+            reason = first_line(error, named=True).rstrip(".").removeprefix(f"{doing}: ")
             warn(f"{doing}: {reason}. Training goes on", CaptureWarning)
 
     def take_fingerprint(self, step: Step) -> None:

@@ -196,7 +196,7 @@ class FirstExecution(StandIn):
         """Writes the first batch and returns what it lacks, and why, one line each."""
         facts = capturing.facts or step_loss.StepFacts()
         missing = list(facts.missing)
-        if tensors is None:
+        if tensors is None and (capturing.facts is None or facts.losses or facts.outputs):
             missing.append("the loss: the train function had been traced before")
         result = step_loss.StepTensors(facts, tensors)
         captured = workers.agree(result, self._recorder.strategy, may_be_reduced=False)

@@ -105,9 +105,11 @@ def gather(
     # A model may have no losses but those that it adds.
     has_none = seen.totals and not compiled_losses(model) and is_librarys(model.compute_loss)
     if not (calls or facts.outputs or facts.unseen or has_none):
+        calls_none = "calls no Keras Loss, or calls it in an inner tf.function"
         facts.missing.append(
-            "the loss per example: no loss comes from a Keras Loss that is called where it can be "
-            "seen; use self.compute_loss or a keras.losses.Loss in train_step"
+            "the loss per example: the training step "
+            f"{'differentiates the value of no Keras Loss' if seen.calls else calls_none}; use "
+            "self.compute_loss or a keras.losses.Loss in train_step"
         )
     facts.expectation = _expect(losses, calls, facts)
     return facts, tensors
