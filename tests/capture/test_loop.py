@@ -1,3 +1,4 @@
+import importlib
 import inspect
 import threading
 import warnings
@@ -452,3 +453,85 @@ def test_the_pattern_for_a_loop_inside_a_tf_function_records_and_loses_no_batch(
     rest(iterator, plain)
     assert model.weight.numpy().tobytes() == plain.weight.numpy().tobytes()
     np.testing.assert_allclose(read_first_loss(tmp_path).per_example, expected_per_example(), 1e-6)
+
+
+def test_record_takes_several_losses_by_name(tmp_path):
+    first = FirstLoss(tmp_path, **PLAIN)
+    first.record(tf.constant([1.0, 3.0]), total={"d": tf.constant(2.0), "g": tf.constant(4.0)})
+    assert read_first_loss(tmp_path).losses == {"d": 2, "g": 4}
+    other = FirstLoss(tmp_path / "other", **PLAIN)
+    other.record({"d": tf.constant(2.0), "g": tf.constant(4.0)})
+    back = read_first_loss(tmp_path / "other")
+    assert (back.losses, dict(back.outputs)) == ({"d": 2, "g": 4}, {})
+    tags = {d.tag: float(d.value) for d in iter_tensors(tmp_path / "other", tags="*/losses/?")}
+    assert {tag: tags[tag] for tag in tags if "tensors" not in tag} == {
+        "first_batch/losses/d": 2,
+        "first_batch/losses/g": 4,
+    }
+
+
+@pytest.mark.parametrize("warm_step", [None, 2])
+def test_a_second_step_of_one_recorder_is_named_in_one_warning(tmp_path, warm_step):
+    options = {"graph": False, "profile": warm_step is not None, "warm_step": warm_step}
+    first = FirstLoss(tmp_path, **options)
+
+    @first.wrap
+    def train_d(x):
+        return x + 1
+
+    @first.wrap
+    def train_g(x):
+        return x + 2
+
+    assert train_d(1.0) == 2
+    with pytest.warns(
+        CaptureWarning, match="this recorder is for 'train_d', and 'train_g'"
+    ) as caught:
+        assert train_g(1.0) == 3
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for x in range(4):
+            assert (train_g(float(x)), train_d(float(x))) == (x + 2, x + 1)
+    assert first.first_batch.loss == 2
+    # The other step's calls do not count towards the warm one.
+    warm = tmp_path / "first_batch-warm"
+    assert warm.exists() == (warm_step is not None)
+
+
+def test_a_second_step_is_an_error_where_errors_are_wanted(tmp_path):
+    first = FirstLoss(tmp_path, on_error="raise", **PLAIN)
+    one, other = first.wrap(lambda: 1.0), first.wrap(lambda: 2.0)
+    one()
+    for _ in range(2):
+        with pytest.raises(CaptureError, match="is another step"):
+            other()
+    assert one() == 1
+
+
+def test_a_step_that_is_wrapped_anew_in_each_epoch_is_one_step(tmp_path):
+    def make_step(rate):
+        return tf.function(lambda x: x * rate)
+
+    first = FirstLoss(tmp_path, **PLAIN)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CaptureWarning)
+        for epoch in range(3):
+            first.wrap(make_step(float(epoch)))(tf.constant(1.0))
+    assert first.first_batch.loss == 0
+
+
+@pytest.mark.parametrize("library", ["keras", "tf_keras"])
+def test_train_on_batch_of_a_second_model_is_a_second_step(tmp_path, library):
+    k = importlib.import_module(library)
+    first = FirstLoss(tmp_path, **PLAIN)
+    models = [k.Sequential([k.layers.Input((2,)), k.layers.Dense(1)]) for _ in range(2)]
+    for model in models:
+        model.compile("sgd", "mse")
+    steps = [first.wrap(model.train_on_batch) for model in models]
+    x, y = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
+    steps[0](x, y)
+    with pytest.warns(CaptureWarning, match="'train_on_batch' is another step"):
+        steps[1](x, y)
+    steps[0](x, y)
+    steps[1](x, y)

@@ -21,6 +21,7 @@ SHAPES = {
     "empty": lambda values, worker: values[: 0 if worker else 100],
     "bfloat16": lambda values, _: tf.cast(values, tf.bfloat16),
     "scalar": lambda values, _: tf.reduce_sum(values) / 4,
+    "losses": lambda values, _: {"d": tf.reduce_sum(values) / 4, "g": tf.reduce_sum(values)},
 }
 CASES = ("data", "off", *SHAPES, "reduced", "one-fails", "one-declines")
 FITS = ("fit", "fit-declines")

@@ -45,8 +45,8 @@ def _one_array(value: Any, what: str = "the loss") -> tuple[Array, tuple[Array, 
         )
     if isinstance(value, (tf.SparseTensor, tf.IndexedSlices)):
         raise LossNotFoundError(
-            f"{what} is {outline(value)}; return a dense tensor (tf.sparse.to_dense, "
-            "tf.convert_to_tensor)"
+            f"{what} is of type {type(value).__name__}; return a dense tensor "
+            "(tf.sparse.to_dense, tf.convert_to_tensor)"
         )
     if isinstance(value, (tf.Tensor, tf.Variable)):
         if value.dtype in (tf.string, tf.resource, tf.variant):

@@ -116,3 +116,44 @@ def test_one_replica_is_captured_as_well(library, tmp_path):
     first = read_first_loss(tmp_path)
     np.testing.assert_allclose(first.per_example, expected_losses(initial, 8)[0], rtol=1e-5)
     assert first.metadata["replicas"] == 1
+
+
+@pytest.mark.parametrize("library", ["keras", "tf_keras"])
+def test_each_of_several_losses_is_the_sum_of_its_shares(library, tmp_path):
+    k = importlib.import_module(library)
+
+    def two_layers():
+        k.utils.set_random_seed(3)
+        reduction = tf.distribute.ReductionToOneDevice()
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=reduction)
+        with strategy.scope():
+            model = Model([k.layers.Input((4,)), k.layers.Dense(3), k.layers.Dense(2)])
+            model.compile("sgd")
+            model.optimizer.build(model.trainable_variables)
+        return model
+
+    class Model(k.Sequential):
+        def train_step(self, data):
+            x, first, last = data[0], *self.layers[-2:]
+            with tf.GradientTape(persistent=True) as tape:
+                a = tf.reduce_sum(first(x) ** 2) / 8
+                b = tf.reduce_sum(last(first(x)) ** 2, -1)
+            for loss, layer in (a, first), (b, last):
+                gradients = tape.gradient(loss, layer.trainable_variables)
+                self.optimizer.apply_gradients(
+                    zip(gradients, layer.trainable_variables, strict=True)
+                )
+            return {"a_loss": a, "b_loss": tf.reduce_mean(b)}
+
+    plain, model = two_layers(), two_layers()
+    (kernel, bias), (kernel_2, bias_2) = (layer.get_weights() for layer in model.layers[-2:])
+    assert repr(fit(plain, [])) == repr(fit(model, [FirstLossCallback(tmp_path)]))
+    assert state(model) == state(plain)
+    first = read_first_loss(tmp_path)
+    hidden = X[:8].astype(np.float64) @ kernel + bias
+    squares = ((hidden @ kernel_2 + bias_2) ** 2).sum(1)
+    assert list(first.losses) == ["a_loss", "b_loss"]
+    np.testing.assert_allclose(first.losses["a_loss"], (hidden**2).sum() / 8, rtol=1e-5)
+    np.testing.assert_allclose(first.losses["b_loss"], squares.sum(), rtol=1e-5)
+    np.testing.assert_allclose(first.per_example, squares, rtol=1e-5)
+    assert first.metadata["replica_counts"] == [4, 4]

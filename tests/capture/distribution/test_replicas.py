@@ -57,6 +57,21 @@ def test_the_strategy_in_scope_is_named(tmp_path, mirrored):
     assert first.metadata["replicas"] == 2
 
 
+def test_several_losses_of_the_replicas_are_summed_by_name(tmp_path, mirrored):
+    _, first = train(
+        mirrored, tmp_path, lambda v: {"d": tf.reduce_sum(v) / 4, "g": tf.reduce_max(v)}
+    )
+    sums = ROWS[:4].sum(1)
+    assert first.losses == {"d": sums.sum() / 4, "g": sums[:2].max() + sums[2:].max()}
+
+
+def test_vectors_of_the_replicas_are_one_output_and_its_sum_the_loss(tmp_path, mirrored):
+    _, first = train(mirrored, tmp_path, lambda v: {"d": v, "n": 1}, total="d")
+    assert first.losses == {"d": ROWS[:4].sum()}
+    assert first.outputs["d"].per_example.tolist() == ROWS[:4].sum(1).tolist()
+    assert first.metadata["replica_counts"] == [2, 2]
+
+
 def test_scalars_of_the_replicas_are_summed_as_training_reduces_them(tmp_path, mirrored):
     def share(values):
         return tf.reduce_sum(values) / 4

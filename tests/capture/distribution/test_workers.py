@@ -115,6 +115,14 @@ def test_a_scalar_is_combined_once(trained, case, loss):
 
 
 @pytest.mark.slow
+def test_several_losses_are_summed_by_name(trained):
+    first = read_first_loss(trained[0] / "losses")
+    total = ROWS[:4].sum()
+    assert first.losses == {"d": total / 4, "g": total}
+    assert first.loss is None
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "message"),
     [

@@ -290,3 +290,95 @@ def test_python_numbers_and_variables_are_values(take):
 def test_ragged_values_count_rows_as_examples(take):
     first = take(tf.ragged.constant([[1.0, 2.0], [], [3.0]]))
     assert first.metadata["global_batch_size"] == 3
+
+
+def scalar(number, dtype="float32"):
+    return np.dtype(dtype).type(number)
+
+
+class Losses(NamedTuple):
+    d: Any
+    g: Any
+
+
+@pytest.mark.parametrize(
+    ("returned", "selectors", "expected"),
+    [
+        ({"d": scalar(1), "g": scalar(2, "float64")}, {}, {"d": 1, "g": 2}),
+        (Losses(scalar(1), scalar(2)), {}, {"d": 1, "g": 2}),
+        (Losses(scalar(1), scalar(2)), {"total": ["g", "d"]}, {"g": 2, "d": 1}),
+        (Step(values(1, 2), scalar(7)), {"total": ["total"]}, {"total": 7}),
+        ({"loss": scalar(1), "d": scalar(2)}, {}, {"loss": 1}),
+        ({"loss": {"d": scalar(1), "g": scalar(2)}}, {}, {"d": 1, "g": 2}),
+        ({"x": values(1), "l": {"d/r": 1.0, 3: 2.0}}, {"total": "l"}, {"d/r": 1, "3": 2}),
+        ({1: scalar(1), "1": scalar(2)}, {}, {"1": 1, "1_2": 2}),
+        ((scalar(1), values(0), scalar(2)), {"total": [2, 0]}, {"loss_1": 2, "loss_2": 1}),
+        ((scalar(1), values(0)), {"total": [0]}, {"loss": 1}),
+        ((scalar(1), values(0)), {"total": lambda r: [r[0], r[0]]}, {"loss_1": 1, "loss_2": 1}),
+        ({"a": 1.0, "b": [2.0]}, {"total": {"x": "a", "y": lambda r: r["b"][0]}}, {"x": 1, "y": 2}),
+        ({"d_loss": 1.0, "acc": 3}, {"loss": "d_loss"}, {"d_loss": 1}),
+        ({"d_loss": 1.0, "acc": 3}, {"total": "d_loss"}, {"d_loss": 1}),
+    ],
+    ids=[
+        "mapping", "named-tuple", "keys-of-named-tuple", "one-key", "loss-goes-first",
+        "loss-mapping", "total-mapping", "one-name-twice", "indexes", "one-index",
+        "callable-list", "by-name", "loss-key", "total-key",
+    ],
+)  # fmt: skip
+def test_several_losses_are_taken_by_name_in_order(take, returned, selectors, expected):
+    first = take(returned, **selectors)
+    assert {name: float(loss) for name, loss in first.losses.items()} == expected
+    assert list(first.losses) == list(expected)
+
+
+def test_keras_variables_are_values(take):
+    import keras
+
+    assert take({"d": keras.Variable(2.0), "g": 1.0}).losses == {"d": 2, "g": 1}
+
+
+def test_of_a_vector_the_loss_is_the_sum_and_the_values_are_an_output(take):
+    first = take({"per": tf.constant([1.5, 2.5]), "n": 2}, total="per")
+    assert first.losses == {"per": 4}
+    assert (first.outputs["per"].per_example.tolist(), first.outputs["per"].reduction) == (
+        [1.5, 2.5],
+        "sum",
+    )
+    ragged = take({"per": tf.ragged.constant([[1.0], [2.0, 4.0]]), "n": 2}, total="per")
+    assert (ragged.losses, ragged.metadata["global_batch_size"]) == ({"per": 7}, 2)
+    both = take({"p": values(1, 3), "t": values(5, 6)}, loss="p", total="t")
+    assert (both.losses, list(both.outputs)) == ({"t": 11}, ["p"])
+
+
+@pytest.mark.parametrize(
+    ("returned", "selectors", "message"),
+    [
+        (3, {}, r"the loss 'loss' is int64\[\], which has no gradient"),
+        ({"loss": scalar(1), "n": scalar(3, "int32")}, {"total": ["loss", "n"]}, "'n' is int32"),
+        ({"n": scalar(3, "int32")}, {"total": "n"}, r"the loss 'n' is int32\[\], which has no"),
+        ({"n": np.array([3], "i4")}, {"total": "n"}, r"the loss 'n' is int32\[1\], which has no"),
+        ({"d": True}, {"total": "d"}, "bool"),
+        ({"d": 1.0}, {"total": ["d", "e"]}, "total='e' is not in what the step returned"),
+        ({"d": 1.0}, {"total": []}, r"total=\[\] selects nothing"),
+        ({"d": 1.0}, {"total": {}}, r"total=\{\} selects nothing"),
+        ({"d": None}, {"total": "d"}, "the loss 'd' is None, not a tensor"),
+        ({"p": None, "d": 1.0}, {"loss": "p", "total": "d"}, "the loss 'p' is None"),
+        ({"d": 1.0, "n": 3}, {}, "which part is the loss per example, with loss="),
+    ],
+    ids=[
+        "lone", "in-list", "key", "vector", "bool", "no-key", "no-keys", "no-names", "none",
+        "values-none", "mixed",
+    ],
+)  # fmt: skip
+def test_what_cannot_be_differentiated_is_named(take, returned, selectors, message):
+    with pytest.raises(LossNotFoundError, match=message):
+        take(returned, **selectors)
+
+
+def test_what_is_not_dense_is_named_with_what_to_return(take):
+    sparse = tf.sparse.from_dense([1.0, 0.0]), tf.IndexedSlices(tf.ones([1]), tf.constant([0]))
+    for value in sparse:
+        for selectors in {}, {"total": "d"}, {"loss": "d"}:
+            returned = {"d": value} if selectors else value
+            with pytest.raises(LossNotFoundError, match=f"{type(value).__name__}; return a dense"):
+                take(returned, **selectors)
