@@ -74,7 +74,7 @@ def check_tag(tag: object) -> str:
 
 def escape(name: str) -> str:
     """Returns an output's name as one tag component, with everything unusual percent-encoded."""
-    return urllib.parse.quote(name, safe="") or "%"
+    return urllib.parse.quote(name, safe="", errors="surrogatepass") or "%"
 
 
 def output_prefix(tag: str, name: str, *, several: bool) -> str:

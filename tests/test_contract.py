@@ -348,7 +348,11 @@ def test_metadata_that_json_cannot_hold_is_refused():
         recorded(metadata={"rate": np.nan})
 
 
-@pytest.mark.parametrize("names", [("d", "g"), ("a/b", "a%2Fb"), ("", "loss"), ("ü\x1b[2J", "b")])
+@pytest.mark.parametrize(
+    "names",
+    [("d", "g"), ("a/b", "a%2Fb"), ("", "loss"), ("ü\x1b[2J", "\udc80")],
+    ids=["plain", "slash", "empty", "odd"],
+)
 def test_losses_come_back_by_name_in_order(names):
     given = {name: np.array(i, ml_dtypes.bfloat16) for i, name in enumerate(names)}
     first = FirstBatch(run="r", step=0, wall_time=0.0, losses=given, outputs={})

@@ -1,4 +1,6 @@
+import json
 import logging
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -9,6 +11,7 @@ from tb_firstloss import FirstLoss, read_first_losses
 from tb_firstloss.capture.writing import packed
 from tb_firstloss.errors import CaptureError, CaptureWarning, ResumedRunError
 
+VERSION_1 = Path(__file__).parents[1] / "contract_v1"
 QUIET = {"graph": False, "profile": False, "on_error": "raise"}
 
 
@@ -25,11 +28,16 @@ def tensors():
         "scalar": tf.constant(-0.0),
         "ragged": tf.ragged.constant([[[1.0], []], [], [[2.0, 3.0]]]),
         "outputs": {"a/b": tf.ones([2]), "c": tf.ragged.constant([[1], [2, 3]])},
+        "losses": {
+            "g/x": tf.constant(odd[:1].view(np.float16)[0]),
+            "": 2.0,
+            "d": tf.constant(-0.0),
+        },
     }
 
 
 def bits(first):
-    arrays = [first.loss] + [
+    arrays = [*first.losses.values()] + [
         array for o in first.outputs.values() for array in (o.per_example, *o.row_splits)
     ]
     return [None if a is None else (a.dtype.name, a.shape, a.tobytes()) for a in arrays]
@@ -57,6 +65,7 @@ def test_every_loss_comes_back_exactly(tmp_path, how, caplog):
         restored = tf.train.Checkpoint(first_loss=resumed, v=tf.Variable(0.0)).restore(saved)
         restored.assert_consumed()
         assert bits(resumed.first_batch) == bits(first.first_batch), name
+        assert list(resumed.first_batch.losses) == list(first.first_batch.losses)
         assert list(resumed.first_batch.outputs) == list(first.first_batch.outputs)
         assert resumed.first_batch.digest == first.first_batch.digest
     warned = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
@@ -81,6 +90,23 @@ def test_a_checkpoint_without_a_recorder_restores_in_part(tmp_path):
     assert first.first_batch is None
     with pytest.raises(AssertionError):
         status.assert_existing_objects_matched()
+
+
+def test_a_checkpoint_of_contract_version_1_is_unpacked_bit_for_bit():
+    expected = json.loads((VERSION_1 / "expected.json").read_text())["loop"]
+    first = packed.from_bytes((VERSION_1 / "checkpoint.bin").read_bytes())
+    dtype, shape, content = expected["loss"]
+    assert {name: hexadecimal(loss) for name, loss in first.losses.items()} == {
+        "loss": [dtype, shape, content]
+    }
+    ((name, output),) = first.outputs.items()
+    assert hexadecimal(output.per_example) == expected["outputs"][name]["per_example"]
+    assert (first.step, first.digest) == (expected["step"], expected["digest"])
+    assert packed.from_bytes(packed.to_bytes(first)).digest == expected["digest"]
+
+
+def hexadecimal(array):
+    return [array.dtype.name, list(array.shape), array.tobytes().hex()]
 
 
 @pytest.mark.parametrize("content", [b"PK\x03\x04torn", b"anything else"])

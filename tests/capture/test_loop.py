@@ -1,5 +1,6 @@
 import importlib
 import inspect
+import sys
 import threading
 import warnings
 
@@ -216,6 +217,7 @@ def test_one_thread_captures_and_the_others_pass_through(tmp_path):
         (lambda: {"acc": tf.constant(1)}, r"a mapping with 'acc': int32\[\]"),
         (lambda: (tf.zeros([2]), 3), r"a tuple with \[0\]: float32\[2\], \[1\]: 3"),
         (lambda: "text", "the step returned a str"),
+        (lambda: tf.constant(3), r"int32\[\], which has no gradient"),
         (lambda: tf.constant("text"), "tensor of string"),
         (lambda: {"loss": None}, "the loss is None"),
         (lambda: tf.constant(True), "dtype bool"),
@@ -224,8 +226,8 @@ def test_one_thread_captures_and_the_others_pass_through(tmp_path):
         (lambda: {"loss": [tf.zeros([2]), tf.zeros([])]}, "'1' is a scalar among several"),
     ],
     ids=[
-        "none", "empty-tuple", "no-key", "tuple", "str", "string-tensor", "none-in-dict", "bool",
-        "complex", "empty-mapping", "scalar-among-outputs",
+        "none", "empty-tuple", "no-key", "tuple", "str", "integer", "string-tensor", "none-in-dict",
+        "bool", "complex", "empty-mapping", "scalar-among-outputs",
     ],
 )  # fmt: skip
 def test_a_step_without_a_usable_loss_is_one_warning_and_training_goes_on(
@@ -497,6 +499,50 @@ def test_a_second_step_of_one_recorder_is_named_in_one_warning(tmp_path, warm_st
     # The other step's calls do not count towards the warm one.
     warm = tmp_path / "first_batch-warm"
     assert warm.exists() == (warm_step is not None)
+
+
+def test_recorders_of_two_steps_record_one_loss_each(tmp_path):
+    steps = {"d": lambda: {"d_loss": 1.0}, "g": lambda: {"g_loss": 2.0}}
+    recorders = {tag: FirstLoss(tmp_path, tag=tag, **PLAIN) for tag in steps}
+    wrapped = [recorders[tag].wrap(step) for tag, step in steps.items()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            for step in wrapped:
+                step()
+    found = [first.first_batch.losses for first in recorders.values()]
+    assert found == [{"d_loss": 1}, {"g_loss": 2}]
+
+
+def test_once_said_a_call_runs_no_function_but_the_users(tmp_path):
+    first = FirstLoss(tmp_path, **PLAIN)
+    steps = [first.wrap(lambda: 1.0), first.wrap(lambda: 2.0)]
+    with pytest.warns(CaptureWarning, match="is another step"):
+        for _ in range(2):
+            for step in steps:
+                step()
+    called = []
+    sys.setprofile(lambda frame, event, _: event == "call" and called.append(frame.f_code.co_name))
+    try:
+        for step in steps:
+            step()
+    finally:
+        sys.setprofile(None)
+    assert called == ["step", "<lambda>", "step", "<lambda>"]
+
+
+@pytest.mark.parametrize("style", ["eager", "function", "jit"])
+def test_a_step_with_two_losses_records_both_by_name(tmp_path, style):
+    model = Linear(style, lambda p, t: {"d_loss": t, "g_loss": tf.reduce_sum(p), "p": p})
+    first = FirstLoss(tmp_path, on_error="raise", **PLAIN)
+    train(first.wrap(model.step, loss="p", total=["g_loss", "d_loss"]))
+    expected = expected_per_example()
+    losses = first.first_batch.losses
+    assert list(losses) == ["g_loss", "d_loss"]
+    np.testing.assert_allclose([*losses.values()], [expected.sum(), expected.mean()], rtol=1e-6)
+    scalars = {d.tag for d in iter_tensors(tmp_path) if d.plugin_name == "scalars"}
+    assert {"first_batch/losses/d_loss", "first_batch/losses/g_loss"} < scalars
+    assert "first_batch/loss" not in scalars
 
 
 def test_a_second_step_is_an_error_where_errors_are_wanted(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tb_firstloss import probe, read_first_loss
+from tb_firstloss.errors import LossNotFoundError
 
 X = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
 Y = np.arange(16) % 3
@@ -159,8 +160,23 @@ def test_a_given_loss_needs_no_compiled_model(loss):
 def test_a_scalar_loss_is_the_total():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
     first = probe(model, (X, Y), loss=lambda _, p: tf.reduce_sum(p))
-    np.testing.assert_allclose(first.loss, model(X).numpy().sum(), rtol=1e-5)
+    np.testing.assert_allclose(first.losses["loss"], model(X).numpy().sum(), rtol=1e-5)
     assert not first.outputs
+
+
+def test_an_integer_is_no_loss():
+    with pytest.raises(LossNotFoundError, match=r"int32\[\], which has no gradient"):
+        probe(lambda x: x, (X, Y), loss=lambda _, p: tf.size(p))
+
+
+def test_a_loss_function_may_return_several_losses():
+    first = probe(lambda x: x, (X, Y), loss=lambda _, p: {"a": p[0, 0], "b": p[1, 1]})
+    assert list(first.losses.items()) == [("a", X[0, 0]), ("b", X[1, 1])]
+
+
+def test_a_compiled_model_has_its_total_as_the_only_loss():
+    first = probe(make_model(), (X, Y))
+    assert list(first.losses) == ["loss"]
 
 
 def test_sample_weights_are_kept_with_the_values():

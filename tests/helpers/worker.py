@@ -21,8 +21,11 @@ SHAPES = {
     "empty": lambda values, worker: values[: 0 if worker else 100],
     "bfloat16": lambda values, _: tf.cast(values, tf.bfloat16),
     "scalar": lambda values, _: tf.reduce_sum(values) / 4,
-    "losses": lambda values, _: {"d": tf.reduce_sum(values) / 4, "g": tf.reduce_sum(values)},
+    "losses": lambda values, _: {"d": tf.reduce_sum(values) / 4, "g": tf.reduce_sum(values) / 2},
+    "names": lambda values, worker: {"dg"[worker]: tf.reduce_sum(values) / 4},
+    "vector-total": lambda values, _: tf.ones_like(values),
 }
+SELECT = {"vector-total": {"total": lambda result: result}}
 CASES = ("data", "off", *SHAPES, "reduced", "one-fails", "one-declines")
 FITS = ("fit", "fit-declines")
 
@@ -46,6 +49,8 @@ def train(case, logdir, strategy):
     @tf.function
     def train_step(x):
         values = strategy.run(replica_step, args=(x,))
+        if case == "losses":  # of two losses, the step combines one
+            values["d"] = strategy.reduce("SUM", values["d"], axis=None)
         return strategy.reduce("SUM", values, axis=0) if case == "reduced" else values
 
     first = FirstLoss(logdir / case, strategy=strategy, graph=False, profile=case == "data")
@@ -55,7 +60,8 @@ def train(case, logdir, strategy):
         )
         first.deserialize(packed.to_bytes(earlier))
     fails = case == "one-fails" and worker
-    step = first.wrap(train_step, loss=(lambda _: None) if fails else None)
+    select = {"loss": lambda _: None} if fails else SELECT.get(case, {})
+    step = first.wrap(train_step, **select)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for x in batches:

@@ -133,19 +133,26 @@ def _merge(
     """Merges the first batches of all workers, with the examples in worker order.
 
     Losses are summed, being each worker's share; but if training may already have combined them,
-    losses that are equal bit for bit on all workers are taken as they are.
+    losses that are equal bit for bit on all workers are taken as they are, except where the output
+    of that name shows that each is the sum of its worker's examples.
     """
     for kind in ("losses", "outputs"):
         names = [list(getattr(worker, kind)) for worker in workers]
         if any(other != names[0] for other in names):
             raise LossNotFoundError(f"the workers' losses do not fit together: {kind} {names}")
-    return {
-        name: _merge_losses([w.losses[name] for w in workers], may_be_reduced=may_be_reduced)
-        for name in workers[0].losses
-    }, {
+    outputs = {
         name: _merge_outputs([worker.outputs[name] for worker in workers])
         for name in workers[0].outputs
     }
+    sums = {name for name, output in outputs.items() if output.reduction == "sum"}
+    losses = {
+        name: _merge_losses(
+            [worker.losses[name] for worker in workers],
+            may_be_reduced=may_be_reduced and name not in sums,
+        )
+        for name in workers[0].losses
+    }
+    return losses, outputs
 
 
 def _merge_losses(losses: Sequence[Array], *, may_be_reduced: bool) -> Array:

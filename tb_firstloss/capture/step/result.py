@@ -119,8 +119,9 @@ class StepResult:
         if isinstance(value, (Mapping, list, tuple)):
             outputs = dict(_outputs(value))
             return _capture(totals, outputs, count_rows(next(_leaves(value, ()))[1]))
-        if self.loss is None and value is None and totals:
-            return _capture(totals)
+        given = (None, *(total for _, total in totals)) if self.loss is None else ()
+        if totals and any(value is each for each in given):
+            return _capture(totals)  # nothing but what is differentiated
         name = self.loss if isinstance(self.loss, str) else "loss"
         array, row_splits = to_array(value, name)
         if array.ndim == 0:
@@ -250,8 +251,8 @@ def _outputs(value: Any) -> Iterator[tuple[str, OutputLoss]]:
 
 
 def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
+    if isinstance(value, Mapping) or _fields(value):
+        for key, item in _fields(value).items():
             yield from _leaves(item, (*path, str(key)))
     elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         for index, item in enumerate(value):

@@ -57,21 +57,6 @@ def test_the_strategy_in_scope_is_named(tmp_path, mirrored):
     assert first.metadata["replicas"] == 2
 
 
-def test_several_losses_of_the_replicas_are_summed_by_name(tmp_path, mirrored):
-    _, first = train(
-        mirrored, tmp_path, lambda v: {"d": tf.reduce_sum(v) / 4, "g": tf.reduce_max(v)}
-    )
-    sums = ROWS[:4].sum(1)
-    assert first.losses == {"d": sums.sum() / 4, "g": sums[:2].max() + sums[2:].max()}
-
-
-def test_vectors_of_the_replicas_are_one_output_and_its_sum_the_loss(tmp_path, mirrored):
-    _, first = train(mirrored, tmp_path, lambda v: {"d": v, "n": 1}, total="d")
-    assert first.losses == {"d": ROWS[:4].sum()}
-    assert first.outputs["d"].per_example.tolist() == ROWS[:4].sum(1).tolist()
-    assert first.metadata["replica_counts"] == [2, 2]
-
-
 def test_scalars_of_the_replicas_are_summed_as_training_reduces_them(tmp_path, mirrored):
     def share(values):
         return tf.reduce_sum(values) / 4
@@ -95,6 +80,54 @@ def test_total_can_reduce_otherwise(tmp_path, mirrored):
     )
     assert first.loss == ROWS[:4].sum(1).mean()
     assert first.count == 4
+
+
+def two_shares(values):
+    return {"d": tf.reduce_sum(values) / 4, "g": -tf.reduce_sum(values) / 2}
+
+
+@pytest.mark.parametrize(
+    "select",
+    [{}, {"total": ["d", "g"]}, {"total": {"d": "d", "g": lambda result: result["g"]}}],
+    ids=["default", "list", "mapping"],
+)
+def test_each_of_several_losses_is_the_sum_of_its_shares(tmp_path, mirrored, select):
+    _, first = train(mirrored, tmp_path, two_shares, **select)
+    _, reduced = train(
+        mirrored,
+        tmp_path / "reduced",
+        two_shares,
+        returns=lambda shares: mirrored.reduce("SUM", shares, axis=None),
+    )
+    whole = ROWS[:4].sum()
+    assert list(first.losses.items()) == [("d", whole / 4), ("g", -whole / 2)]
+    assert first.digest == reduced.digest
+
+
+def test_numbers_of_replicas_that_run_eagerly_are_shares_too(tmp_path, mirrored):
+    def replica_step():
+        number = int(tf.distribute.get_replica_context().replica_id_in_sync_group) + 1.0
+        return {"d": number, "g": np.float16(2 * number)}
+
+    first = FirstLoss(tmp_path, **QUIET)
+    first.wrap(lambda: mirrored.run(replica_step))()
+    assert {name: (loss.dtype, loss) for name, loss in first.first_batch.losses.items()} == {
+        "d": (np.float64, 3),
+        "g": (np.float16, 6),
+    }
+
+
+def test_a_tensor_that_is_differentiated_is_added_up_over_the_replicas(tmp_path, mirrored):
+    _, first = train(
+        mirrored,
+        tmp_path,
+        lambda values: {"a": values, "b": tf.reduce_sum(values)},
+        batch_size=5,
+        total=["a", "b"],
+    )
+    assert list(first.losses.items()) == [("a", ROWS[:5].sum()), ("b", ROWS[:5].sum())]
+    assert first.per_example.tolist() == ROWS[:5].sum(1).tolist()
+    assert first.metadata["replica_counts"] == [3, 2]
 
 
 def per_replica(strategy, *values):

@@ -115,17 +115,23 @@ def test_a_scalar_is_combined_once(trained, case, loss):
 
 
 @pytest.mark.slow
-def test_several_losses_are_summed_by_name(trained):
-    first = read_first_loss(trained[0] / "losses")
-    total = ROWS[:4].sum()
-    assert first.losses == {"d": total / 4, "g": total}
-    assert first.loss is None
+def test_each_of_several_losses_is_combined_once(trained):
+    losses = read_first_loss(trained[0] / "losses").losses
+    assert list(losses.items()) == [("d", ROWS[:4].sum() / 4), ("g", ROWS[:4].sum() / 2)]
+
+
+@pytest.mark.slow
+def test_a_tensor_that_is_differentiated_is_added_up_over_all_workers(trained):
+    """Though both workers' sums are equal, as if training had combined them."""
+    first = read_first_loss(trained[0] / "vector-total")
+    assert (first.loss, first.per_example.tolist()) == (4, [1, 1, 1, 1])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "message"),
     [
+        ("names", "do not fit together: losses [['d'], ['g']]"),
         ("ranks", "do not fit together: float32[2], float32[2, 1]"),
         ("one-fails", "worker 0 records, worker 1 failed"),
         ("one-declines", "worker 0 records, worker 1 does not record"),

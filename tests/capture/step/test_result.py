@@ -1,5 +1,7 @@
 """Loss tensors of every dtype come back bit for bit, and every other reader can read them."""
 
+import subprocess
+import sys
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -331,6 +333,10 @@ def test_several_losses_are_taken_by_name_in_order(take, returned, selectors, ex
     assert list(first.losses) == list(expected)
 
 
+def test_outputs_of_a_named_tuple_have_its_names(take):
+    assert list(take({"l": Losses(values(1), values(2))}, loss="l").outputs) == ["d", "g"]
+
+
 def test_keras_variables_are_values(take):
     import keras
 
@@ -382,3 +388,29 @@ def test_what_is_not_dense_is_named_with_what_to_return(take):
             returned = {"d": value} if selectors else value
             with pytest.raises(LossNotFoundError, match=f"{type(value).__name__}; return a dense"):
                 take(returned, **selectors)
+
+
+DTENSOR = """
+import sys, tensorflow as tf
+from tensorflow.experimental import dtensor
+cpu, = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from tb_firstloss import FirstLoss
+mesh = dtensor.create_mesh([("batch", 2)], devices=["CPU:0", "CPU:1"])
+layout = dtensor.Layout.replicated(mesh, rank=0)
+first = FirstLoss(sys.argv[1], graph=False, profile=False, on_error="raise")
+first.record({"d": dtensor.call_with_layout(tf.constant, layout, 3.5), "g": tf.constant(1.0)})
+print({name: float(loss) for name, loss in first.first_batch.losses.items()})
+shards = dtensor.call_with_layout(tf.ones, dtensor.Layout(["batch"], mesh), shape=[4])
+try:
+    FirstLoss(sys.argv[1], on_error="raise").record(shards)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_a_replicated_dtensor_is_recorded_and_a_sharded_one_named(tmp_path):
+    command = [sys.executable, "-c", DTENSOR, str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said[0] == "{'d': 3.5, 'g': 1.0}"
+    assert said[1].startswith("LossNotFoundError the loss is a DTensor in shards; return it")
