@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -192,3 +193,33 @@ def finite_json(value: Any) -> Any:
     if not isinstance(value, float) or math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def to_stored(array: Array) -> tuple[str, dict[str, Array]]:
+    """Returns an array's encoding, and the arrays to store in its place by the end of their tags.
+
+    TensorBoard's decoder raises on bfloat16 and float8. bfloat16 is the upper half of a float32, so
+    a shift keeps every bit pattern; float8 is stored as bytes next to a float32 view.
+    """
+    if array.dtype == ml_dtypes.bfloat16:
+        wide = array.view(np.uint16).astype(np.uint32) << np.uint32(16)
+        return "bfloat16_in_float32", {"": wide.view(np.float32)}
+    if array.dtype.isbuiltin != 1:  # from ml_dtypes, one byte per element
+        view = array.astype(np.float32)
+        return "bits", {"": view, ".bits": array.view(np.uint8)}
+    return "exact", {"": array}
+
+
+def from_stored(stored: Array, encoding: str, dtype: np.dtype[Any]) -> Array:
+    """Returns the array that `to_stored` encoded; of "bits", from the array of that name."""
+    if encoding == "bfloat16_in_float32":
+        half: Array = (stored.view(np.uint32) >> np.uint32(16)).astype(np.uint16).view(dtype)
+        return half
+    return stored.view(dtype) if encoding == "bits" else stored
+
+
+@functools.cache
+def dtype_of(name: str) -> np.dtype[Any]:
+    """Returns the dtype that NumPy or ml_dtypes knows by a name."""
+    extended = getattr(ml_dtypes, name, None)
+    return np.dtype(name if extended is None else extended)

@@ -15,16 +15,21 @@ import dataclasses
 import functools
 import json
 import os
-import re
 import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
-import ml_dtypes
-import numpy as np
-
 from tb_firstloss import errors
-from tb_firstloss.arrays import Array, LossStatistics, finite_json, tensor_sha256, to_float64
+from tb_firstloss.arrays import (
+    Array,
+    LossStatistics,
+    dtype_of,
+    finite_json,
+    from_stored,
+    tensor_sha256,
+    to_float64,
+    to_stored,
+)
 from tb_firstloss.first_batch import FirstBatch, OutputLoss, compute_digest
 
 VERSION = 2
@@ -50,26 +55,8 @@ SCALARS = {
 """Descriptions of the scalar summaries by name. They never vary: TensorBoard shows "Multiple
 descriptions" where runs disagree."""
 
-LOSSES = "losses"
-"""Between the tag and a loss's name, in the scalars of a step with several losses."""
-
 HISTOGRAM = "loss_per_example"
 HISTOGRAM_DESCRIPTION = "The finite per-example losses of the first training batch."
-
-_TAG = re.compile(r"[A-Za-z0-9_.-]+")
-
-
-def check_tag(tag: object) -> str:
-    """Returns a tag that can name a run directory and a group of summaries.
-
-    Raises:
-        ValueError: Anything but letters, digits, ``_``, ``.`` and ``-``, or ``.`` or ``..``.
-    """
-    if not isinstance(tag, str) or not _TAG.fullmatch(tag) or tag.strip(".") == "":
-        raise ValueError(
-            f"tag: {tag!r} cannot name a run directory; use letters, digits, '_', '-' and '.'"
-        )
-    return tag
 
 
 def escape(name: str) -> str:
@@ -85,7 +72,7 @@ def output_prefix(tag: str, name: str, *, several: bool) -> str:
 def loss_tags(tag: str, first: FirstBatch) -> dict[str, Array]:
     """Returns the losses by the tag of their scalars: ``.loss``, and each of several by name."""
     named = first.losses if len(first.losses) > 1 else {}
-    tags = {f"{tag}/{LOSSES}/{escape(name)}": loss for name, loss in named.items()}
+    tags = {f"{tag}/losses/{escape(name)}": loss for name, loss in named.items()}
     return tags if first.loss is None else {f"{tag}/loss": first.loss, **tags}
 
 
@@ -131,7 +118,7 @@ def encode(
 
     def entry(name: str, array: Array) -> dict[str, Any]:
         entry_tag = f"{tag}/tensors/{name}"
-        encoding, parts = _store(array)
+        encoding, parts = to_stored(array)
         facts = {
             "tag": entry_tag,
             "dtype": array.dtype.name,
@@ -165,7 +152,7 @@ def encode(
         }
 
     losses = [
-        {"name": name, **entry(f"{LOSSES}/{escape(name)}", loss)}
+        {"name": name, **entry(f"losses/{escape(name)}", loss)}
         for name, loss in first.losses.items()
     ]
     manifest = {
@@ -219,17 +206,23 @@ def decode(
             path=where,
         )
     try:
-        return _decode_facts(facts, tensors, where, run)
+        return _decode_facts(facts, tensors, run)
+    except _AlteredError as error:
+        raise errors.IncompleteRecordingError(f"{where}: {error}", path=where) from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise errors.IncompleteRecordingError(
             f"{where}: the manifest disagrees with its own format ({error!r})", path=where
         ) from error
 
 
+class _AlteredError(Exception):
+    """An array is missing, or not what the manifest says."""
+
+
 def _decode_facts(
-    facts: dict[str, Any], tensors: Mapping[str, Array], where: str, run: str | None
+    facts: dict[str, Any], tensors: Mapping[str, Array], run: str | None
 ) -> FirstBatch:
-    load = functools.partial(_load, tensors=tensors, where=where)
+    load = functools.partial(_load, tensors=tensors)
     of_version_1 = facts["contract_version"] == 1
     if of_version_1:
         facts["losses"] = [{"name": "loss", **facts["loss"]}] if facts["loss"] else []
@@ -253,10 +246,9 @@ def _decode_facts(
     if not any(entry is not None and entry.get("left_out") for entry in entries):
         digest = compute_digest(losses, outputs)
         if digest != facts["digest"]:
-            raise errors.IncompleteRecordingError(
-                f"{where}: the values read have digest {digest[:12]}…, the manifest says "
-                f"{facts['digest'][:12]}…",
-                path=where,
+            raise _AlteredError(
+                f"the values read have digest {digest[:12]}…, the manifest says "
+                f"{facts['digest'][:12]}…"
             )
     if of_version_1:
         losses, outputs = _sum_loss_of_version_1(losses, outputs)
@@ -292,46 +284,19 @@ def _decode_statistics(facts: dict[str, Any]) -> LossStatistics:
     return LossStatistics(**numbers)
 
 
-def _store(array: Array) -> tuple[str, dict[str, Array]]:
-    """Returns the encoding and the arrays to write, by tag suffix.
-
-    TensorBoard's decoder raises on bfloat16 and float8. bfloat16 is the upper half of a float32, so
-    a shift keeps every bit pattern; float8 is stored as bytes next to a float32 view.
-    """
-    if array.dtype == ml_dtypes.bfloat16:
-        wide = array.view(np.uint16).astype(np.uint32) << np.uint32(16)
-        return "bfloat16_in_float32", {"": wide.view(np.float32)}
-    if array.dtype.isbuiltin != 1:  # from ml_dtypes, one byte per element
-        view = array.astype(np.float32)
-        return "bits", {"": view, ".bits": array.view(np.uint8)}
-    return "exact", {"": array}
-
-
-def _load(entry: dict[str, Any] | None, tensors: Mapping[str, Array], where: str) -> Array | None:
+def _load(entry: dict[str, Any] | None, tensors: Mapping[str, Array]) -> Array | None:
     """Returns the array that a manifest entry names, in its true dtype; None if it was left out."""
     if entry is None or entry.get("left_out"):
         return None
-    dtype, tag, encoding = _dtype(entry["dtype"]), entry["tag"], entry["encoding"]
+    dtype, tag, encoding = dtype_of(entry["dtype"]), entry["tag"], entry["encoding"]
     stored_tag = tag + ".bits" if encoding == "bits" else tag
     if stored_tag not in tensors:
-        raise errors.IncompleteRecordingError(f"{where}: {stored_tag} is missing", path=where)
-    stored = tensors[stored_tag]
-    if encoding == "bfloat16_in_float32":
-        array: Array = (stored.view(np.uint32) >> np.uint32(16)).astype(np.uint16).view(dtype)
-    else:
-        array = stored.view(dtype) if encoding == "bits" else stored
+        raise _AlteredError(f"{stored_tag} is missing")
+    array = from_stored(tensors[stored_tag], encoding, dtype)
     found = (array.dtype, list(array.shape), tensor_sha256(array))
     if found != (dtype, entry["shape"], entry["sha256"]):
-        raise errors.IncompleteRecordingError(
-            f"{where}: {tag} is {found[0]}{found[1]} with SHA-256 {found[2][:12]}…, the manifest "
-            f"says {dtype}{entry['shape']} with {entry['sha256'][:12]}…",
-            path=where,
+        raise _AlteredError(
+            f"{tag} is {found[0]}{found[1]} with SHA-256 {found[2][:12]}…, the manifest says "
+            f"{dtype}{entry['shape']} with {entry['sha256'][:12]}…"
         )
     return array
-
-
-@functools.cache
-def _dtype(name: str) -> np.dtype[Any]:
-    """Returns the dtype that NumPy or ml_dtypes knows by a name."""
-    extended = getattr(ml_dtypes, name, None)
-    return np.dtype(name if extended is None else extended)

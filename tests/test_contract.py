@@ -144,17 +144,6 @@ def test_a_malformed_manifest_is_an_incomplete_recording(manifest):
         contract.decode(manifest, {}, path="somewhere")
 
 
-@pytest.mark.parametrize("tag", ["first_batch", "a.b-c_1", "X", "RUN-Z9"])
-def test_a_tag_of_letters_digits_and_marks_is_valid(tag):
-    assert contract.check_tag(tag) == tag
-
-
-@pytest.mark.parametrize("tag", ["", "a/b", "..", ".", "a b", "a\n", "ä", None])
-def test_any_other_tag_is_refused(tag):
-    with pytest.raises(ValueError, match="tag: "):
-        contract.check_tag(tag)
-
-
 def test_the_names_on_disk_never_change():
     assert contract.PLUGIN_NAME == "tb_firstloss"
     assert contract.FILE_SUFFIX == ".tb_firstloss.v2"

@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import tensorflow as tf
 
-from tb_firstloss import checks, contract
+from tb_firstloss import checks
 from tb_firstloss.paths import is_url
 
 DEFAULT_MAX_TENSOR_BYTES = 256 * 2**20
+_TAG = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,7 @@ class Options:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "logdir", _resolve_logdir(self.logdir))
-        contract.check_tag(self.tag)
+        _check_tag(self.tag)
         if not callable(self.step):
             _check_integer("step", self.step)
         _check_profile(self.profile, self.warm_step)
@@ -89,6 +91,14 @@ def _resolve_logdir(logdir: str | os.PathLike[str]) -> str:
             "local paths (tensorflow-io adds more schemes)"
         )
     return path.rstrip("/")
+
+
+def _check_tag(tag: object) -> None:
+    """Makes sure that a tag can name a run directory and a group of summaries."""
+    if not isinstance(tag, str) or not _TAG.fullmatch(tag) or tag.strip(".") == "":
+        raise ValueError(
+            f"tag: {tag!r} cannot name a run directory; use letters, digits, '_', '-' and '.'"
+        )
 
 
 def _check_profile(profile: object, warm_step: int | None) -> None:

@@ -92,3 +92,14 @@ def test_the_logdir_is_resolved_once(tmp_path, monkeypatch):
 def test_the_home_directory_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert FirstLoss("~/logs").logdir == str(tmp_path / "logs")
+
+
+@pytest.mark.parametrize("tag", ["first_batch", "a.b-c_1", "X", "RUN-Z9"])
+def test_a_tag_of_letters_digits_and_marks_is_valid(tag):
+    assert Options(logdir="runs", tag=tag).tag == tag
+
+
+@pytest.mark.parametrize("tag", ["", "a/b", "..", ".", "a b", "a\n", "ä", None])
+def test_any_other_tag_is_refused(tag):
+    with pytest.raises(ValueError, match="tag: "):
+        Options(logdir="runs", tag=tag)

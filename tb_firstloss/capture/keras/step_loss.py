@@ -81,9 +81,9 @@ def gather(
     kept = [*(total for total, _ in seen.totals), *(value for _, value in named)]
 
     def returned(tensor: Any) -> Any:
-        """Returns a tensor that the step keeps under XLA too; of any other, a copy of its own."""
+        """Returns a scalar that XLA keeps for the step; of anything else under XLA, a copy."""
         copies = by_xla and isinstance(tensor, tf.Tensor)
-        is_kept = any(tensor is other for other in kept)
+        is_kept = tensor.shape.rank == 0 and any(tensor is other for other in kept)
         return recompute(tensor) if copies and not is_kept else tensor
 
     facts, tensors = StepFacts(missing=list(seen.missing)), Tensors()
