@@ -15,7 +15,7 @@ from tests.programs.program import (
 
 
 # The equation's derivatives are gradients for inputs, taken in inner tapes.
-@program("loss", outputs={}, jit=("tf_keras",))
+@program("loss", outputs={})
 def pinn(k, **options):
     class PINN(Exposing, k.Model):
         def __init__(self):

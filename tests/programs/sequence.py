@@ -85,7 +85,6 @@ def recognizer(k):
     outputs={"loss": (8, 1)},
     libraries=("tf_keras",),
     by_hand={"loss": lambda logs: np.float32(BATCH_SIZE) * np.float32(logs["loss"])},
-    jit=("tf_keras",),
 )
 def ctc_end_point(k, **options):
     return _ctc_end_point(k, **options)
