@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import math
-import operator
 import reprlib
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Literal
 
-from tb_firstloss.first_batch import FirstBatch
+from tb_firstloss.arithmetic import evaluate
+from tb_firstloss.arrays import Array
+from tb_firstloss.errors import some_of
+from tb_firstloss.first_batch import FirstBatch, OutputLoss
 
 Kind = Literal["ok", "high", "low", "non-finite", "constant"]
 
-_OPERATORS: dict[type[ast.AST], Callable[..., float]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.USub: operator.neg,
-    ast.UAdd: operator.pos,
-}
-_FUNCTIONS: dict[str, Callable[..., float]] = {
-    "log": math.log,
-    "ln": math.log,
-    "log2": math.log2,
-    "log10": math.log10,
-    "exp": math.exp,
-    "sqrt": math.sqrt,
-}
-_CONSTANTS = {"pi": math.pi, "e": math.e}
+_WORST_FIRST: tuple[Kind, ...] = ("non-finite", "constant", "high", "low", "ok")
 
 _USUAL_CAUSES: dict[Kind, str] = {
     "high": "initial weights that are too large, inputs that are not normalised, or logits taken "
@@ -53,7 +38,9 @@ class Verdict:
         compared: What was compared: "mean per-example loss", or "loss" unless there is one output.
         value: Its value, which may be NaN or infinite.
         expected: What it was compared with.
-        message: One sentence, with the usual causes of a finding.
+        message: One sentence, with the usual causes of a finding; of several, one per finding.
+        parts: With expectations by name, the verdict on each, and all of the above but the message
+            is the worst one's; else empty.
     """
 
     kind: Kind
@@ -61,6 +48,7 @@ class Verdict:
     value: float
     expected: float
     message: str
+    parts: Mapping[str, Verdict] = dataclasses.field(default_factory=dict, hash=False)
 
     @property
     def ok(self) -> bool:
@@ -72,43 +60,60 @@ class Verdict:
 
 
 def check(
-    first_batch: FirstBatch, expect: float | str, *, rtol: float = 0.1, atol: float = 0.0
+    first_batch: FirstBatch,
+    expect: float | str | Mapping[str, float | str],
+    *,
+    rtol: float = 0.1,
+    atol: float = 0.0,
 ) -> Verdict:
     """Compares a first loss with what it should be.
 
-    It compares the mean of the finite per-example values, because regularisers shift the total
-    loss; the total loss unless there is exactly one output.
+    A single expectation is about the mean of the only output's finite per-example values, because
+    regularisers shift the total loss; without exactly one output, it is about the only loss. Of
+    several losses, a mapping says what each should be; losses and outputs that it does not name
+    are not examined. A name is an output's if there is one of that name, else a loss's.
 
     Args:
         first_batch: What was captured.
-        expect: A number, or an expression such as ``"log(10)"``; see `parse_expectation`.
+        expect: A number, an expression such as ``"log(10)"`` (see `parse_expectation`), or a
+            mapping from names of losses and outputs to numbers and expressions.
         rtol: Allowed deviation as a share of the expectation.
         atol: Allowed deviation in units of the loss, added to that.
 
     Raises:
-        ValueError: The expectation or a tolerance is unusable, or there is neither a single output
-            nor a scalar loss.
-        TypeError: The expectation is neither a number nor text.
+        ValueError: The expectation or a tolerance is unusable, a name is unknown, or a single
+            expectation meets several losses, or several outputs without a loss.
+        TypeError: The expectation is neither a number nor text nor a mapping of these.
     """
-    expected = parse_expectation(expect)
+    expected = parse_expectations(expect)
     for name, tolerance in (("rtol", rtol), ("atol", atol)):
         check_tolerance(name, tolerance)
-    compared, value = _compared_value(first_batch)
-    kind, finding = _find(first_batch, value, expected, atol + rtol * abs(expected))
-    if kind == "ok":
-        message = f"{compared} {value:.6g} is as expected ({expected:.6g})"
-    else:
-        message = f"{compared} {value:.6g}, expected {expected:.6g}: {finding}"
-        message += f". Usual causes: {_USUAL_CAUSES[kind]}"
-    return Verdict(kind=kind, compared=compared, value=value, expected=expected, message=message)
+    if not isinstance(expected, dict):
+        return _judge(_sole_subject(first_batch, expected), expected, atol + rtol * abs(expected))
+    return _sum_up(
+        {
+            name: _judge(_subject_named(first_batch, name), each, atol + rtol * abs(each))
+            for name, each in expected.items()
+        }
+    )
 
 
 def check_recorded(
     first_batch: FirstBatch, *, rtol: float = 0.1, atol: float = 0.0
 ) -> Verdict | None:
-    """Compares a first loss, as `check` does, with the expectation recorded with it, if any."""
-    expect = first_batch.metadata.get("expected_loss")
-    return None if expect is None else check(first_batch, expect, rtol=rtol, atol=atol)
+    """Compares a first loss, as `check` does, with the expectation recorded with it, if any.
+
+    Raises:
+        ValueError: As `check`, also where the recorded expectation has the wrong type.
+    """
+    recorded = first_batch.metadata.get("expected_loss")
+    if recorded is None:
+        return None
+    try:
+        expect = parse_expectations(recorded, where="metadata['expected_loss']")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{first_batch.run}: {error}") from error
+    return check(first_batch, expect, rtol=rtol, atol=atol)
 
 
 def check_tolerance(name: str, tolerance: float) -> None:
@@ -117,27 +122,79 @@ def check_tolerance(name: str, tolerance: float) -> None:
         raise ValueError(f"{name}: {tolerance!r}; give a finite number of at least 0")
 
 
-def _compared_value(first: FirstBatch) -> tuple[str, float]:
-    if len(first.outputs) == 1:
-        return "mean per-example loss", first.mean
-    if first.loss is None:
-        raise ValueError(
-            f"{first.run}: {len(first.outputs)} outputs and no scalar loss, so no single value to "
-            "compare; check outputs[name] yourself"
-        )
-    return "loss", float(first.loss)
+def values_by_name(first: FirstBatch) -> dict[str, float]:
+    """Returns what can be expected of a first batch, by name: an output's mean, else a loss."""
+    means = {name: output.statistics.mean for name, output in first.outputs.items()}
+    return {name: float(loss) for name, loss in first.losses.items()} | means
 
 
-def _find(first: FirstBatch, value: float, expected: float, allowed: float) -> tuple[Kind, str]:
-    statistics = [output.statistics for output in first.outputs.values()]
+@dataclasses.dataclass(frozen=True)
+class _Subject:
+    """What an expectation is about, and whose values it concerns."""
+
+    compared: str
+    value: float
+    losses: Mapping[str, Array]
+    outputs: Mapping[str, OutputLoss]
+
+
+def _sole_subject(first: FirstBatch, expected: float) -> _Subject:
+    if len(first.losses) <= 1 and not first.metadata.get("unseen_losses"):
+        if len(first.outputs) == 1:
+            return _Subject("mean per-example loss", first.mean, first.losses, first.outputs)
+        if first.loss is not None:
+            return _Subject("loss", float(first.loss), first.losses, first.outputs)
+    names = list(values_by_name(first))
+    if not names:
+        raise ValueError(f"{first.run}: neither a loss nor an output to compare")
+    hint = f"give a mapping such as {{{names[0]!r}: {expected:.4g}}}"
+    raise ValueError(f"{first.run}: {_name_several(first)}; {hint}")
+
+
+def _name_several(first: FirstBatch) -> str:
+    unseen = first.metadata.get("unseen_losses") or []
+    unseen = unseen if isinstance(unseen, list) else [unseen]
+    losses = [repr(name) for name in first.losses]
+    losses += [f"{reprlib.repr(name)} not captured" for name in unseen]
+    if not losses:
+        return f"several outputs ({some_of(list(map(repr, first.outputs)))}) and no loss"
+    return f"{'several losses' if len(losses) > 1 else 'a loss'} ({some_of(losses)})"
+
+
+def _subject_named(first: FirstBatch, name: str) -> _Subject:
+    values = values_by_name(first)
+    if name not in values:
+        known = some_of(list(map(repr, values))) or "none"
+        raise ValueError(f"{first.run}: no loss or output is named {name!r}; known: {known}")
+    losses = {name: first.losses[name]} if name in first.losses else {}
+    outputs = {name: first.outputs[name]} if name in first.outputs else {}
+    compared = f"mean per-example loss of {name!r}" if outputs else f"loss {name!r}"
+    return _Subject(compared, values[name], losses, outputs)
+
+
+def _judge(subject: _Subject, expected: float, allowed: float) -> Verdict:
+    compared, value = subject.compared, subject.value
+    kind, finding = _find(subject, expected, allowed)
+    if kind == "ok":
+        message = f"{compared} {value:.6g} is as expected ({expected:.6g})"
+    else:
+        message = f"{compared} {value:.6g}, expected {expected:.6g}: {finding}. {_causes(kind)}"
+    return Verdict(kind=kind, compared=compared, value=value, expected=expected, message=message)
+
+
+def _find(subject: _Subject, expected: float, allowed: float) -> tuple[Kind, str]:
+    value = subject.value
+    statistics = [output.statistics for output in subject.outputs.values()]
     bad, count = sum(s.nonfinite_count for s in statistics), sum(s.count for s in statistics)
     if bad:
         return "non-finite", f"{bad} of {count} per-example values are NaN or infinite"
     if not math.isfinite(value):
         return "non-finite", "it is NaN or infinite"
-    if first.loss is not None and not math.isfinite(float(first.loss)):
-        return "non-finite", f"the total loss is {float(first.loss)}"
-    for name, s in zip(first.outputs, statistics, strict=True):
+    for loss in subject.losses.values():
+        if not math.isfinite(float(loss)):
+            return "non-finite", f"the total loss is {float(loss)}"
+    for name, output in subject.outputs.items():
+        s = output.statistics
         if s.count > 1 and s.min == s.max:
             return "constant", f"all {s.count} per-example values of {name!r} are equal"
     if abs(value - expected) <= allowed:
@@ -146,48 +203,85 @@ def _find(first: FirstBatch, value: float, expected: float, allowed: float) -> t
     return ("high", deviation) if value > expected else ("low", deviation)
 
 
-def parse_expectation(expect: float | str) -> float:
+def _causes(kind: Kind) -> str:
+    return f"Usual causes: {_USUAL_CAUSES[kind]}"
+
+
+def _sum_up(parts: dict[str, Verdict]) -> Verdict:
+    """Returns the verdict on several: the worst, with a message about every finding."""
+    verdicts = sorted(parts.values(), key=lambda part: _WORST_FIRST.index(part.kind))
+    worst = verdicts[0]
+    if len(parts) == 1:
+        return dataclasses.replace(worst, parts=parts)
+    if worst.ok:
+        each = (f"{part.compared} {part.value:.6g} ({part.expected:.6g})" for part in verdicts)
+        return dataclasses.replace(worst, message=f"as expected: {', '.join(each)}", parts=parts)
+    sentences: list[str] = []
+    for kind in dict.fromkeys(part.kind for part in verdicts if not part.ok):
+        of_kind = (part.message for part in verdicts if part.kind == kind)
+        sentences += [message.removesuffix(f". {_causes(kind)}") for message in of_kind]
+        sentences.append(_causes(kind))  # once for all of its kind
+    later = (sentence[0].upper() + sentence[1:] for sentence in sentences[1:])
+    return dataclasses.replace(worst, message=". ".join([sentences[0], *later]), parts=parts)
+
+
+def parse_expectations(
+    expect: float | str | Mapping[str, float | str], *, where: str = "expect"
+) -> float | dict[str, float]:
+    """Returns the number that an expectation stands for; of a mapping, one for each name.
+
+    Args:
+        expect: As `check` takes it.
+        where: Start of an error's message.
+
+    Raises:
+        ValueError: The mapping is empty, or one of the expectations is unusable.
+        TypeError: A name is not text, or an expectation neither a number nor text.
+    """
+    if not isinstance(expect, Mapping):
+        return parse_expectation(expect, where=where)
+    if not expect:
+        raise ValueError(f"{where}: an empty mapping; name at least one loss or output")
+    expected = {}
+    for name, each in expect.items():
+        if not isinstance(name, str):
+            raise TypeError(f"{where}: {name!r} is not the name of a loss or output")
+        if each == "auto":
+            raise ValueError(
+                f"{where}[{name!r}]: 'auto' is for the whole step; give a number or an expression "
+                "such as 'log(10)'"
+            )
+        expected[name] = parse_expectation(each, where=f"{where}[{name!r}]")
+    return expected
+
+
+def parse_expectation(expect: float | str, *, where: str = "expect") -> float:
     """Returns the number that an expectation stands for: 2.3, "2.3", "log(10)", "ln(10) + 0.5".
 
     It knows numbers, ``+ - * /``, parentheses, log, ln, log2, log10, exp, sqrt, pi and e, and
     evaluates nothing as Python code. Both log and ln are the natural logarithm.
 
+    Args:
+        expect: A number or an expression.
+        where: Start of an error's message.
+
     Raises:
         ValueError: Anything else, or a value that is not finite.
         TypeError: Neither a number nor text.
     """
+    if isinstance(expect, bool) or not isinstance(expect, (int, float, str)):
+        raise TypeError(f"{where}: {reprlib.repr(expect)} is neither a number nor an expression")
     if expect == "auto":
         raise ValueError(
-            "expect: 'auto' is for FirstLossCallback and probe, which know the loss function and "
+            f"{where}: 'auto' is for FirstLossCallback and probe, which know the loss function and "
             "the number of classes; give a number or an expression such as 'log(10)'"
         )
-    if isinstance(expect, bool) or not isinstance(expect, (int, float, str)):
-        raise TypeError(f"expect: {expect!r} is neither a number nor an expression")
     try:
-        value = (
-            _evaluate(ast.parse(expect.strip(), mode="eval").body)
-            if isinstance(expect, str)
-            else float(expect)
-        )
-    except (SyntaxError, ArithmeticError, RecursionError, MemoryError, ValueError) as error:
+        value = evaluate(expect) if isinstance(expect, str) else float(expect)
+    except (OverflowError, ValueError) as error:
         raise ValueError(
-            f"expect: {reprlib.repr(expect)} cannot be worked out ({error})"
+            f"{where}: {reprlib.repr(expect)} cannot be worked out ({error})"
         ) from error
     if not math.isfinite(value):
-        raise ValueError(f"expect: {reprlib.repr(expect)} is not a finite number")
+        raise ValueError(f"{where}: {reprlib.repr(expect)} is not a finite number")
     return value
-
-
-def _evaluate(node: ast.AST) -> float:
-    match node:
-        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
-            return float(value)
-        case ast.Name(id=name) if name in _CONSTANTS:
-            return _CONSTANTS[name]
-        case ast.UnaryOp(op=op, operand=operand) if type(op) in _OPERATORS:
-            return _OPERATORS[type(op)](_evaluate(operand))
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
-            return _OPERATORS[type(op)](_evaluate(left), _evaluate(right))
-        case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in _FUNCTIONS:
-            return _FUNCTIONS[name](_evaluate(argument))
-    raise ValueError("only numbers, + - * /, log, ln, log2, log10, exp, sqrt, pi and e are known")

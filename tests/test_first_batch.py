@@ -19,6 +19,29 @@ def first_batch(loss=None, **outputs):
     return FirstBatch(run="r", step=0, wall_time=1.0, losses=losses, outputs=outputs)
 
 
+def losses(**values):
+    values = {name: np.float32(value) for name, value in values.items()}
+    return FirstBatch(run="r", step=0, wall_time=1.0, losses=values, outputs={})
+
+
+@pytest.mark.parametrize(
+    ("given", "loss"),
+    [({"d": 1}, 1), ({"d": 1, "loss": 2}, 2), ({"d": 1, "g": 2}, None), ({}, None)],
+    ids=["only", "of-that-name", "several", "none"],
+)
+def test_the_loss_is_the_only_one_or_the_one_of_that_name(given, loss):
+    first = losses(**given)
+    assert first.loss == loss
+    assert list(first.losses) == list(given)
+    with pytest.raises(TypeError):
+        first.losses["more"] = np.float32(1)
+
+
+def test_a_loss_is_a_scalar():
+    with pytest.raises(ValueError, match=r"losses: 'd' is float32\[2\]"):
+        FirstBatch(run="r", step=0, wall_time=1.0, losses={"d": np.ones(2, "f4")}, outputs={})
+
+
 def test_statistics_ignore_and_count_non_finite_values():
     values = np.array([[1.0, np.nan], [-np.inf, 4.0]], np.float32)
     s = LossStatistics.of(values)
@@ -54,10 +77,12 @@ def test_digest_is_sha256_over_dtype_shape_and_bytes_in_order():
         (first_batch(a=np.float32([0.0])), first_batch(a=np.float32([-0.0]))),
         (first_batch(a=np.zeros((2, 3))), first_batch(a=np.zeros((3, 2)))),
         (first_batch(a=np.zeros(2, "f4")), first_batch(a=np.zeros(2, "i4"))),
-        (first_batch(a=np.zeros(1)), first_batch(np.zeros(1))),
+        (first_batch(a=np.zeros(1)), first_batch(np.float64(0))),
+        (losses(a=1, b=2), losses(a=2, b=1)),
+        (losses(a=1, b=2), losses(a=1)),
         (first_batch(a=np.ones(1), b=np.zeros(1)), first_batch(a=np.zeros(1), b=np.ones(1))),
     ],
-    ids=["signed-zero", "shape", "dtype", "loss-or-output", "order"],
+    ids=["signed-zero", "shape", "dtype", "loss-or-output", "losses", "one-more", "order"],
 )
 def test_digests_differ(one, other):
     assert one.digest != other.digest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from tb_firstloss import checks
@@ -21,24 +22,30 @@ class Expectation:
     """What the first loss should be.
 
     Attributes:
-        value: Mean loss per example, or None where nothing is expected.
+        value: A number, or a mapping from names of losses and outputs to numbers, as `checks.check`
+            compares them; None where nothing is expected.
         reason: What it was inferred from, or why it could not be; "" when it was given.
+        rest: Which other losses nothing could be inferred for and why, such as "'g_loss': no
+            initial loss is known for mse"; "" where there are none.
     """
 
-    value: float | None
+    value: float | Mapping[str, float] | None
     reason: str = ""
+    rest: str = ""
 
     def metadata(self) -> dict[str, Any]:
         """Returns its entries in the recording's metadata."""
-        facts = {"expected_loss": self.value, "expected_from": self.reason}
+        value = dict(self.value) if isinstance(self.value, Mapping) else self.value
+        facts = {"expected_loss": value, "expected_from": self.reason}
         return {key: fact for key, fact in facts.items() if fact not in (None, "")}
 
     def judge(self, first: FirstBatch, *, where: str, on_error: str = "warn") -> None:
-        """Warns if a first loss is not as expected, or if no expectation could be inferred.
+        """Warns if a first loss is not as expected, or if nothing was compared, in whole or part.
 
         Raises:
-            UnexpectedLossError: The loss is not as expected, and on_error is "raise".
-            CaptureError: No expectation could be inferred, and on_error is "raise".
+            UnexpectedLossError: A loss is not as expected, and on_error is "raise".
+            CaptureError: For a loss, no expectation could be inferred, or the expectation does not
+                fit the step's losses, and on_error is "raise".
         """
         if not first.losses and not first.outputs:
             return  # nothing was captured, and a warning has said so
@@ -49,12 +56,15 @@ class Expectation:
         try:
             verdict = checks.check(first, self.value)
         except ValueError as error:
-            _tell(f"{where}: not compared with the expectation: {error}", on_error)
+            reason = str(error).removeprefix(f"{first.run}: ")
+            _tell(f"{where}: not compared with the expectation: {reason}", on_error)
             return
         if not verdict.ok and on_error == "raise":
             raise UnexpectedLossError(f"{where}: {verdict}")
         if not verdict.ok:
             warn(f"{where}: {verdict}", UnexpectedLossWarning)
+        if self.rest:
+            _tell(f"{where}: expect='auto' expects nothing of {self.rest}", on_error)
 
 
 NOT_SEEN = Expectation(None, "the loss function was not seen")

@@ -38,10 +38,10 @@ class FirstLossCallback(Recorded, library.IdleCallback):
         graph: Whether to record the step's graph.
         profile: Whether to profile the step, or ``tf.profiler.experimental.ProfilerOptions``.
         warm_step: Number of a later step to profile as well, or None.
-        expect: Expected mean loss: a number, or an expression such as ``"log(10)"``. "auto" infers
-            it from the loss function: ln K for a softmax cross-entropy over K classes, ln 2 for a
-            binary one; for any other loss, a warning says that nothing is expected. An
-            UnexpectedLossWarning reports a first loss that differs.
+        expect: Expected mean loss: a number, an expression such as ``"log(10)"``, or a mapping from
+            names of losses to these. "auto" infers it from the loss function: ln K for a softmax
+            cross-entropy over K classes, ln 2 for a binary one; for any other loss, a warning says
+            that nothing is expected. An UnexpectedLossWarning reports a first loss that differs.
         hparams: Hyperparameters for TensorBoard's HParams dashboard.
         metadata: Anything that JSON can hold; ``FirstBatch.metadata`` returns it.
         fingerprint: Whether to add a digest of the initial weights. The batch is left alone:
@@ -66,7 +66,7 @@ class FirstLossCallback(Recorded, library.IdleCallback):
         graph: bool = True,
         profile: bool | tf.profiler.experimental.ProfilerOptions = True,
         warm_step: int | None = None,
-        expect: float | str | None = None,
+        expect: float | str | Mapping[str, float | str] | None = None,
         hparams: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
         fingerprint: bool = False,

@@ -59,8 +59,8 @@ class FirstLoss(Recorded, UnchangingState):
         graph: Whether to record the step's graph.
         profile: Whether to profile the step, or ``tf.profiler.experimental.ProfilerOptions``.
         warm_step: Number of a later step to profile as well, or None.
-        expect: Expected mean loss: a number, or an expression such as ``"log(10)"``. An
-            UnexpectedLossWarning reports any other first loss.
+        expect: Expected mean loss: a number, an expression such as ``"log(10)"``, or a mapping from
+            names of losses to these. An UnexpectedLossWarning reports any other first loss.
         hparams: Hyperparameters for TensorBoard's HParams dashboard.
         metadata: Anything that JSON can hold; ``FirstBatch.metadata`` returns it.
         fingerprint: Whether to add digests of the batch and of the weights.
@@ -85,7 +85,7 @@ class FirstLoss(Recorded, UnchangingState):
         graph: bool = True,
         profile: bool | tf.profiler.experimental.ProfilerOptions = True,
         warm_step: int | None = None,
-        expect: float | str | None = None,
+        expect: float | str | Mapping[str, float | str] | None = None,
         hparams: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
         fingerprint: bool = False,
@@ -102,7 +102,7 @@ class FirstLoss(Recorded, UnchangingState):
             profile=profile,
             warm_step=warm_step,
             # Refuses "auto": nobody sees the loss function of a loop.
-            expect=None if expect is None else checks.parse_expectation(expect),
+            expect=None if expect is None else checks.parse_expectations(expect),
             hparams=hparams,
             metadata=metadata,
             fingerprint=fingerprint,

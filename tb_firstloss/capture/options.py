@@ -26,7 +26,7 @@ class Options:
 
     Attributes:
         logdir: Absolute local path, or a URL of a scheme that TensorFlow can write to.
-        expect: Number, "auto", or None.
+        expect: Number, mapping from names to numbers, "auto", or None.
 
     Raises:
         ValueError: An option is unusable; the message names it.
@@ -39,7 +39,7 @@ class Options:
     graph: bool = True
     profile: bool | tf.profiler.experimental.ProfilerOptions = True
     warm_step: int | None = None
-    expect: float | str | None = None
+    expect: float | str | Mapping[str, Any] | None = None
     hparams: Mapping[str, Any] | None = None
     metadata: Mapping[str, Any] | None = None
     fingerprint: bool = False
@@ -61,9 +61,13 @@ class Options:
         _check_choice("on_error", self.on_error, ("warn", "raise"))
 
 
-def check_expect(expect: float | str | None) -> float | str | None:
-    """Returns an expectation as a number; "auto" and None as they are."""
-    return expect if expect is None or expect == "auto" else checks.parse_expectation(expect)
+def check_expect(
+    expect: float | str | Mapping[str, float | str] | None,
+) -> float | str | dict[str, float] | None:
+    """Returns an expectation as a number, or one per name; "auto" and None as they are."""
+    if expect is None or (isinstance(expect, str) and expect == "auto"):
+        return expect
+    return checks.parse_expectations(expect)
 
 
 def _resolve_logdir(logdir: str | os.PathLike[str]) -> str:

@@ -1,5 +1,6 @@
 import math
 import warnings
+from types import MappingProxyType
 
 import keras
 import numpy as np
@@ -8,8 +9,18 @@ import tensorflow as tf
 import tf_keras
 
 from tb_firstloss import FirstLoss, FirstLossCallback, probe, read_first_loss
+from tb_firstloss.capture.expectation import Expectation
 from tb_firstloss.capture.keras.expectation import infer_expectation
-from tb_firstloss.errors import CaptureError, UnexpectedLossError, UnexpectedLossWarning
+from tb_firstloss.capture.options import Options
+from tb_firstloss.capture.recorder import Recorder
+from tb_firstloss.capture.step_result import Captured
+from tb_firstloss.checks import check_recorded
+from tb_firstloss.errors import (
+    CaptureError,
+    CaptureWarning,
+    UnexpectedLossError,
+    UnexpectedLossWarning,
+)
 
 X = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
 LABELS = np.arange(12) % 3
@@ -188,3 +199,131 @@ def test_probe_warns_of_an_unexpected_loss(tmp_path, logdir):
 def test_probe_refuses_an_expectation_it_cannot_read_before_it_runs():
     with pytest.raises(ValueError, match="expect: 'nonsense'"):
         probe(lambda x: pytest.fail("was run"), (X, LABELS), loss="unused", expect="nonsense")
+
+
+GAN = {"d_loss": np.float32(1.5), "g_loss": np.float32(0.75)}
+
+
+def commit(logdir, expect, inferred=None, losses=GAN, **options):
+    """Records these losses of a step; returns the warnings as (type, text after the run)."""
+    recorder = Recorder(Options(logdir=logdir, expect=expect, **options))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        recorder.commit(Captured(losses), metadata={}, inferred=inferred)
+    prefix = f"{recorder.run_dir}: "
+    assert all(str(warning.message).startswith(prefix) for warning in caught)
+    return [(w.category, str(w.message).removeprefix(prefix)) for w in caught]
+
+
+def commit_and_raise(logdir, *given):
+    """Records them where a finding is an error, and returns that error."""
+    with pytest.raises(CaptureError) as caught:
+        commit(logdir, *given, on_error="raise")
+    return caught.value
+
+
+def test_each_loss_has_its_expectation_and_as_expected_is_silent(tmp_path):
+    expect = {"d_loss": "3 * log(2) - 0.58", "g_loss": 0.7}
+    assert commit(tmp_path, expect, on_error="raise") == []
+    back = read_first_loss(tmp_path)
+    assert back.metadata["expected_loss"] == pytest.approx({"d_loss": 1.4994415, "g_loss": 0.7})
+    assert "expected_from" not in back.metadata
+    assert check_recorded(back).ok
+
+
+def test_several_unexpected_losses_are_one_warning_or_one_error(tmp_path):
+    expect = {"d_loss": 1, "g_loss": 0.5}
+    ((category, text),) = commit(tmp_path, expect)
+    assert category is UnexpectedLossWarning
+    assert "loss 'd_loss' 1.5, expected 1: off by 0.5" in text
+    assert "Loss 'g_loss' 0.75, expected 0.5: off by 0.25" in text
+    error = commit_and_raise(tmp_path, expect)
+    assert isinstance(error, UnexpectedLossError)
+    assert str(error).endswith(text)
+
+
+@pytest.mark.parametrize("expect", [1.386, "auto"], ids=["given", "inferred"])
+def test_one_number_for_several_losses_is_one_warning_or_error_that_shows_a_mapping(
+    tmp_path, expect
+):
+    text = (
+        "not compared with the expectation: several losses ('d_loss', 'g_loss'); give a mapping "
+        "such as {'d_loss': 1.386}"
+    )
+    inferred = Expectation(1.386, "binary_crossentropy: 2 ln 2")
+    assert commit(tmp_path, expect, inferred) == [(CaptureWarning, text)]
+    error = commit_and_raise(tmp_path, expect, inferred)
+    assert type(error) is CaptureError
+    assert str(error).endswith(text)
+    assert read_first_loss(tmp_path / "first_batch").losses == GAN
+
+
+def test_an_expectation_of_an_unknown_name_is_one_warning_that_lists_the_names(tmp_path):
+    text = (
+        "not compared with the expectation: no loss or output is named 'dloss'; known: 'd_loss', "
+        "'g_loss'"
+    )
+    assert commit(tmp_path, {"dloss": 1}) == [(CaptureWarning, text)]
+
+
+REST = "'g_loss': no initial loss is known for mse"
+
+
+@pytest.mark.parametrize("expected", [1.5, 3.0], ids=["as-expected", "unexpected"])
+def test_auto_judges_what_it_knows_and_says_what_has_no_expectation(tmp_path, expected):
+    inferred = Expectation({"d_loss": expected}, "binary_crossentropy: ln 2", rest=REST)
+    found = commit(tmp_path, "auto", inferred)
+    assert found.pop() == (CaptureWarning, f"expect='auto' expects nothing of {REST}")
+    assert [category for category, _ in found] == [UnexpectedLossWarning] * (expected == 3.0)
+    error = commit_and_raise(tmp_path, "auto", inferred)
+    assert isinstance(error, UnexpectedLossError) is (expected == 3.0)
+    metadata = read_first_loss(tmp_path / "first_batch").metadata
+    assert metadata["expected_loss"] == {"d_loss": expected}
+    assert metadata["expected_from"] == "binary_crossentropy: ln 2"
+
+
+def test_auto_that_knows_nothing_says_so_once(tmp_path):
+    assert commit(tmp_path, "auto") == [
+        (CaptureWarning, "expect='auto' expects nothing: the loss function was not seen")
+    ]
+    assert commit(tmp_path, None) == []
+    assert commit(tmp_path, "auto", losses={}, inferred=Expectation(1.0)) == []
+
+
+def test_the_expectation_in_the_metadata_is_a_plain_copy():
+    given = {"a": 1.0}
+    metadata = Expectation(MappingProxyType(given), "why", rest="not this").metadata()
+    given["a"] = 2.0
+    assert metadata == {"expected_loss": {"a": 1.0}, "expected_from": "why"}
+    assert type(metadata["expected_loss"]) is dict
+    assert Expectation(None, "why").metadata() == {"expected_from": "why"}
+    assert Expectation(0.0).metadata() == {"expected_loss": 0.0}
+
+
+def test_a_loop_takes_an_expectation_per_output(tmp_path):
+    first = FirstLoss(tmp_path, expect={"a": "4 + 1", "b": 1, "loss": 9})
+    with pytest.warns(UnexpectedLossWarning, match="mean per-example loss of 'b' 3, exp") as caught:
+        first.record({"a": tf.constant([4.0, 6.0]), "b": tf.constant([2.0, 4.0])}, total=9.0)
+    assert len(caught) == 1
+    kinds = {name: part.kind for name, part in check_recorded(first.first_batch).parts.items()}
+    assert kinds == {"a": "ok", "b": "high", "loss": "ok"}
+
+
+def test_a_loop_refuses_auto_for_a_single_loss_too(tmp_path):
+    with pytest.raises(ValueError, match=r"^expect\['a'\]: 'auto' is for the whole step"):
+        FirstLoss(tmp_path, expect={"a": "auto"})
+
+
+def test_fit_takes_an_expectation_by_name(tmp_path):
+    callback = FirstLossCallback(
+        tmp_path, expect={"loss": 1e6}, graph=False, profile=False, on_error="raise"
+    )
+    with pytest.raises(UnexpectedLossError, match=r"loss 'loss' .+, expected 1e.06"):
+        build("mse", units=1).fit(X, LABELS, batch_size=4, verbose=0, callbacks=[callback])
+    assert read_first_loss(tmp_path).metadata["expected_loss"] == {"loss": 1e6}
+
+
+def test_probe_takes_an_expectation_by_name():
+    with pytest.warns(UnexpectedLossWarning, match=r"probe: loss 'loss' .+, expected 1e.06"):
+        first = probe(build("mse", units=1), (X, LABELS), expect={"loss": "1e6"})
+    assert first.metadata["expected_loss"] == {"loss": 1e6}

@@ -22,17 +22,27 @@ def test_a_public_signature_has_every_option_and_its_default(recorder, without):
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"), [("auto", "auto"), ("log(1) + 2", 2.0), (3, 3.0), (None, None)], ids=str
+    ("given", "kept"),
+    [
+        ("auto", "auto"),
+        ("log(1) + 2", 2.0),
+        (3, 3.0),
+        (None, None),
+        ({"a": "log(1) + 2", "b": 3}, {"a": 2.0, "b": 3.0}),
+    ],
+    ids=str,
 )
-def test_an_expectation_is_a_number_auto_or_none(tmp_path, given, kept):
+def test_an_expectation_is_a_number_or_one_per_name_or_auto_or_none(tmp_path, given, kept):
     assert Options(logdir=tmp_path, expect=given).expect == kept
 
 
-def test_options_are_frozen_and_copy_the_metadata(tmp_path):
-    metadata = {"labels": ["a"]}
-    options = Options(logdir=tmp_path, metadata=metadata)
+def test_options_are_frozen_and_copy_the_metadata_and_the_expectations(tmp_path):
+    metadata, expect = {"labels": ["a"]}, {"a": 1.0}
+    options = Options(logdir=tmp_path, metadata=metadata, expect=expect)
     metadata["labels"].append("b")
+    expect["a"] = 2.0
     assert options.metadata == {"labels": ["a"]}
+    assert options.expect == {"a": 1.0}
     with pytest.raises(dataclasses.FrozenInstanceError):
         options.tag = "other"
 
@@ -51,6 +61,11 @@ def test_options_are_frozen_and_copy_the_metadata(tmp_path):
         ({"warm_step": 0}, ValueError, "warm_step"),
         ({"warm_step": -1}, ValueError, "warm_step: -1 is too small"),
         ({"expect": "log("}, ValueError, "expect"),
+        ({"expect": {}}, ValueError, "expect: an empty mapping"),
+        ({"expect": {"a": "log("}}, ValueError, r"expect\['a'\]: 'log\('"),
+        ({"expect": {"a": "auto"}}, ValueError, r"expect\['a'\]: 'auto'"),
+        ({"expect": {1: 2.0}}, TypeError, "expect: 1 is not the name"),
+        ({"expect": [1.0]}, TypeError, r"expect: \[1.0\] is neither"),
         ({"metadata": {"a": object()}}, ValueError, "metadata: JSON"),
         ({"metadata": {"a": float("nan")}}, ValueError, "metadata: JSON"),
         ({"logdir": ""}, ValueError, "logdir: '' is empty"),

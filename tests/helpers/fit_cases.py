@@ -282,7 +282,7 @@ def reduced(k, reduction):
         weighted = values * bw
         total = {
             "sum": np.sum(weighted),
-            "none": weighted,
+            "none": np.sum(weighted),
             "mean_with_sample_weight": np.sum(weighted) / np.sum(bw, dtype="float64"),
         }
         return [values], total[reduction]
@@ -541,7 +541,7 @@ CASES = [
         custom_train_step,
         "no Loss",
         expected=LossFollowsFormula(
-            "without the loss per example: the training step calls no Keras Loss"
+            "without the loss per example: no loss comes from a Keras Loss"
         ),
     ),
     case(
@@ -550,7 +550,7 @@ CASES = [
         custom_train_step,
         "tf.function",
         expected=RecordedWithoutLoss(
-            "without the loss: the training step takes no gradient where it can be seen"
+            "without the loss 'loss': it is computed in 'train_step', a tf.function"
         ),
     ),
     *both("custom-compute-loss", custom_compute_loss),

@@ -46,13 +46,25 @@ def infer_expectation(loss: Any, predicted_shape: Sequence[int | None] | None) -
     return Expectation(math.log(classes), f"{name}: ln {classes}")
 
 
-def infer_sole_expectation(
-    losses: Sequence[tuple[Any, Sequence[int | None] | None]],
+def infer_step_expectation(
+    outputs: Mapping[str, Expectation], other_losses: Sequence[str]
 ) -> Expectation:
-    """Infers the expectation of a step from its losses and what they were called with."""
-    if len(losses) == 1:
-        return infer_expectation(*losses[0])
-    return Expectation(None, f"the step has {len(losses)} losses; give the number for their total")
+    """Combines the expectations of a step's outputs, of which any may be unknown.
+
+    Args:
+        outputs: By output name.
+        other_losses: Names of the losses that no output belongs to.
+    """
+    if len(outputs) == 1 and not other_losses:
+        return next(iter(outputs.values()))
+    known: Any = {name: each.value for name, each in outputs.items() if each.value is not None}
+    unknown = {name: each.reason for name, each in outputs.items() if each.value is None}
+    unknown.update((name, "it comes from no Keras Loss") for name in other_losses)
+    rest = "; ".join(f"{name!r}: {reason}" for name, reason in unknown.items())
+    if not known:
+        return Expectation(None, rest or "the step calls no Keras Loss")
+    reasons = (f"{name!r}: {outputs[name].reason}" for name in known)
+    return Expectation(known, "; ".join(reasons), rest)
 
 
 def _function_of(loss: Any) -> tuple[Any, Mapping[str, Any]]:

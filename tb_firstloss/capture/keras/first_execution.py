@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -194,7 +194,7 @@ class FirstExecution(StandIn):
         graph: tf.Graph | None,
     ) -> list[str]:
         """Writes the first batch and returns what it lacks, and why, one line each."""
-        facts = capturing.facts or step_loss.StepFacts([], [])
+        facts = capturing.facts or step_loss.StepFacts()
         missing = list(facts.missing)
         if tensors is None:
             missing.append("the loss: the train function had been traced before")
@@ -205,14 +205,14 @@ class FirstExecution(StandIn):
         found = captured.losses or captured.outputs
         self._recorder.commit(
             captured,
-            metadata=self._metadata(None if found else logs),
+            metadata=self._metadata(None if found else logs, facts.unseen),
             inferred=facts.expectation if found else None,
             trace=trace,
             step=ModelStep(self._model, graph),
         )
         return missing
 
-    def _metadata(self, logs: Any) -> dict[str, Any]:
+    def _metadata(self, logs: Any, unseen: Sequence[str] = ()) -> dict[str, Any]:
         """Returns facts about the training, and the logs where no loss was found."""
         model = self._model
         facts: dict[str, Any] = {
@@ -221,6 +221,8 @@ class FirstExecution(StandIn):
             "run_eagerly": bool(model.run_eagerly),
             "steps_per_execution": library.steps_per_execution(model),
         }
+        if unseen:
+            facts["unseen_losses"] = list(unseen)
         if logs is not None:
             facts["running_means_after_first_execution"] = _plain_numbers(logs)
         return facts

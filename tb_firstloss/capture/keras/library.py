@@ -170,6 +170,43 @@ def loss_class(model: Any) -> Any:
     return getattr(_module(_LOSS_MODULES, model), "Loss", None)
 
 
+def scaling_methods(model: Any) -> list[tuple[type, str]]:
+    """Returns every class that scales a loss for mixed precision, and its method's name.
+
+    The user's own optimizers are among them, wherever a model keeps its instances.
+    """
+    name = library_of(model)
+    library = sys.modules.get(name or "")
+    if name == "keras":
+        root, method = getattr(library, "optimizers", None), "scale_loss"
+        classes = getattr(getattr(root, "Optimizer", None), "__mro__", ())
+    else:
+        root, method = getattr(library, "mixed_precision", None), "get_scaled_loss"
+        classes = (getattr(root, "LossScaleOptimizer", object),)
+    roots = [each for each in classes if method in vars(each)]
+    return [(each, method) for each in _subclasses(roots) if method in vars(each)]
+
+
+def _subclasses(classes: list[type]) -> list[type]:
+    """Returns the classes and all their subclasses, each once."""
+    found: dict[type, None] = {}
+    waiting = list(classes)
+    while waiting:
+        each = waiting.pop()
+        if each not in found:
+            found[each] = None
+            waiting += each.__subclasses__()
+    return list(found)
+
+
+def metrics_of(model: Any) -> list[Any]:
+    """Returns the metrics that a model resets between epochs; [] where it cannot list them."""
+    try:
+        return list(model.metrics)
+    except Exception:  # noqa: BLE001 - a property of the user's that expects a built model
+        return []
+
+
 def reductions(model: Any) -> list[tuple[Any, str, Mapping[str, str]]]:
     """Returns the functions that a Loss of the model's library calls with its unreduced values.
 

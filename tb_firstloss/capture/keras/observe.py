@@ -22,19 +22,35 @@ from tb_firstloss.capture.keras import library
 from tb_firstloss.capture.keras.hooks import hooked
 from tb_firstloss.errors import CaptureError
 
-_SCALING_METHODS = ("scale_loss", "get_scaled_loss")  # of a Keras 3 and of a tf_keras optimizer
-
 
 @dataclasses.dataclass
 class LossCall:
-    """One call of a Keras Loss, with what it reduced; tensors of the step's graph, or eager."""
+    """One call of a Keras Loss, with what it reduced; tensors of the step's graph, or eager.
+
+    Attributes:
+        result: What the call returned.
+    """
 
     loss: Any
+    result: Any = None
     values: Any = None
     sample_weight: Any = None
     mask: Any = None
     reduction: Any = None
     predicted_shape: Any = None
+
+
+@dataclasses.dataclass
+class Differentiated:
+    """A loss that the step differentiates.
+
+    Attributes:
+        members: Tensors whose elements add up to it, without a loss scale; usually one scalar.
+        call_count: How many Loss calls the step had made before it took the gradient.
+    """
+
+    members: list[Any]
+    call_count: int
 
 
 class Observation:
@@ -46,22 +62,29 @@ class Observation:
     Attributes:
         calls: Outermost Loss calls, in order.
         totals: What each outermost ``compute_loss`` returned, and the calls made in it.
+        updates: Name of a metric, and the value that it was updated with.
         missing: What could not be observed, and why, one line each.
     """
 
     def __init__(self) -> None:
         self.calls: list[LossCall] = []
         self.totals: list[tuple[Any, list[LossCall]]] = []
+        self.updates: list[tuple[str, Any]] = []
         self.missing: list[str] = []
         self._open_calls: list[LossCall] = []
         self._computing = False
-        self._targets: list[Any] = []
+        self._gradients: list[Differentiated] = []
         self._scaled: list[tuple[Any, Any]] = []
 
     @property
-    def differentiated(self) -> list[Any]:
-        """The tensors whose gradient was taken for variables, each once and without its scale."""
-        return [self._unscaled(target) for target in self._targets]
+    def differentiated(self) -> list[Differentiated]:
+        """The losses whose gradients were taken for variables, in order, each once."""
+        found: list[Differentiated] = []
+        for gradient in self._gradients:
+            members = [self._unscaled(member) for member in gradient.members]
+            if not any(_are_same(members, known.members) for known in found):
+                found.append(Differentiated(members, gradient.call_count))
+        return found
 
     def call_loss(self, loss_call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Calls a Loss and notes the call; one inside another is part of the outer one."""
@@ -69,12 +92,12 @@ class Observation:
         call = LossCall(args[0], predicted_shape=getattr(predicted, "shape", None))
         self._open_calls.append(call)
         try:
-            value = loss_call(*args, **kwargs)
+            call.result = loss_call(*args, **kwargs)
         finally:
             self._open_calls.pop()
         if not self._open_calls:
             self.calls.append(call)
-        return value
+        return call.result
 
     def reduce(
         self, reduce: Callable[..., Any], args: Any, kwargs: Any, *, arguments: Mapping[str, str]
@@ -101,25 +124,48 @@ class Observation:
         self.totals.append((total, self.calls[before:]))
         return total
 
-    def differentiate(self, gradient: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def differentiate(
+        self,
+        gradient: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        *,
+        arguments: tuple[str, ...] = ("tape", "target", "sources"),
+    ) -> Any:
         """Notes a target differentiated for variables; others are gradient penalties."""
-        given = {**dict(zip(("tape", "target", "sources"), args, strict=False)), **kwargs}
-        if any(hasattr(source, "assign") for source in tf.nest.flatten(given.get("sources"))):
-            for target in tf.nest.flatten(given.get("target")):
-                if not any(known is target for known in self._targets):  # == compares values
-                    self._targets.append(target)
+        given = {**dict(zip(arguments, args, strict=False)), **kwargs}
+        target, sources = (given.get(name) for name in arguments[-2:])
+        if any(hasattr(source, "assign") for source in tf.nest.flatten(sources)):
+            members = tf.nest.flatten(target)
+            self._gradients.append(Differentiated(members, len(self.calls)))
         return gradient(*args, **kwargs)
+
+    def update_metric(
+        self, update_state: Callable[..., Any], args: Any, kwargs: Any, *, name: str
+    ) -> Any:
+        """Notes what a metric is updated with, and updates it."""
+        self.updates.append((name, args[0] if args else next(iter(kwargs.values()), None)))
+        return update_state(*args, **kwargs)
 
     def scale(self, scale: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Scales a loss for mixed precision, and notes what it was before."""
         scaled = scale(*args, **kwargs)
-        loss = args[0] if args else kwargs.get("loss")
-        if not callable(loss):
+        loss = args[1] if len(args) > 1 else kwargs.get("loss")
+        if scaled is not loss and not callable(loss):
             self._scaled.append((scaled, loss))
         return scaled
 
     def _unscaled(self, target: Any) -> Any:
-        return next((loss for scaled, loss in self._scaled if scaled is target), target)
+        """Returns what a target was before one optimizer, or one around another, scaled it."""
+        for scaled, loss in reversed(self._scaled):
+            if scaled is target:
+                target = loss
+        return target
+
+
+def _are_same(one: list[Any], other: list[Any]) -> bool:
+    """Returns whether two lists hold the same objects; == would compare tensors by value."""
+    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
 
 
 class _Watching(threading.local):
@@ -164,10 +210,14 @@ def observe(model: Any) -> Iterator[Observation]:
             seen.missing += hook(module, name, note)
         seen.missing += hook(library.loss_class(model), "__call__", Observation.call_loss)
         seen.missing += hook(tf.GradientTape, "gradient", Observation.differentiate)
+        in_graphs = functools.partial(Observation.differentiate, arguments=("ys", "xs"))
+        hook(tf, "gradients", in_graphs)
         hook(model, "compute_loss", Observation.compute_loss)
-        for method in _SCALING_METHODS:
-            if hasattr(model.optimizer, method):
-                hook(model.optimizer, method, Observation.scale)
+        for owner, method in library.scaling_methods(model):
+            hook(owner, method, Observation.scale)
+        for metric in library.metrics_of(model):
+            note = functools.partial(Observation.update_metric, name=str(metric.name))
+            hook(metric, "update_state", note)
         outer, _watching.seen = _watching.seen, seen
         try:
             yield seen

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,15 +16,24 @@ from tb_firstloss.arrays import Array
 from tb_firstloss.capture import step_result
 from tb_firstloss.capture.distribution import replicas
 from tb_firstloss.capture.expectation import NOT_SEEN, Expectation
-from tb_firstloss.capture.keras.expectation import infer_sole_expectation
+from tb_firstloss.capture.keras.expectation import infer_expectation, infer_step_expectation
 from tb_firstloss.capture.keras.library import compiled_losses, is_librarys
+from tb_firstloss.capture.keras.lineage import is_usable
+from tb_firstloss.capture.keras.naming import (
+    Loss,
+    NamedCall,
+    name_calls,
+    name_losses,
+    named_values,
+)
 from tb_firstloss.capture.keras.observe import LossCall, Observation
 from tb_firstloss.capture.keras.recompute import recompute
 from tb_firstloss.capture.step_result import Captured
 from tb_firstloss.first_batch import OutputLoss
 
 Tensors = dict[str, Any]
-"""Tensors by name: "loss", and "0/values", "0/sample_weight", "0/mask" for each output."""
+"""Tensors by name: "loss/0/1", a loss and one of its members by number; "0/values",
+"0/sample_weight" and "0/mask" for each output."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,57 +41,124 @@ class OutputFacts:
     """What is known of an output's loss when the step is traced, besides its tensors."""
 
     name: str
-    reduction: str | None
-    loss_weight: float | None
+    reduction: str
+    loss_weight: float | None = None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class StepFacts:
-    """What is known of a step's loss when the step is traced, besides its tensors.
+    """What is known of a step's losses when the step is traced, besides their tensors.
 
     Attributes:
+        losses: Names of the losses, in the order of the tensors' numbers.
         outputs: In the order of the tensors' numbers.
         missing: What could not be captured, and why, one line each.
-        expectation: What the first loss should be, as far as the loss function implies it.
+        unseen: Names of the losses among that.
+        expectation: What the first losses should be, as far as the loss functions imply it.
     """
 
-    outputs: list[OutputFacts]
-    missing: list[str]
+    losses: list[str] = dataclasses.field(default_factory=list)
+    outputs: list[OutputFacts] = dataclasses.field(default_factory=list)
+    missing: list[str] = dataclasses.field(default_factory=list)
+    unseen: list[str] = dataclasses.field(default_factory=list)
     expectation: Expectation = NOT_SEEN
 
 
-def gather(model: Any, seen: Observation, *, by_xla: bool = False) -> tuple[StepFacts, Tensors]:
-    """Picks the differentiated loss and its outputs from what was seen in a step.
+def gather(
+    model: Any, seen: Observation, logs: Any = None, *, by_xla: bool = False
+) -> tuple[StepFacts, Tensors]:
+    """Picks the differentiated losses and their outputs from what was seen in a step.
 
-    ``by_xla`` says that the step is traced to be compiled by XLA.
+    Args:
+        model: The model.
+        seen: What was seen.
+        logs: What the step returned; its keys name losses.
+        by_xla: Whether the step is traced to be compiled by XLA.
     """
-    missing = list(seen.missing)
-    tensors: Tensors = {}
-    loss = _pick_loss(seen, missing)
-    if loss is not None:
-        tensors["loss"] = loss
-    calls = seen.totals[0][1] if seen.totals else seen.calls
-    entries = _match(calls, compiled_losses(model))
-    outputs: list[OutputFacts] = []
-    for call, (name, weight) in zip(calls, entries, strict=True):
-        if not _is_usable(call.values) or call.values.shape.rank == 0:
-            missing.append(f"the loss per example of {name!r}: {_why_no_values(call)}")
+    named = named_values(seen, logs)
+    losses = name_losses(seen, logs)
+    calls = name_calls(seen, losses, named, compiled_losses(model))
+    kept = [*(total for total, _ in seen.totals), *(value for _, value in named)]
+
+    def returned(tensor: Any) -> Any:
+        """Returns a tensor that the step keeps under XLA too; of any other, a copy of its own."""
+        copies = by_xla and isinstance(tensor, tf.Tensor)
+        is_kept = any(tensor is other for other in kept)
+        return recompute(tensor) if copies and not is_kept else tensor
+
+    facts, tensors = StepFacts(missing=list(seen.missing)), Tensors()
+    for loss in losses:
+        if loss.problem:
+            facts.missing.append(f"the loss {loss.name!r}: {loss.problem}")
+            facts.unseen.append(loss.name)
+            continue
+        for i, member in enumerate(loss.members):
+            tensors[f"loss/{len(facts.losses)}/{i}"] = returned(member)
+        facts.losses.append(loss.name)
+    if not losses:
+        facts.missing.append(
+            "the loss: the training step takes no gradient where it can be seen; use "
+            "self.compute_loss and tf.GradientTape in train_step, outside any inner tf.function"
+        )
+    _gather_calls(calls, returned, facts, tensors)
+    _gather_vectors(losses, calls, seen, returned, facts, tensors)
+    # A model may have no losses but those that it adds.
+    has_none = seen.totals and not compiled_losses(model) and is_librarys(model.compute_loss)
+    if not (calls or facts.outputs or facts.unseen or has_none):
+        facts.missing.append(
+            "the loss per example: no loss comes from a Keras Loss that is called where it can be "
+            "seen; use self.compute_loss or a keras.losses.Loss in train_step"
+        )
+    facts.expectation = _expect(losses, calls, facts)
+    return facts, tensors
+
+
+def _gather_calls(
+    calls: Sequence[NamedCall], returned: Callable[[Any], Any], facts: StepFacts, tensors: Tensors
+) -> None:
+    for named in calls:
+        call = named.call
+        if not is_usable(call.values) or call.values.shape.rank == 0:
+            facts.missing.append(f"the loss per example of {named.name!r}: {_why_no_values(call)}")
             continue
         for field in ("values", "sample_weight", "mask"):
             tensor = getattr(call, field)
-            if _is_usable(tensor):
-                copies = by_xla and isinstance(tensor, tf.Tensor)
-                tensors[f"{len(outputs)}/{field}"] = recompute(tensor) if copies else tensor
-        outputs.append(OutputFacts(name, _reduction(call), _loss_weight(weight)))
-    # A model may have no losses but those that it adds.
-    has_none = seen.totals and not compiled_losses(model) and is_librarys(model.compute_loss)
-    if not calls and not has_none:
-        missing.append(
-            "the loss per example: the training step calls no Keras Loss, or calls it in "
-            "an inner tf.function; use self.compute_loss or a keras.losses.Loss in train_step"
-        )
-    losses = [(call.loss, call.predicted_shape) for call in calls]
-    return StepFacts(outputs, missing, infer_sole_expectation(losses)), tensors
+            if is_usable(tensor):
+                tensors[f"{len(facts.outputs)}/{field}"] = returned(tensor)
+        weight = _loss_weight(named.loss_weight)
+        facts.outputs.append(OutputFacts(named.name, _reduction(call), weight))
+
+
+def _gather_vectors(
+    losses: Sequence[Loss],
+    calls: Sequence[NamedCall],
+    seen: Observation,
+    returned: Callable[[Any], Any],
+    facts: StepFacts,
+    tensors: Tensors,
+) -> None:
+    """Adds the differentiated tensors of rank 1 or more whose values no Loss call has."""
+    taken = {output.name for output in facts.outputs}
+    for number, loss in enumerate(losses):
+        of_calls = [total for total, inside in seen.totals if inside]
+        of_calls += [named.call.result for named in calls if number in named.owners]
+        for member in [] if loss.problem else loss.members:
+            if member.shape.rank != 0 and not any(member is known for known in of_calls):
+                tensors[f"{len(facts.outputs)}/values"] = returned(member)
+                name = step_result.unique(loss.name, taken)
+                facts.outputs.append(OutputFacts(name, "sum"))
+
+
+def _expect(losses: Sequence[Loss], calls: Sequence[NamedCall], facts: StepFacts) -> Expectation:
+    """Infers what the first losses should be."""
+    outputs = {
+        named.name: infer_expectation(named.call.loss, named.call.predicted_shape)
+        for named in calls
+        if any(output.name == named.name for output in facts.outputs)
+    }
+    of_calls = {loss for named in calls for loss in named.owners}
+    others = [loss.name for number, loss in enumerate(losses) if number not in of_calls]
+    return infer_step_expectation(outputs, others)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,11 +179,10 @@ class StepTensors:
         tensors = self.tensors
         if tensors is None:
             return Captured()
-        outputs: dict[str, OutputLoss] = {}
-        taken: set[str] = set()
+        outputs = {}
         for number, output in enumerate(self.facts.outputs):
             array, row_splits = step_result.to_array(tensors[f"{number}/values"])
-            outputs[step_result.unique(output.name, taken)] = OutputLoss(
+            outputs[output.name] = OutputLoss(
                 per_example=array,
                 row_splits=row_splits,
                 sample_weight=_side_array(tensors.get(f"{number}/sample_weight")),
@@ -112,20 +190,19 @@ class StepTensors:
                 reduction=output.reduction,
                 loss_weight=output.loss_weight,
             )
-        loss = tensors.get("loss")  # of each replica, its share of the whole
-        losses = {}
-        if loss is not None:
-            array, row_splits = step_result.to_array(loss)
-            losses["loss"] = step_result.add_up(array)
-            if array.ndim and not outputs:
-                outputs["loss"] = OutputLoss(
-                    per_example=array, row_splits=row_splits, reduction="sum"
-                )
         return Captured(
-            losses=losses,
+            losses={name: _add_members(tensors, i) for i, name in enumerate(self.facts.losses)},
             outputs=outputs,
             replica_counts=step_result.count_rows(tensors["0/values"]) if outputs else (),
         )
+
+
+def _add_members(tensors: Tensors, number: int) -> Array:
+    """Returns a loss, [], from its members; each replica's is its share of the whole."""
+    members = [tensor for name, tensor in tensors.items() if name.startswith(f"loss/{number}/")]
+    sums = [step_result.add_up(step_result.to_array(member)[0]) for member in members]
+    total: Array = functools.reduce(operator.add, map(tf.constant, sums)).numpy()
+    return total
 
 
 def has_seeded_random_ops(graph: tf.Graph) -> bool:
@@ -142,61 +219,14 @@ def has_seeded_random_ops(graph: tf.Graph) -> bool:
     return False
 
 
-def _pick_loss(seen: Observation, missing: list[str]) -> Any:
-    """Returns the tensor that the step differentiates, or None and a line in ``missing``."""
-    found = [tensor for tensor in seen.differentiated if _is_usable(tensor)]
-    totals = [total for total, _ in seen.totals if _is_usable(total)]
-    if len(found) == 1:
-        return found[0]
-    if not found and totals:
-        return totals[0]  # nothing to train, or a gradient taken in a way that no hook sees
-    for tensor in found:
-        if any(tensor is total for total in totals):
-            return tensor
-    if found:
-        missing.append(
-            f"the loss: the training step differentiates {len(found)} losses and none of them is "
-            "what compute_loss returned; the loss per example is recorded for each of them"
-        )
-    else:
-        missing.append(
-            "the loss: the training step takes no gradient where it can be seen; use "
-            "self.compute_loss and tf.GradientTape in train_step, outside any inner tf.function"
-        )
-    return None
-
-
-def _is_usable(value: Any) -> bool:
-    """Returns whether a value is a tensor that the function being traced can return.
-
-    What an inner tf.function or tf.cond of the step computes belongs to another graph.
-    """
-    if isinstance(value, tf.RaggedTensor):
-        return _is_usable(value.flat_values)
-    if not isinstance(value, tf.Tensor):
-        return False
-    if tf.is_symbolic_tensor(value):
-        return bool(value.graph is tf.compat.v1.get_default_graph())
-    return bool(tf.executing_eagerly())
-
-
 def _why_no_values(call: LossCall) -> str:
     if call.values is None:
         return f"{type(call.loss).__name__} reduces its values itself; let it return them"
     if not isinstance(call.values, (tf.Tensor, tf.RaggedTensor)):
         return f"it is a {type(call.values).__name__}, not a tensor"
-    if _is_usable(call.values):
+    if is_usable(call.values):
         return "the loss function returns a scalar; let it return one value per example"
     return "it is computed inside a tf.function or tf.cond of the step, where it cannot be seen"
-
-
-def _match(calls: list[LossCall], compiled: list[Any]) -> list[tuple[str, Any]]:
-    """Returns name and loss weight of each call: the model's, if the calls are of its losses."""
-    if len(calls) == len(compiled) and all(
-        call.loss is entry.loss for call, entry in zip(calls, compiled, strict=True)
-    ):
-        return [(entry.name, entry.weight) for entry in compiled]
-    return [(str(getattr(call.loss, "name", None) or "loss"), None) for call in calls]
 
 
 def _reduction(call: LossCall) -> str:

@@ -154,20 +154,21 @@ class CapturingFunction(StandIn):
         except BaseException:
             self.failed_in_trace = not eager
             raise
-        self.facts, tensors = _gather(self._model, seen, by_xla=self._jit_compile and not eager)
+        by_xla = self._jit_compile and not eager
+        self.facts, tensors = _gather(self._model, seen, logs, by_xla=by_xla)
         if not eager:
             self.graph = tf.compat.v1.get_default_graph()
         return _join(logs, tensors)
 
 
 def _gather(
-    model: Any, seen: Observation, *, by_xla: bool
+    model: Any, seen: Observation, logs: Any, *, by_xla: bool
 ) -> tuple[step_loss.StepFacts, step_loss.Tensors]:
     try:
-        return step_loss.gather(model, seen, by_xla=by_xla)
+        return step_loss.gather(model, seen, logs, by_xla=by_xla)
     except Exception as error:  # noqa: BLE001 - the step is done; private parts may have changed
         reason = f"the loss: what the step computed could not be read ({error!r})"
-        return step_loss.StepFacts([], [reason]), {}
+        return step_loss.StepFacts(missing=[reason]), {}
 
 
 def _join(logs: Any, tensors: step_loss.Tensors) -> dict[str, Any]:

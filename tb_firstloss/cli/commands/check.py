@@ -1,23 +1,38 @@
 """Check first losses against what they should be.
 
-Exit code 1 if one is not as expected: high, low, non-finite, or constant.
+Exit code 1 if one is not as expected: high, low, non-finite, or constant. Exit code 2 if a run
+could not be judged: nothing is expected of it, or one number is expected of several losses.
 
 Examples::
 
   tb-firstloss check runs --expect 'log(10)'
   tb-firstloss check runs/demo --rtol 0.02
+  tb-firstloss check runs/gan --expect 'd_loss=2*log(2)' --expect 'g_loss=log(2)'
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any
 
-from tb_firstloss.checks import Verdict, check, check_recorded, parse_expectation
+from tb_firstloss.checks import (
+    Verdict,
+    check,
+    check_recorded,
+    check_tolerance,
+    parse_expectations,
+    values_by_name,
+)
 from tb_firstloss.cli.arguments import add_json, add_paths, add_quiet, add_selection, add_tolerances
-from tb_firstloss.cli.exit_codes import FINDING
+from tb_firstloss.cli.exit_codes import FINDING, UNUSABLE
 from tb_firstloss.cli.output import Cell, Row, print_json, print_table, printable
 from tb_firstloss.cli.recordings import read_recordings
 from tb_firstloss.first_batch import FirstBatch
+
+_NO_EXPECTATION = "no expectation"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_paths(parser)
     parser.add_argument(
         "--expect",
+        action="append",
         metavar="LOSS",
-        help="a number or an expression such as 'log(10)' (default: what was expected in training)",
+        help="a number or an expression such as 'log(10)'; for several losses NAME=LOSS, once per "
+        "loss (default: what was expected in training)",
     )
     add_tolerances(parser, rtol=0.1)
     add_selection(parser, tags=False)
@@ -35,38 +52,99 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints a verdict per run."""
-    if options.expect is not None:
-        parse_expectation(options.expect)  # before anything is read
-    verdicts = [(first.run, _judge(first, options)) for first in read_recordings(options)]
+    """Prints a verdict per run, or per loss of a run with several."""
+    # All of the usage before anything is read, so that an error below is about its run.
+    options.expect = None if options.expect is None else _parse(options.expect)
+    for name in ("rtol", "atol"):
+        check_tolerance(name, getattr(options, name))
+    judged = [_Judged(first, *_judge(first, options)) for first in read_recordings(options)]
     if options.json:
-        print_json([{"run": run, **vars(verdict)} for run, verdict in verdicts])
+        print_json([each.to_json() for each in judged])
     else:
-        _print(verdicts)
-    return 0 if all(verdict.ok for _, verdict in verdicts) else FINDING
+        _print(judged)
+    problems = [each.problem for each in judged if each.problem]
+    for problem in problems:
+        print(f"tb-firstloss: {printable(problem)}", file=sys.stderr)
+    if problems:
+        return UNUSABLE
+    return 0 if all(each.verdict.ok for each in judged if each.verdict) else FINDING
 
 
-def _judge(first: FirstBatch, options: argparse.Namespace) -> Verdict:
-    tolerances = {"rtol": options.rtol, "atol": options.atol}
-    if options.expect is not None:
-        return check(first, options.expect, **tolerances)
-    verdict = check_recorded(first, **tolerances)
-    if verdict is None:
-        raise ValueError(f"{first.run}: was recorded without an expectation; give --expect")
-    return verdict
+def _parse(words: Sequence[str]) -> float | dict[str, float]:
+    """Returns what --expect says: a number, or a number per name."""
+    if len(words) == 1 and "=" not in words[0]:
+        return parse_expectations(words[0])
+    expect = {}
+    for word in words:
+        name, equals, loss = word.rpartition("=")  # only the name may contain more of them
+        if not equals:
+            raise ValueError(f"--expect: {word!r} is without a name; give NAME=LOSS for each loss")
+        if name in expect:
+            raise ValueError(f"--expect: {name!r} is there twice; give one LOSS per name")
+        expect[name] = loss
+    return parse_expectations(expect)
 
 
-def _print(verdicts: list[tuple[str, Verdict]]) -> None:
-    rows: list[Row] = [
-        [
-            run,
-            f"{verdict.value:.6g}",
-            f"{verdict.expected:.6g}",
-            Cell(verdict.kind, "green" if verdict.ok else "red"),
+@dataclasses.dataclass(frozen=True)
+class _Judged:
+    """A run and its verdict, or the reason why there is none."""
+
+    first: FirstBatch
+    verdict: Verdict | None
+    problem: str
+
+    @property
+    def parts(self) -> dict[str, tuple[float, Verdict | None]]:
+        """Each loss and output with its verdict, if any; empty if one verdict is about them all."""
+        parts = {} if self.verdict is None else self.verdict.parts
+        if self.verdict is not None and not parts:
+            return {}
+        values = values_by_name(self.first)
+        return {name: (value, parts.get(name)) for name, value in values.items()}
+
+    def rows(self) -> list[Row]:
+        run, parts = self.first.run, self.parts
+        if self.verdict is not None and not parts:
+            return [_row(run, self.verdict.value, self.verdict)]
+        return [
+            _row(run if len(parts) == 1 else f"{run}: {name}", *part)
+            for name, part in parts.items()
         ]
-        for run, verdict in verdicts
-    ]
+
+    def to_json(self) -> dict[str, Any]:
+        facts = _facts(self.verdict, message=self.problem)
+        parts = {name: _facts(part, value=value) for name, (value, part) in self.parts.items()}
+        return {"run": self.first.run, **facts, "parts": parts}
+
+
+def _judge(first: FirstBatch, options: argparse.Namespace) -> tuple[Verdict | None, str]:
+    tolerances = {"rtol": options.rtol, "atol": options.atol}
+    try:
+        if options.expect is not None:
+            return check(first, options.expect, **tolerances), ""
+        verdict = check_recorded(first, **tolerances)
+    except ValueError as error:
+        named = isinstance(options.expect, dict)
+        return None, str(error) if named else f"{error}; on the command line: --expect NAME=LOSS"
+    if verdict is None:
+        return None, f"{first.run}: was recorded without an expectation; give --expect"
+    return verdict, ""
+
+
+def _row(label: str, value: float, verdict: Verdict | None) -> Row:
+    if verdict is None:
+        return [label, f"{value:.6g}", "", Cell(_NO_EXPECTATION, "yellow")]
+    colour = "green" if verdict.ok else "red"
+    return [label, f"{value:.6g}", f"{verdict.expected:.6g}", Cell(verdict.kind, colour)]
+
+
+def _facts(verdict: Verdict | None, **otherwise: Any) -> dict[str, Any]:
+    return {"kind": _NO_EXPECTATION, **otherwise} if verdict is None else vars(verdict)
+
+
+def _print(judged: list[_Judged]) -> None:
+    rows = [row for each in judged for row in each.rows()]
     print_table(["run", "loss", "expected", "verdict"], rows)
-    for run, verdict in verdicts:
-        if not verdict.ok:
-            print(f"\n{printable(run)}: {verdict}")
+    for each in judged:
+        if each.verdict is not None and not each.verdict.ok:
+            print(f"\n{printable(each.first.run)}: {each.verdict}")

@@ -1,0 +1,193 @@
+"""Which losses a step differentiates, what each Loss call goes into, and what they are called."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tb_firstloss.capture.keras.library import CompiledLoss
+from tb_firstloss.capture.keras.lineage import find_contributions, is_made_from, is_usable
+from tb_firstloss.capture.keras.observe import Differentiated, LossCall, Observation
+from tb_firstloss.capture.step_result import unique
+
+Named = list[tuple[str, Any]]
+"""Names that the user gave, and the values that have them: a step's logs, its metrics' updates."""
+
+
+@dataclasses.dataclass
+class Loss:
+    """A loss of the step.
+
+    Attributes:
+        name: Unique in the step.
+        members: Tensors whose elements add up to it.
+    """
+
+    name: str
+    members: list[Any]
+
+    @property
+    def problem(self) -> str:
+        """Why the step cannot return it; "" if it can."""
+        return next(filter(None, map(_problem_of, self.members)), "")
+
+
+@dataclasses.dataclass
+class NamedCall:
+    """A call of a Keras Loss that a loss is made of.
+
+    Attributes:
+        name: Unique in the step.
+        loss_weight: The model's weight of the compiled loss, or None.
+        owners: Numbers of the losses that it goes into; empty if that is unknown.
+    """
+
+    name: str
+    call: LossCall
+    loss_weight: Any
+    owners: list[int]
+
+
+def named_values(seen: Observation, logs: Any) -> Named:
+    """Returns the step's logs, then what it updated metrics with."""
+    returned = logs.items() if isinstance(logs, Mapping) else ()
+    return [*((str(key), value) for key, value in returned), *seen.updates]
+
+
+def name_losses(seen: Observation, logs: Any) -> list[Loss]:
+    """Returns the losses that a step differentiates, in the order of their gradients.
+
+    If no gradient is seen, what ``compute_loss`` returned is the loss. A name is, in this order:
+    the key of the logs under which the step returns the loss or its mean; the name of the metric
+    that it updates with it; "loss", for the only loss or that of ``compute_loss``; "loss_1",
+    "loss_2" … Where two losses have equal claims to a name, neither gets it.
+    """
+    found = seen.differentiated
+    if not found:
+        found = [Differentiated([total], len(seen.calls)) for total, _ in seen.totals[:1]]
+    logged = named_values(seen, logs)[: -len(seen.updates) or None]
+
+    def usual(loss: Differentiated) -> str | None:
+        of_compute_loss = any(loss.members[0] is total for total, _ in seen.totals)
+        return "loss" if len(found) == 1 or of_compute_loss else None
+
+    rules: list[Callable[[Differentiated], str | None]] = [
+        lambda loss: _name_of(loss.members, logged, _is_same),
+        lambda loss: _name_of(loss.members, logged, is_made_from),
+        lambda loss: _name_of(loss.members, seen.updates, is_made_from),
+        usual,
+    ]
+    names: list[str | None] = [None] * len(found)
+    for rule in rules:
+        claims = [
+            rule(loss) if name is None else None for loss, name in zip(found, names, strict=True)
+        ]
+        for i, claim in enumerate(claims):
+            if claim is not None and claim not in names and claims.count(claim) == 1:
+                names[i] = claim
+    numbered = (name for k in range(1, 2 * len(found) + 1) if (name := f"loss_{k}") not in names)
+    return [
+        Loss(name or next(numbered), loss.members) for name, loss in zip(names, found, strict=True)
+    ]
+
+
+def _name_of(
+    members: Sequence[Any], named: Named, matches: Callable[[Any, Any], bool]
+) -> str | None:
+    if len(members) != 1:
+        return None
+    return next((name for name, value in named if matches(value, members[0])), None)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    return one is other  # == would compare tensors by value
+
+
+def _problem_of(member: Any) -> str:
+    if not isinstance(member, (tf.Tensor, tf.RaggedTensor)):
+        return f"it is a {type(member).__name__}, not a tensor; differentiate a dense tensor"
+    if not is_usable(member):
+        return (
+            f"it is computed in {_place_of(member)}, where its value cannot be seen; compute it "
+            "and take its gradient in train_step itself"
+        )
+    if not member.dtype.is_floating:
+        return f"it is {member.dtype.name}, which has no gradient; differentiate a float"
+    return ""
+
+
+def _place_of(tensor: Any) -> str:
+    name = getattr(getattr(tensor, "graph", None), "name", "")
+    return f"{name!r}, a tf.function or tf.cond of the step" if name else "an inner tf.function"
+
+
+def name_calls(
+    seen: Observation, losses: Sequence[Loss], named: Named, compiled: Sequence[CompiledLoss]
+) -> list[NamedCall]:
+    """Returns the Loss calls that the losses are made of, in order.
+
+    A compiled loss that ``compute_loss`` calls has the model's name for that output. Another call
+    has the name of the loss that it goes into; where several calls do, after a slash its own: the
+    name that the user gave its value, else the Loss's. A call that goes into no loss is left out.
+    """
+    of_model: dict[int, CompiledLoss] = {}
+    for _, calls in seen.totals:
+        if len(calls) == len(compiled):
+            pairs = list(zip(calls, compiled, strict=True))
+            if all(call.loss is entry.loss for call, entry in pairs):
+                of_model.update((id(call), entry) for call, entry in pairs)
+    owners = _find_owners(seen, losses)
+    found = [
+        (call, owner) for call, owner in zip(seen.calls, owners, strict=True) if owner is not None
+    ]
+    taken: set[str] = set()
+    result = []
+    for call, owner in found:
+        entry = of_model.get(id(call))
+        own = entry.name if entry else _own_name(call, named)
+        siblings = [other for other, others in found if owner and others[:1] == owner[:1]]
+        if owner and entry is None:
+            name = losses[owner[0]].name
+            own = name if len(siblings) == 1 or own == name else f"{name}/{own}"
+        elif owner and own in taken:  # compute_loss was called for several losses
+            own = f"{losses[owner[0]].name}/{own}"
+        weight = entry.weight if entry else None
+        result.append(NamedCall(unique(own, taken), call, weight, owner))
+    return result
+
+
+def _own_name(call: LossCall, named: Named) -> str:
+    given = _name_of([call.result], named, is_made_from)
+    return given or str(getattr(call.loss, "name", None) or "loss")
+
+
+def _find_owners(seen: Observation, losses: Sequence[Loss]) -> list[list[int] | None]:
+    """Returns for each call the losses that it goes into: [] where unknown, None for none."""
+    if not losses:
+        return [[] for _ in seen.calls]
+    if tf.executing_eagerly():
+        return [_owner_by_order(i, call, seen, losses) for i, call in enumerate(seen.calls)]
+    contributions = find_contributions(
+        [call.result for call in seen.calls], [loss.members for loss in losses]
+    )
+    hidden = any(loss.problem for loss in losses)
+    return [
+        found or (None if is_usable(call.result) and not hidden else [])
+        for call, found in zip(seen.calls, contributions, strict=True)
+    ]
+
+
+def _owner_by_order(
+    number: int, call: LossCall, seen: Observation, losses: Sequence[Loss]
+) -> list[int] | None:
+    """Returns the loss whose gradient came next: eager tensors do not know what they go into."""
+    counts = [loss.call_count for loss in seen.differentiated] or [len(seen.calls)]
+    following = [k for k, count in enumerate(counts) if count > number]
+    if not following:
+        return None
+    same = [k for k in following if call.result is losses[k].members[0]]
+    candidates = [k for k in following if counts[k] == counts[following[0]]]
+    return same or (candidates if len(candidates) == 1 else [])
