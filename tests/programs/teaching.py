@@ -118,7 +118,7 @@ def two_heads(k, **options):
 
 # The library's step, with a custom compute_loss that adds a penalty to the compiled loss. tf_keras
 # reports the compiled loss alone.
-@program("loss", jit=("tf_keras",))
+@program("loss", jit=("keras",))
 def penalized(k, **options):
     class Penalized(Exposing, k.Sequential):
         def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, **_):
