@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from tb_firstloss.checks import check_tolerance
 from tb_firstloss.first_batch import FirstBatch, OutputLoss
 
 Agreement = Literal["identical", "within tolerance", "different"]
+_T = TypeVar("_T")
 
 _WORST_COUNT = 5
 _ORDER: tuple[Agreement, ...] = ("identical", "within tolerance", "different")
@@ -37,7 +38,7 @@ class WorstValue:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ValueComparison:
-    """How one array of the loss compares: the total, or an output's per-example values.
+    """How a loss compares, or the per-example values of an output.
 
     Differences are computed in float64. NaN is at distance 0 from NaN, and infinitely far from a
     number. Where the values cannot be compared one by one, only agreement and reason are set.
@@ -71,9 +72,10 @@ class Comparison:
     Attributes:
         baseline: Run name of the baseline.
         run: Run name of the other.
-        agreement: The worst agreement of the loss and the outputs.
-        losses: The losses by name, the baseline's first.
-        outputs: The per-example values by output name, the baseline's first.
+        agreement: The worst agreement of the losses and the outputs.
+        losses: The losses by name, the baseline's first. Where each run has only one, these two
+            are compared, under the baseline's name.
+        outputs: The per-example values by output name, likewise.
         differences: What else differs, by name: the baseline's value and the other's, or None.
         cause: Where the difference comes from, as far as fingerprints show: "data", "weights",
             "data and weights", or "code or randomness" if both are equal; without them, the
@@ -117,20 +119,21 @@ def compare(a: FirstBatch, b: FirstBatch, *, rtol: float = 0.0, atol: float = 0.
     """
     for name, tolerance in (("rtol", rtol), ("atol", atol)):
         check_tolerance(name, tolerance)
-    same = a.digest == b.digest and list(a.outputs) == list(b.outputs)
+    alone = len(a.outputs) == len(b.outputs) == 1
+    same = a.digest == b.digest and (alone or list(a.outputs) == list(b.outputs))
     losses = {
-        name: _compare_arrays(a.losses.get(name), b.losses.get(name), rtol=rtol, atol=atol)
-        for name in {**a.losses, **b.losses}
+        name: compare_losses(*pair, rtol=rtol, atol=atol)
+        for name, pair in _pairs(a.losses, b.losses).items()
     }
     outputs = {
         # Of values that both left out, the digests are all that is known.
         name: ValueComparison(agreement="identical", count=a.outputs[name].statistics.count)
         if same
-        else compare_outputs(a.outputs.get(name), b.outputs.get(name), rtol=rtol, atol=atol)
-        for name in {**a.outputs, **b.outputs}
+        else compare_outputs(*pair, rtol=rtol, atol=atol)
+        for name, pair in _pairs(a.outputs, b.outputs).items()
     }
-    found = [part.agreement for part in (*losses.values(), *outputs.values())]
-    agreement: Agreement = _ORDER[max((_ORDER.index(each) for each in found), default=0)]
+    parts = (*losses.values(), *outputs.values())
+    agreement = max((part.agreement for part in parts), key=_ORDER.index, default=_ORDER[0])
     cause, unknown = _find_cause(a, b)
     return Comparison(
         baseline=a.run,
@@ -142,6 +145,23 @@ def compare(a: FirstBatch, b: FirstBatch, *, rtol: float = 0.0, atol: float = 0.
         cause="" if agreement == "identical" else cause,
         unknown=unknown,
     )
+
+
+def _pairs(a: Mapping[str, _T], b: Mapping[str, _T]) -> dict[str, tuple[_T | None, _T | None]]:
+    """Pairs values by name; the only one with the only one, whatever their names."""
+    if len(a) == len(b) == 1:
+        return {name: (value, next(iter(b.values()))) for name, value in a.items()}
+    return {name: (a.get(name), b.get(name)) for name in {**a, **b}}
+
+
+def compare_losses(
+    a: Array | None, b: Array | None, *, rtol: float = 0.0, atol: float = 0.0
+) -> ValueComparison:
+    """Compares a loss with a baseline's; None stands for a loss that is missing."""
+    if a is None or b is None:
+        where = "the baseline" if a is None else "the other run"
+        return ValueComparison(agreement="different", reason=f"{where} has no such loss")
+    return _compare_arrays(a, b, rtol=rtol, atol=atol)
 
 
 def compare_outputs(
@@ -166,8 +186,7 @@ def _compare_arrays(
         where = "baseline" if a is None else "other run"
         return ValueComparison(agreement="different", reason=f"the {where} has no such values")
     if a.shape != b.shape:
-        reason = f"{describe(a)} against {describe(b)}"
-        return ValueComparison(agreement="different", reason=reason)
+        return ValueComparison(agreement="different", reason=f"{describe(a)} against {describe(b)}")
     other_bits = _bits_differ(a, b) if a.dtype == b.dtype else None
     if other_bits is not None and not other_bits.any():
         return ValueComparison(agreement="identical", count=a.size)
@@ -248,12 +267,16 @@ def _iter_differences(a: FirstBatch, b: FirstBatch) -> Iterator[tuple[str, tuple
 
 
 def _iter_array_differences(a: FirstBatch, b: FirstBatch) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    for name in (name for name in a.losses if name in b.losses):
-        dtypes = a.losses[name].dtype.name, b.losses[name].dtype.name
-        if dtypes[0] != dtypes[1]:
-            yield f"dtype of the loss {name!r}", dtypes
-    for name in (name for name in a.outputs if name in b.outputs):
-        left, right = a.outputs[name], b.outputs[name]
+    for what in ("losses", "outputs"):
+        names = [", ".join(getattr(first, what)) or None for first in (a, b)]
+        if names[0] != names[1]:
+            yield f"names of the {what}", (names[0], names[1])
+    for name, (one, other) in _pairs(a.losses, b.losses).items():
+        if one is not None and other is not None and one.dtype != other.dtype:
+            yield f"dtype of the loss {name!r}", (one.dtype.name, other.dtype.name)
+    for name, (left, right) in _pairs(a.outputs, b.outputs).items():
+        if left is None or right is None:
+            continue
         for field in ("per_example", "sample_weight", "mask"):
             arrays = getattr(left, field), getattr(right, field)
             texts = tuple(None if array is None else describe(array) for array in arrays)

@@ -12,6 +12,7 @@ import numpy as np
 
 from tb_firstloss.arrays import Array, LossStatistics, describe, digest_of, frozen
 from tb_firstloss.loss_table import LossRow, LossTable, OutputRow
+from tb_firstloss.text import printable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -171,20 +172,18 @@ class FirstBatch:
         return self.sole_output.statistics.nonfinite_count
 
     def __repr__(self) -> str:
-        table = tabulate(self)
         parts = [f"run={self.run!r}", f"step={self.step}"]
-        parts += [
-            f"{loss.name}={loss.kind if loss.value is None else loss.value}"
-            for loss in table.losses
-        ]
-        for output in table.outputs:
-            s = output.statistics
-            bad = f", non-finite {s.nonfinite_count}" if s.nonfinite_count else ""
-            parts.append(
-                f"{output.name}: {output.kind} mean {s.mean:.6g}, std {s.std:.4g}, "
-                f"min {s.min:.6g}, max {s.max:.6g}{bad}"
-            )
-        return f"FirstBatch({', '.join(parts)}, digest={self.digest[:12]}…)"
+        for row in tabulate(self).rows:
+            if row.loss is not None:
+                parts.append(f"{row.loss.name}={row.loss.value}")
+            if row.output is not None:
+                s = row.output.statistics
+                bad = f", non-finite {s.nonfinite_count}" if s.nonfinite_count else ""
+                parts.append(
+                    f"{row.output.name}: {row.output.kind} mean {s.mean:.6g}, std {s.std:.4g}, "
+                    f"min {s.min:.6g}, max {s.max:.6g}{bad}"
+                )
+        return printable(f"FirstBatch({', '.join(parts)}, digest={self.digest[:12]}…)")
 
     def _repr_html_(self) -> str:
         """Returns what a notebook shows: a small table with a histogram."""
@@ -203,20 +202,14 @@ def tabulate(first: FirstBatch) -> LossTable:
         run=first.run,
         step=first.step,
         digest=first.digest,
-        expected=_expected_loss(first.metadata),
+        expectation=first.metadata.get("expected_loss"),
         losses=tuple(LossRow(name, describe(loss), loss) for name, loss in first.losses.items()),
         outputs=tuple(
             OutputRow(name, _kind_of(out), out.statistics, out.per_example, out.row_splits)
             for name, out in first.outputs.items()
         ),
+        all_seen=not first.metadata.get("unseen_losses"),
     )
-
-
-def _expected_loss(metadata: Mapping[str, Any]) -> float | None:
-    try:
-        return float(metadata["expected_loss"])
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
 
 
 def _kind_of(output: OutputLoss) -> str:

@@ -1,4 +1,4 @@
-"""What every view shows of a first batch: a row per loss and a row per output.
+"""What every view shows of a first batch: rows that hold a loss, an output, or both.
 
 The terminal, notebooks, the report and the TensorBoard tab all render these rows, so they agree. A
 row's kind is dtype and shape, ``float32[64]``, and whether values are ragged or left out.
@@ -7,22 +7,23 @@ row's kind is dtype and shape, ``float32[64]``, and whether values are ragged or
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
 
 from tb_firstloss.arrays import Array, LossStatistics
+
+COLUMNS = ("loss", "expected", "count", "mean", "std", "min", "max", "non-finite")
+"""The columns of `Row.texts`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LossRow:
-    """A loss that the step differentiates; the value, [] in its dtype, only of a scalar."""
+    """A loss that the step differentiates, [] in its dtype."""
 
     name: str
     kind: str
-    value: Array | None
-
-    @property
-    def text(self) -> str:
-        """The value to six digits; dtype and shape unless it is a scalar."""
-        return self.kind if self.value is None else f"{float(self.value):.6g}"
+    value: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +37,117 @@ class OutputRow:
     row_splits: tuple[Array, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A loss with its output, or either alone, and what was expected of it.
+
+    Attributes:
+        name: The loss's, else the output's; "" if the step gave neither.
+        loss: What the step differentiates, or None.
+        output: The per-example losses, or None.
+        expected: What the output's mean, else the loss, was expected to be; None if that was not
+            recorded.
+    """
+
+    name: str
+    loss: LossRow | None
+    output: OutputRow | None
+    expected: float | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The output's name and the loss's, once if they are equal."""
+        return _names(self.output, self.loss)
+
+    @property
+    def kind(self) -> str:
+        """The output's kind, after its name where the row has another; "" without an output."""
+        if self.output is None:
+            return ""
+        named = self.output.name != self.name
+        return f"{self.output.name}: {self.output.kind}" if named else self.output.kind
+
+    def texts(self) -> dict[str, str]:
+        """Returns the row's numbers to six digits by column; "" for what it lacks."""
+        texts = dict.fromkeys(COLUMNS, "")
+        if self.loss is not None:
+            texts["loss"] = f"{float(self.loss.value):.6g}"
+        if self.expected is not None:
+            texts["expected"] = f"{self.expected:.6g}"
+        if self.output is not None:
+            s = self.output.statistics
+            texts |= {name: f"{getattr(s, name):.6g}" for name in ("mean", "std", "min", "max")}
+            texts |= {"count": str(s.count), "non-finite": str(s.nonfinite_count)}
+        return texts
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossTable:
-    """A first batch as it is shown; what was expected of it, where that was recorded."""
+    """A first batch as it is shown.
+
+    Attributes:
+        run: Name of the run.
+        step: Step under which it was recorded.
+        digest: Of the whole recording.
+        expectation: What was expected, as recorded: a number, a number by name, or None; anything
+            else is taken for no expectation.
+        losses: In the order in which gradients were taken.
+        outputs: In the model's order.
+        all_seen: Whether these are all losses that the step differentiates.
+    """
 
     run: str
     step: int
     digest: str
-    expected: float | None
+    expectation: Any
     losses: tuple[LossRow, ...]
     outputs: tuple[OutputRow, ...]
+    all_seen: bool = True
+
+    @functools.cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """The only loss with the only output, whatever their names, where there are no more.
+
+        Else a row per loss, with the output of its name, and then a row per remaining output.
+        """
+        pairs: list[tuple[LossRow | None, OutputRow | None]]
+        if len(self.losses) <= 1 and len(self.outputs) <= 1:
+            pairs = [(next(iter(self.losses), None), next(iter(self.outputs), None))]
+        else:
+            rest = {output.name: output for output in self.outputs}
+            pairs = [(loss, rest.pop(loss.name, None)) for loss in self.losses]
+            pairs += [(None, output) for output in rest.values()]
+        return tuple(
+            Row(
+                name=next(iter(_names(loss, output)), ""),
+                loss=loss,
+                output=output,
+                expected=self._expected_of(loss, output),
+            )
+            for loss, output in pairs
+        )
+
+    def label(self, row: Row) -> str:
+        """Returns a row's name among those of other runs."""
+        return self.run if len(self.rows) == 1 else f"{self.run}: {row.name}"
+
+    def _expected_of(self, loss: LossRow | None, output: OutputRow | None) -> float | None:
+        if isinstance(self.expectation, Mapping):
+            found = [name for name in _names(output, loss) if name in self.expectation]
+            return _number(self.expectation[found[0]]) if found else None
+        if len(self.losses) > 1 or not self.all_seen:
+            return None  # one number for several
+        judged = self.outputs if len(self.outputs) == 1 else self.losses
+        is_judged = any(part is loss or part is output for part in judged)
+        return _number(self.expectation) if is_judged else None
+
+
+def _names(*parts: LossRow | OutputRow | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.name for part in parts if part is not None))
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None

@@ -1,44 +1,42 @@
-"""A first batch as HTML with inline SVG, for notebooks: a small table with its histogram."""
+"""First batches as HTML with inline SVG, for notebooks: small tables with histograms."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 from tb_firstloss.arrays import Array, bar_heights, finite_values
-from tb_firstloss.loss_table import LossTable, OutputRow
+from tb_firstloss.loss_table import COLUMNS, LossTable, Row
 
 _WIDTH, _HEIGHT = 180, 32  # pixels
-_HEADINGS = ("", "count", "mean", "std", "min", "max", "non-finite", "")
 
 
 def to_html(table: LossTable) -> str:
     """Returns the HTML that a notebook shows of a first batch, with every name escaped."""
-    losses = "".join(
-        f" · {html.escape(loss.name)} <b>{html.escape(loss.text)}</b>" for loss in table.losses
-    )
     title = (
-        f"<b>{html.escape(table.run)}</b> · step {table.step}{losses} · digest "
+        f"<b>{html.escape(table.run)}</b> · step {table.step} · digest "
         f"<code>{html.escape(table.digest[:12])}…</code>"
     )
-    if not table.outputs:
-        return f"<div>{title}</div>"
-    head = "".join(f"<th>{heading}</th>" for heading in _HEADINGS)
-    rows = "".join(
-        f"<tr>{''.join(f'<td>{cell}</td>' for cell in _cells(output))}</tr>"
-        for output in table.outputs
+    return f"<div>{title}{rows_to_html((row.name, row) for row in table.rows)}</div>"
+
+
+def rows_to_html(labelled: Iterable[tuple[str, Row]]) -> str:
+    """Returns an HTML table of rows, each with its label; columns that all lack are left out."""
+    rows = [(label, row, row.texts()) for label, row in labelled]
+    columns = [name for name in COLUMNS if name == "loss" or any(t[name] for _, _, t in rows)]
+    head = "".join(f"<th>{heading}</th>" for heading in ("", *columns, ""))
+    body = "".join(
+        f"<tr><td>{html.escape(label)} <small>{html.escape(row.kind)}</small></td>"
+        + "".join(f"<td>{texts[name]}</td>" for name in columns)
+        + f"<td>{_picture(row)}</td></tr>"
+        for label, row, texts in rows
     )
-    return f"<div>{title}<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _cells(output: OutputRow) -> Iterator[str]:
-    s = output.statistics
-    yield f"{html.escape(output.name)} <small>{html.escape(output.kind)}</small>"
-    yield str(s.count)
-    for value in (s.mean, s.std, s.min, s.max):
-        yield f"{value:.6g}"
-    yield str(s.nonfinite_count)
-    yield "" if output.values is None else _to_svg(output.values)
+def _picture(row: Row) -> str:
+    values = None if row.output is None else row.output.values
+    return "" if values is None else _to_svg(values)
 
 
 def _to_svg(values: Array) -> str:

@@ -1,10 +1,11 @@
 import math
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from tb_firstloss import FirstBatch, OutputLoss, compare
+from tb_firstloss import FirstBatch, OutputLoss, compare, read_first_loss
 
 QUIET_NAN, OTHER_NAN = np.array([0x7FC00000, 0x7FC00001], np.uint32).view(np.float32)
 
@@ -48,8 +49,8 @@ def test_values_are_compared_with_the_baselines(other, tolerance, agreement):
     found = compare(first_batch(), first_batch(other), **tolerance)
     assert found.agreement == found.outputs["out"].agreement == agreement
     assert found.ok is (agreement != "different")
-    assert found.loss.agreement == "identical"
-    assert (found.loss.max_abs, found.loss.max_rel) == (0, 0)
+    assert found.losses["loss"].agreement == "identical"
+    assert (found.losses["loss"].max_abs, found.losses["loss"].max_rel) == (0, 0)
 
 
 def test_tolerance_is_relative_to_the_baseline():
@@ -98,7 +99,7 @@ def test_an_infinite_baseline_tolerates_no_number():
 def test_equal_values_of_another_dtype_are_within_tolerance_and_the_dtypes_are_listed():
     found = compare(first_batch(), first_batch(dtype=ml_dtypes.bfloat16))
     assert found.agreement == "within tolerance"
-    assert found.differences["dtype of the loss"] == ("float32", "bfloat16")
+    assert found.differences["dtype of the loss 'loss'"] == ("float32", "bfloat16")
     assert found.differences["per_example of 'out'"] == ("float32[3]", "bfloat16[3]")
 
 
@@ -124,17 +125,83 @@ def test_a_value_that_was_zero_is_infinitely_far_in_relative_terms():
 @pytest.mark.parametrize(("a", "b"), [(None, 2.0), (2.0, None)])
 def test_a_loss_on_one_side_only_is_a_difference(a, b):
     found = compare(first_batch(loss=a), first_batch(loss=b))
-    assert found.loss.agreement == "different"
-    assert "has no such values" in found.loss.reason
+    assert found.agreement == found.losses["loss"].agreement == "different"
+    lacks_it = "the baseline" if a is None else "the other run"
+    assert found.losses["loss"].reason == f"{lacks_it} has no such loss"
+
+
+def with_losses(**losses):
+    losses = {name: np.float32(value) for name, value in losses.items()}
+    return FirstBatch(run="run", step=0, wall_time=0.0, losses=losses, outputs={})
+
+
+def test_losses_are_compared_by_name_whatever_their_order():
+    found = compare(with_losses(d=1.0, g=2.0, c=4.0), with_losses(g=2.5, d=1.0, e=4.0))
+    assert {name: part.agreement for name, part in found.losses.items()} == {
+        "d": "identical",
+        "g": "different",
+        "c": "different",
+        "e": "different",
+    }
+    assert found.losses["g"].max_abs == 0.5
+    assert found.losses["c"].reason == "the other run has no such loss"
+    assert found.losses["e"].reason == "the baseline has no such loss"
+    assert found.differences == {"names of the losses": ("d, g, c", "g, d, e")}
+
+
+def test_losses_that_swap_names_are_not_identical():
+    a, b = with_losses(d=1.0, g=2.0), with_losses(g=1.0, d=2.0)
+    assert a.digest == b.digest
+    assert compare(a, b).agreement == "different"
+
+
+def test_one_loss_of_several_is_compared_under_its_name():
+    found = compare(with_losses(loss=1.0), with_losses(d=1.0, loss=1.0))
+    assert [part.agreement for part in found.losses.values()] == ["identical", "different"]
+
+
+def test_the_only_loss_and_output_of_each_run_are_compared_whatever_their_names():
+    a = first_batch()
+    b = FirstBatch(
+        run="b",
+        step=0,
+        wall_time=0,
+        losses={"total_loss": np.float32(2.5)},
+        outputs={"new": a.outputs["out"]},
+    )
+    found = compare(a, b)
+    assert {name: part.max_abs for name, part in found.losses.items()} == {"loss": 0.5}
+    assert {name: part.agreement for name, part in found.outputs.items()} == {"out": "identical"}
+    assert found.differences == {
+        "names of the losses": ("loss", "total_loss"),
+        "names of the outputs": ("out", "new"),
+    }
 
 
 def test_outputs_of_one_run_only_are_named():
     a = first_batch()
-    b = FirstBatch(run="b", step=0, wall_time=0, loss=a.loss, outputs={"new": a.outputs["out"]})
-    found = compare(a, b)
-    assert list(found.outputs) == ["out", "new"]
-    assert found.outputs["out"].reason == "an output of the baseline only"
-    assert found.outputs["new"].reason == "an output of the other run only"
+    pair = {"out": a.outputs["out"], "new": a.outputs["out"]}
+    b = FirstBatch(run="b", step=0, wall_time=0, losses=a.losses, outputs=pair)
+    assert compare(a, b).outputs["out"].agreement == "identical"
+    assert compare(a, b).outputs["new"].reason == "an output of the other run only"
+    assert compare(b, a).outputs["new"].reason == "an output of the baseline only"
+
+
+def test_a_vector_total_of_version_1_is_compared_with_what_is_recorded_today():
+    old = read_first_loss(Path(__file__).parent / "contract_v1" / "vector_total")
+    (values,) = (output.per_example for output in old.outputs.values())
+    new = FirstBatch(
+        run="new",
+        step=0,
+        wall_time=0.0,
+        losses={"loss": np.float32(math.fsum(values.tolist()))},
+        outputs={"dense": OutputLoss(per_example=values, reduction="sum")},
+        metadata=old.metadata,
+    )
+    found = compare(old, new, rtol=1e-6)
+    assert found.ok
+    assert found.outputs["loss"].agreement == "identical"
+    assert found.differences == {"names of the outputs": ("loss", "dense")}
 
 
 def test_outputs_that_swap_names_are_not_identical():
@@ -163,18 +230,18 @@ def test_ragged_values_in_different_rows_are_different():
 
 def test_values_that_were_left_out_are_compared_by_digest():
     statistics = with_output().outputs["out"].statistics
-    a, b = (
+    a, b, renamed = (
         FirstBatch(
             run="r",
             step=0,
             wall_time=0,
             losses={},
-            outputs={"out": OutputLoss(per_example=None, statistics=statistics)},
+            outputs={name: OutputLoss(per_example=None, statistics=statistics)},
             digest=digest,
         )
-        for digest in ("one", "two")
+        for name, digest in (("out", "one"), ("out", "two"), ("loss", "one"))
     )
-    assert compare(a, a).agreement == "identical"
+    assert compare(a, a).agreement == compare(a, renamed).agreement == "identical"
     assert "left it out" in compare(a, b).outputs["out"].reason
 
 

@@ -134,6 +134,22 @@ def test_pickle_keeps_every_bit():
     assert (copied.digest, copied.run, dict(copied.metadata)) == (first.digest, "r", {})
 
 
+def test_repr_shows_every_loss_next_to_its_output():
+    first = dataclasses.replace(
+        first_batch(g=np.array([1.0, 3.0]), x=np.float32([5.0])),
+        losses={"d": np.float32(0.5), "g": np.float32(2.5)},
+    )
+    text = repr(first)
+    shown = ["d=0.5, g=2.5, ", "g: float64[2] mean 2, ", "x: float32[1] mean 5, ", "digest="]
+    assert [text.index(part) for part in shown] == sorted(text.index(part) for part in shown)
+
+
+def test_repr_shows_no_control_characters():
+    first = first_batch(**{"\x1b[31mred\n": np.ones(2), "\u202ethgir": np.ones(2)})
+    assert repr(first).isprintable()
+    assert "\\x1b[31mred\\n: float64[2]" in repr(first)
+
+
 def test_repr_shows_loss_shape_and_statistics():
     text = repr(first_batch(np.float32(2.5), a=np.array([[1.0, np.nan]])))
     for part in ("loss=2.5", "float64[1, 2]", "mean 1", "non-finite 1"):

@@ -17,7 +17,7 @@ MODULES = {
 }
 HEAVY = {"tensorflow", "keras", "tf_keras"}
 WITHOUT_TENSORFLOW = ("reading", "profiles", "checks", "comparison", "cli", "tensorboard_tab")
-GROUND = ("arrays", "contract", "errors", "first_batch", "loss_table", "notebook", "paths")
+GROUND = ("arrays", "contract", "errors", "first_batch", "loss_table", "notebook", "paths", "text")
 BASE = {f"tb_firstloss.{name}" for name in GROUND}
 
 

@@ -72,7 +72,8 @@ def names_at(node):
         is_documented = node.attr in NAMED_TUPLE or ast.unparse(node) in DOCUMENTED
         return [node.attr] if is_private(node.attr) and not is_documented else []
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        is_name = is_private(node.value) or PRIVATE_MODULE.match(node.value)
+        is_name = is_private(node.value) and node.value not in NAMED_TUPLE
+        is_name = is_name or PRIVATE_MODULE.match(node.value)
         return [node.value] if is_name else []
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names if PRIVATE_MODULE.match(alias.name)]

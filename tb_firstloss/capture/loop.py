@@ -15,23 +15,16 @@ from tb_firstloss.capture import resume
 from tb_firstloss.capture.distribution import workers
 from tb_firstloss.capture.distribution.turn import Turn
 from tb_firstloss.capture.keras.train_on_batch import capture_train_on_batch, is_train_on_batch
-from tb_firstloss.capture.notices import warn
+from tb_firstloss.capture.notices import INSIDE_FUNCTION, warn
 from tb_firstloss.capture.options import DEFAULT_MAX_TENSOR_BYTES, Options
 from tb_firstloss.capture.recorder import Recorded, Recorder
-from tb_firstloss.capture.step_call import StepCall
-from tb_firstloss.capture.step_result import Selector, StepResult
+from tb_firstloss.capture.step.call import StepCall, is_same_step, second_step
+from tb_firstloss.capture.step.result import Selector, Selectors, StepResult
 from tb_firstloss.capture.window.step_trace import StepTrace
 from tb_firstloss.capture.window.tensorflow_private import UnchangingState
 from tb_firstloss.capture.writing import packed
 from tb_firstloss.errors import CaptureWarning
 from tb_firstloss.first_batch import FirstBatch
-
-_INSIDE_FUNCTION = (
-    "is inside a tf.function, where the loss of the first batch has no value yet: it records "
-    "nothing and changes nothing there. Wrap the outermost call, the one that your Python loop "
-    "makes; if the loop itself is in the tf.function, take one batch from the iterator, pass it to "
-    "a wrapped step, and pass the iterator to the tf.function for the rest"
-)
 
 
 class FirstLoss(Recorded, UnchangingState):
@@ -44,9 +37,8 @@ class FirstLoss(Recorded, UnchangingState):
         for batch in batches:
             train_step(batch)
 
-    When the first call of the wrapped step returns, its loss is in the event file, along with the
-    step's graph and profile. Every later call goes straight through. If several threads call the
-    step, exactly one captures.
+    When the first call of the wrapped step returns, its losses, graph and profile are on disk.
+    Every later call goes straight through. Of several threads that call the step, one captures.
 
     ``tf.train.Checkpoint(first_loss=first)`` saves what was captured and restores it, so a resumed
     run still has it; see ``on_resume``.
@@ -117,6 +109,7 @@ class FirstLoss(Recorded, UnchangingState):
         self._pending: StepResult | None = None
         self._restored: FirstBatch | None = None
         self._declines = False
+        self._step_fn: Callable[..., Any] | None = None
         self._warned_inside_function = False
 
     @property
@@ -129,30 +122,38 @@ class FirstLoss(Recorded, UnchangingState):
         step_fn: Callable[..., Any] | None = None,
         *,
         loss: Selector | None = None,
-        total: Selector | None = None,
+        total: Selectors | None = None,
     ) -> Callable[..., Any]:
         """Wraps a training step so that its first call is recorded: same arguments, same result.
 
         Also a decorator, with or without options. A ``tf.function`` keeps its
-        ``get_concrete_function``; ``.__wrapped__`` has the rest.
+        ``get_concrete_function``; ``.__wrapped__`` has the rest. A second step is not recorded,
+        and a warning says so.
 
         Args:
             step_fn: Eager function, tf.function or jit-compiled tf.function.
-            loss: Where the loss is in the step's result: a key, an index or a callable. None takes
-                a lone tensor, or a mapping's "loss". A scalar is the differentiated loss; a tensor
-                of rank 1 or more is the loss per example, [batch, …].
-            total: Where the differentiated loss is, if the step returns it as well.
+            loss: Where the loss per example, [batch, …], is in the step's result: a key, an index
+                or a callable; a mapping or sequence holds several outputs. A scalar is the
+                differentiated loss. None takes a lone tensor, or the "loss" of a mapping or named
+                tuple; one of nothing but floating scalars holds the losses, by name.
+            total: Where the differentiated loss is, if the step returns it as well; of several, a
+                list of keys or indexes, or a mapping from names to these. A key names its loss. Of
+                a tensor of rank 1 or more, the loss is the sum. An integer is never a loss.
         """
         if step_fn is None:
             return functools.partial(self.wrap, loss=loss, total=total)
-        turn = self._turn
+        over = False
 
         @functools.wraps(step_fn, updated=())
         def step(*args: Any, **kwargs: Any) -> Any:
-            if turn.over:
+            nonlocal over
+            if over:
                 return step_fn(*args, **kwargs)
-            call = StepCall(step_fn, args, kwargs)
-            return self._later_call(call) if turn.captured else self._first_call(call, loss, total)
+            if not self._turn.captured:
+                return self._first_call(StepCall(step_fn, args, kwargs), loss, total)
+            over = self._is_over_for(step_fn)
+            with contextlib.nullcontext() if over else self._counted():
+                return step_fn(*args, **kwargs)
 
         if hasattr(step_fn, "get_concrete_function"):
             step.get_concrete_function = step_fn.get_concrete_function  # type: ignore[attr-defined]
@@ -180,18 +181,15 @@ class FirstLoss(Recorded, UnchangingState):
             self._turn.give_back()
             raise
         self._trace, pending, self._pending = trace, self._pending, None
-        if pending is None:
-            self._turn.give_back()
-        else:
-            self._finish(pending)
+        self._turn.give_back() if pending is None else self._finish(pending)
 
     def record(self, loss: Any, *, total: Any = None) -> None:
         """Records a loss. The first call wins; later ones do nothing.
 
         Args:
-            loss: The differentiated scalar [], or the loss per example [batch, …], or a mapping or
-                sequence of such tensors, one per output.
-            total: The differentiated scalar, if ``loss`` is per example.
+            loss: The differentiated scalar [], or a mapping of several; or the loss per example
+                [batch, …], or a mapping or sequence of such tensors, one per output.
+            total: The differentiated scalar, if ``loss`` is per example; a mapping of several.
         """
         if self._turn.captured or self._pending is not None:
             return
@@ -222,7 +220,7 @@ class FirstLoss(Recorded, UnchangingState):
         if not tf.executing_eagerly():
             if not self._warned_inside_function:
                 self._warned_inside_function = True
-                warn(f"{caller} {_INSIDE_FUNCTION}", CaptureWarning)
+                warn(f"{caller} {INSIDE_FUNCTION}", CaptureWarning)
             return False
         if not self._turn.take():
             return False
@@ -242,9 +240,10 @@ class FirstLoss(Recorded, UnchangingState):
         self._turn.finish(over=True)
         return False
 
-    def _first_call(self, call: StepCall, loss: Selector | None, total: Selector | None) -> Any:
+    def _first_call(self, call: StepCall, loss: Selector | None, total: Selectors | None) -> Any:
         if not self._take_turn("the wrapped step"):
             return call.step_fn(*call.args, **call.kwargs)
+        self._step_fn = call.step_fn
         try:
             if is_train_on_batch(call.step_fn):
                 value = capture_train_on_batch(self._recorder, call.step_fn, call.args, call.kwargs)
@@ -260,9 +259,13 @@ class FirstLoss(Recorded, UnchangingState):
         self._finish(StepResult(value, loss=loss, total=total), call)
         return value
 
-    def _later_call(self, call: StepCall) -> Any:
-        with self._counted():
-            return call.step_fn(*call.args, **call.kwargs)
+    def _is_over_for(self, step_fn: Callable[..., Any]) -> bool:
+        """Returns whether a step's later calls go straight through; warns of a second step."""
+        if self._step_fn is None or is_same_step(self._step_fn, step_fn):
+            return self._turn.over
+        with self._recorder.guard(f"{self.logdir}: the loss of a second step was not recorded"):
+            raise second_step(self._step_fn, step_fn)
+        return True
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:
@@ -283,8 +286,7 @@ class FirstLoss(Recorded, UnchangingState):
             with self._recorder.guard(f"{self.logdir}: the first loss was not recorded"):
                 workers.check_strategy_is_known(strategy)
                 own = None if self._declines else result
-                captured = workers.agree(own, strategy, may_be_reduced=True)
-                if captured is not None:
+                if captured := workers.agree(own, strategy, may_be_reduced=True):
                     self._recorder.commit(
                         captured,
                         metadata={"captured_from": "custom loop"},

@@ -20,7 +20,7 @@ from tb_firstloss.capture.keras.expectation import infer_expectation
 from tb_firstloss.capture.keras.library import library_of
 from tb_firstloss.capture.options import Options, check_expect
 from tb_firstloss.capture.recorder import Recorder
-from tb_firstloss.capture.step_result import Captured, StepResult
+from tb_firstloss.capture.step.result import Captured, StepResult
 from tb_firstloss.first_batch import FirstBatch
 
 RUN = "probe"

@@ -14,8 +14,8 @@ from tb_firstloss.capture.environment import describe_environment
 from tb_firstloss.capture.expectation import NOT_SEEN, Expectation
 from tb_firstloss.capture.notices import warn
 from tb_firstloss.capture.options import Options
-from tb_firstloss.capture.step_call import Step
-from tb_firstloss.capture.step_result import Captured
+from tb_firstloss.capture.step.call import Step
+from tb_firstloss.capture.step.result import Captured
 from tb_firstloss.capture.window.step_trace import StepTrace, step_window
 from tb_firstloss.capture.window.warm_step import WarmStep
 from tb_firstloss.capture.writing import run_dirs
@@ -92,7 +92,7 @@ class Recorder:
                 if isinstance(error, FirstLossError):
                     raise
                 raise CaptureError(f"{doing}: {first_line(error, named=True)}") from error
-            reason = first_line(error, named=True).rstrip(".")
+            reason = first_line(error, named=True).rstrip(".").removeprefix(f"{doing}: ")
             warn(f"{doing}: {reason}. Training goes on", CaptureWarning)
 
     def take_fingerprint(self, step: Step) -> None:

@@ -12,9 +12,11 @@ import math
 import os
 import shutil
 import sys
-import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
+
+from tb_firstloss.text import printable as printable  # every command prints names by it
+from tb_firstloss.text import width_of
 
 if TYPE_CHECKING:
     from tb_firstloss.arrays import Array
@@ -85,13 +87,6 @@ def shows_escapes(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
-def printable(text: str) -> str:
-    """Returns text on one line, with everything escaped that could steer the terminal."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def histogram_line(values: Array, bins: int = 12) -> str:
     """Draws the finite values as one line of bars; empty without any."""
     from tb_firstloss.arrays import bar_heights
@@ -108,14 +103,6 @@ def can_print(text: str, stream: TextIO | None = None) -> bool:
     except (UnicodeEncodeError, LookupError):
         return False
     return True
-
-
-def width_of(text: str) -> int:
-    """Returns how many columns a terminal needs for a text."""
-    if text.isascii():
-        return len(text)
-    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
-    return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
 
 
 def _print_records(headers: list[str], rows: list[list[Cell]]) -> None:

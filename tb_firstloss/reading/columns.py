@@ -66,7 +66,7 @@ class Scalars:
         Raises:
             MissingDependencyError: pandas is not installed.
         """
-        pandas = _import("pandas", "pandas")
+        pandas = import_optional("pandas", "pandas")
         names = {
             "run": pandas.Categorical.from_codes(self.run_codes, self.run_names),
             "tag": pandas.Categorical.from_codes(self.tag_codes, self.tag_names),
@@ -79,7 +79,7 @@ class Scalars:
         Raises:
             MissingDependencyError: pyarrow is not installed.
         """
-        arrow = _import("pyarrow", "arrow")
+        arrow = import_optional("pyarrow", "arrow")
         columns = [
             arrow.DictionaryArray.from_arrays(codes, arrow.array(names, arrow.string()))
             for codes, names in ((self.run_codes, self.run_names), (self.tag_codes, self.tag_names))
@@ -103,12 +103,17 @@ class Scalars:
         Raises:
             MissingDependencyError: pyarrow is not installed.
         """
-        parquet = _import("pyarrow.parquet", "arrow")
+        parquet = import_optional("pyarrow.parquet", "arrow")
         with _replacing(path) as temporary:
             parquet.write_table(self.to_arrow(), temporary)
 
 
-def _import(module: str, extra: str) -> Any:
+def import_optional(module: str, extra: str) -> Any:
+    """Returns a module that an extra of this package installs.
+
+    Raises:
+        MissingDependencyError: It is not installed.
+    """
     try:
         return importlib.import_module(module)
     except ImportError:

@@ -17,6 +17,7 @@ from tb_firstloss.first_batch import FirstBatch
 from tb_firstloss.reading.damage import Damage, reporter
 from tb_firstloss.reading.files.find import EventFile, find_event_files, is_event_file_name
 from tb_firstloss.reading.files.open import open_window
+from tb_firstloss.reading.first_losses import FirstLosses
 from tb_firstloss.reading.run_reader import RunReader
 from tb_firstloss.reading.selection import Selection
 from tb_firstloss.reading.tensor_datum import TensorDatum
@@ -67,7 +68,7 @@ def read_first_loss(path: str | os.PathLike[str]) -> FirstBatch:
 
 def read_first_losses(
     logdir: str | os.PathLike[str], *, executor: Executor | None = None
-) -> dict[str, FirstBatch]:
+) -> FirstLosses:
     """Reads every recording below a logdir.
 
     Only recordings are opened, so the cost does not grow with the training logs next to them. A
@@ -79,14 +80,15 @@ def read_first_losses(
             the storage is slow, else in the calling one, because decoding holds the GIL.
 
     Returns:
-        The first batches by run name relative to the logdir ("." for the logdir itself), sorted.
+        The first batches by run name relative to the logdir ("." for the logdir itself), sorted: a
+        dict that shows itself as a table and has ``to_pandas()``.
 
     Raises:
         FileNotFoundError: Nothing is at the path.
     """
     files = _find(os.fspath(logdir))
     results = _read_with(executor, files) if executor is not None else _read_here(files)
-    found: dict[str, FirstBatch] = {}
+    found = FirstLosses()
     for run, result, damage in results:
         if isinstance(result, FirstBatch):
             found.setdefault(run, result)

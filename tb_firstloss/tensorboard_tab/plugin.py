@@ -67,10 +67,12 @@ class FirstLossPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBoar
             first = self._recordings.read(context, experiment_id, run)
             if not isinstance(first, FirstBatch):
                 return http_util.Respond(request, f"{run}: {first}", "text/plain", code=404)
-            pair.append((first, request.args.get(f"{side}_output")))
-        return http_util.Respond(
-            request, json.dumps(rows.compare(*pair), allow_nan=False), "application/json"
-        )
+            pair.append((first, request.args.get(f"{side}_row", "")))
+        try:
+            found = rows.compare(*pair)
+        except ValueError as error:  # a recording has no such row
+            return http_util.Respond(request, str(error), "text/plain", code=404)
+        return http_util.Respond(request, json.dumps(found, allow_nan=False), "application/json")
 
 
 def _to_app(respond: Callable[[wrappers.Request], Any]) -> App:

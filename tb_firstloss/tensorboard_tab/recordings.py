@@ -44,7 +44,7 @@ class Recordings:
         wanted = {run: (experiment_id, run, *sorted(tags.items())) for run, tags in listed.items()}
         missing = {run: listed[run] for run, key in wanted.items() if key not in self._read}
         for run, result in self._read_runs(context, experiment_id, missing):
-            self._read[wanted[run]] = json.dumps(_to_row(run, result), allow_nan=False)
+            self._read[wanted[run]] = json.dumps(_to_json(run, result), allow_nan=False)
         texts = [self._read[wanted[run]] for run in sorted(wanted) if wanted[run] in self._read]
         self._read = {key: self._read[key] for key in wanted.values() if key in self._read}
         body = ",".join(texts)
@@ -190,10 +190,10 @@ def _decode(run: str, manifest: str, tensors: dict[str, Array]) -> FirstBatch | 
         return f"it cannot be decoded ({first_line(error)})"
 
 
-def _to_row(run: str, result: FirstBatch | str) -> dict[str, Any]:
+def _to_json(run: str, result: FirstBatch | str) -> dict[str, Any]:
     if isinstance(result, str):
         return {"run": run, "problem": result}
     try:
-        return rows.to_row(result)
+        return rows.to_json(result)
     except Exception as error:  # noqa: BLE001 - one bad run must not hide the others
         return {"run": run, "problem": f"it cannot be shown ({first_line(error)})"}

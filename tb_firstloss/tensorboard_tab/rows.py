@@ -17,9 +17,9 @@ from tb_firstloss.arrays import (
     to_float64,
 )
 from tb_firstloss.checks import Verdict, check_recorded
-from tb_firstloss.comparison import compare_outputs
+from tb_firstloss.comparison import ValueComparison, compare_losses, compare_outputs
 from tb_firstloss.first_batch import FirstBatch, OutputLoss, tabulate
-from tb_firstloss.loss_table import OutputRow
+from tb_firstloss.loss_table import OutputRow, Row
 
 MAX_POINTS = 256
 """Most points to send, rounded to six digits; more distinct values become this many buckets."""
@@ -27,60 +27,90 @@ MAX_POINTS = 256
 LARGEST_COUNT = 10
 
 
-def to_row(first: FirstBatch) -> dict[str, Any]:
-    """Returns what the page shows of a recording, and `checks.check`'s verdict on it."""
+def to_json(first: FirstBatch) -> dict[str, Any]:
+    """Returns what the page shows of a recording, and the verdict on each of its rows."""
     table, verdict = tabulate(first), _judge(first)
-    loss = table.losses[0] if table.losses else None
-    row: dict[str, Any] = finite_json(
+    found: dict[str, Any] = finite_json(
         {
             "run": table.run,
             "step": table.step,
             "wall_time": first.wall_time,
-            "loss": None if loss is None or loss.value is None else float(loss.value),
-            "loss_kind": None if loss is None else loss.kind,
-            "expected": table.expected if verdict is None else verdict.expected,
-            "verdict": None if verdict is None else {"ok": verdict.ok, **vars(verdict)},
             "digest": table.digest,
-            "outputs": [_to_output(output) for output in table.outputs],
-        }
-    )
-    return row
-
-
-def compare(
-    one: tuple[FirstBatch, str | None], other: tuple[FirstBatch, str | None]
-) -> dict[str, Any]:
-    """Compares two recordings, and the per-example values of one output of each.
-
-    Args:
-        one: The baseline, and the name of an output or None.
-        other: What to compare with it, likewise.
-
-    Returns:
-        ``digests_agree``, None where equal digests say nothing of these two outputs, and
-        ``values``: None without two outputs, a ``reason`` if values cannot be compared one by one,
-        else their ``agreement``, ``count``, how many are ``equal`` bit for bit and how many
-        ``equal_in_value``, and the ``largest`` difference: ``index``, ``baseline``, ``value`` and
-        ``difference``, or None if there is none.
-    """
-    (a, a_name), (b, b_name) = one, other
-    agree = a.digest == b.digest
-    same_place = [name == a_name for name in a.outputs] == [name == b_name for name in b.outputs]
-    pair = [output for name, output in a.outputs.items() if name == a_name]
-    pair += [output for name, output in b.outputs.items() if name == b_name]
-    found: dict[str, Any] = finite_json(
-        {
-            "digests_agree": agree if same_place or not agree else None,
-            "values": _compare_outputs(*pair) if len(pair) == 2 else None,
+            "has_expectation": table.expectation is not None,
+            "rows": [_to_row(row, _verdict_on(row, verdict)) for row in table.rows],
         }
     )
     return found
 
 
+def _to_row(row: Row, verdict: Verdict | None) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "names": row.names,
+        "loss": None if row.loss is None else float(row.loss.value),
+        "expected": row.expected if verdict is None else verdict.expected,
+        "verdict": verdict and {"ok": verdict.ok, "kind": verdict.kind, "message": str(verdict)},
+        "kind": row.kind,
+        "output": None if row.output is None else _to_output(row.output),
+    }
+
+
+def compare(one: tuple[FirstBatch, str], other: tuple[FirstBatch, str]) -> dict[str, Any]:
+    """Compares a row of one recording with a row of another, or of the same.
+
+    Args:
+        one: The baseline, and the name of one of its rows.
+        other: What to compare with it, likewise.
+
+    Returns:
+        ``digests_agree``, None where equal digests say nothing of these two rows; ``identical``,
+        whether everything in the rows is, bit for bit; ``loss`` and ``values`` (per example): None
+        unless both rows have them, a ``reason`` if they cannot be compared one by one, else their
+        ``agreement``, ``count``, how many are ``equal`` bit for bit and how many
+        ``equal_in_value``, and the ``largest`` difference: ``index``, ``baseline``, ``value`` and
+        ``difference``, or None if there is none.
+
+    Raises:
+        ValueError: A recording has no such row.
+    """
+    (a, a_name), (b, b_name) = one, other
+    (x, x_place), (y, y_place) = _find_row(a, a_name), _find_row(b, b_name)
+    loss = values = None
+    if x.loss is not None and y.loss is not None:
+        loss = _to_comparison(compare_losses(x.loss.value, y.loss.value))
+    if x.output is not None and y.output is not None:
+        values = _compare_outputs(a.outputs[x.output.name], b.outputs[y.output.name])
+    agree = a.digest == b.digest
+    known = not agree or x_place == y_place
+    alike = (x.loss is None, x.output is None) == (y.loss is None, y.output is None)
+    found = {part.get("agreement") for part in (loss, values) if part is not None}
+    answer: dict[str, Any] = finite_json(
+        {
+            "digests_agree": agree if known else None,
+            "identical": (agree and known) or (alike and found == {"identical"}),
+            "loss": loss,
+            "values": values,
+        }
+    )
+    return answer
+
+
+def _find_row(first: FirstBatch, name: str) -> tuple[Row, list[bool]]:
+    """Returns a row, and which of the recording's losses and outputs are in it."""
+    table = tabulate(first)
+    for row in table.rows:
+        if row.name == name:
+            return row, [p is row.loss or p is row.output for p in (*table.losses, *table.outputs)]
+    raise ValueError(f"{first.run}: no row {name!r}")
+
+
 def _compare_outputs(a: OutputLoss, b: OutputLoss) -> dict[str, Any]:
     if a.per_example is None or b.per_example is None:
         return {"reason": "too large to be compared here; tb_firstloss.compare can"}
-    found = compare_outputs(a, b)
+    return _to_comparison(compare_outputs(a, b))
+
+
+def _to_comparison(found: ValueComparison) -> dict[str, Any]:
     if found.reason:
         return {"reason": found.reason}
     largest = [{**vars(w), "difference": w.value - w.baseline} for w in found.worst[:1]]
@@ -101,10 +131,16 @@ def _judge(first: FirstBatch) -> Verdict | None:
         return None
 
 
+def _verdict_on(row: Row, verdict: Verdict | None) -> Verdict | None:
+    """Returns what a recording's verdict says of a row: of a loss and its output, the worse."""
+    if verdict is None or not verdict.parts:
+        return None if row.expected is None else verdict
+    parts = [verdict.parts[name] for name in row.names if name in verdict.parts]
+    return next((part for part in parts if not part.ok), next(iter(parts), None))
+
+
 def _to_output(output: OutputRow) -> dict[str, Any]:
     row = {
-        "name": output.name,
-        "kind": output.kind,
         **vars(output.statistics),
         "buckets": bucket_count(output.statistics.count),
     }

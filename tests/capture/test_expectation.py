@@ -13,7 +13,7 @@ from tb_firstloss.capture.expectation import Expectation
 from tb_firstloss.capture.keras.expectation import infer_expectation
 from tb_firstloss.capture.options import Options
 from tb_firstloss.capture.recorder import Recorder
-from tb_firstloss.capture.step_result import Captured
+from tb_firstloss.capture.step.result import Captured
 from tb_firstloss.checks import check_recorded
 from tb_firstloss.errors import (
     CaptureError,

@@ -7,7 +7,7 @@ import pytest
 
 from tb_firstloss.capture.options import Options
 from tb_firstloss.capture.recorder import Recorder
-from tb_firstloss.capture.step_result import Captured
+from tb_firstloss.capture.step.result import Captured
 from tb_firstloss.cli import main
 from tb_firstloss.errors import CaptureWarning, UnexpectedLossError
 from tb_firstloss.first_batch import OutputLoss

@@ -1,10 +1,11 @@
 import json
+import re
 
 import numpy as np
 import pytest
 
 from tb_firstloss.cli import main
-from tests.helpers.recorded import record
+from tests.helpers.recorded import record, write_losses
 
 VALUES = np.linspace(1, 2, 8, dtype=np.float32)
 PRINTS = {"batch": "a" * 64, "weights": "b" * 64}
@@ -32,8 +33,8 @@ def test_the_same_recording_is_identical(logdir, capsys):
 def test_a_difference_is_measured_located_and_explained(logdir, capsys):
     assert main(["compare", str(logdir / "before"), str(logdir / "after")]) == 1
     out = capsys.readouterr().out
-    rows = {line[:11].strip(): line.split() for line in out.splitlines()}
-    assert rows["total"][:2] == ["total", "identical"]
+    rows = {line[:11].strip(): line.split() for line in out.splitlines()[4:]}
+    assert rows["loss"][:2] == ["loss", "identical"]
     assert " ".join(rows["per example"][2:]) == "different 1 of 8 0.5 0.25 [7] 2 → 2.5"
     assert "Where it comes from: code or randomness" in out
     assert "Also different: code: old → new" in out
@@ -87,6 +88,40 @@ def test_a_single_path_is_wrong_usage(logdir):
     with pytest.raises(SystemExit) as caught:
         main(["compare", str(logdir / "before")])
     assert caught.value.code == 2
+
+
+def table_of(capsys, *paths):
+    """Compares, and returns the agreement and the largest difference by the row's name."""
+    main(["compare", *map(str, paths), "--json"])
+    main(["compare", *map(str, paths)])
+    _, _, text = capsys.readouterr().out.partition("──\n")
+    rows, _, notes = text.partition("\n\n")
+    cells = (re.split("  +", line) for line in rows.splitlines())
+    return {row[0]: (row[1], row[-1]) for row in cells}, notes
+
+
+def test_several_losses_are_compared_by_name(tmp_path, capsys):
+    for name, losses in (("a", {"d": 1.0, "g": 0.5}), ("b", {"g": 0.75, "d": 1.0, "c": 2.0})):
+        write_losses(tmp_path / name, losses)
+    rows, notes = table_of(capsys, tmp_path / "a", tmp_path / "b")
+    assert rows == {
+        "loss: d": ("identical", "identical"),
+        "loss: g": ("different", "0.5 → 0.75"),
+        "loss: c": ("different", "the baseline has no such loss"),
+    }
+    assert "Also different: names of the losses: d, g → g, d, c" in notes
+
+
+def test_only_losses_of_two_names_are_compared_with_each_other(tmp_path, capsys):
+    write_losses(tmp_path / "a", {"loss": 1.0}, {"loss": [1.0, 2.0]})
+    write_losses(tmp_path / "b", {"total_loss": 1.5}, {"dense": [1.0, 2.0]})
+    rows, notes = table_of(capsys, tmp_path / "a", tmp_path / "b")
+    assert rows == {
+        "loss": ("different", "1 → 1.5"),
+        "per example": ("identical", "identical"),
+    }
+    assert "Also different: names of the losses: loss → total_loss" in notes
+    assert "Also different: names of the outputs: loss → dense" in notes
 
 
 @pytest.mark.slow

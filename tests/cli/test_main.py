@@ -12,8 +12,10 @@ import pytest
 
 from tb_firstloss import read_first_loss
 from tb_firstloss.cli import commands
+from tb_firstloss.cli.commands import show
 from tb_firstloss.cli.main import COMMANDS, main
 from tb_firstloss.errors import UnexpectedLossError
+from tb_firstloss.first_batch import FirstBatch, OutputLoss
 from tests.helpers.recorded import record, run_on_terminal
 
 
@@ -51,6 +53,30 @@ def test_show_as_json_gives_the_same_numbers(logdir, capsys):
     output = first["outputs"]["loss"]
     assert (output["count"], output["mean"], output["nonfinite_count"]) == (3, 2, 1)
     assert first["digest"] == read_first_loss(logdir / "a").digest
+
+
+GAN = FirstBatch(
+    run="gan",
+    step=0,
+    wall_time=1.0,
+    losses={"d_loss": np.float32(1.375), "g_loss": np.float32(0.75)},
+    outputs={"d_loss": OutputLoss(per_example=np.float32([1.0, 2.0]))},
+    metadata={"expected_loss": {"g_loss": "0.7"}},
+)
+
+
+def test_show_prints_a_row_per_loss_with_its_output(capsys):
+    show.print_losses([GAN])
+    _, _, *rows = capsys.readouterr().out.splitlines()
+    d_loss, g_loss = (row.split() for row in rows)
+    assert d_loss[:8] == ["gan:", "d_loss", "0", "1.375", "2", "1", "1.5", "2"]
+    assert g_loss == ["gan:", "g_loss", "0", "0.75", "0.7"]
+
+
+def test_show_as_json_gives_every_loss_by_name():
+    found = show.to_json(GAN)
+    assert (found["loss"], found["losses"]) == (None, {"d_loss": 1.375, "g_loss": 0.75})
+    assert list(found["outputs"]) == ["d_loss"]
 
 
 def test_show_takes_a_file_a_run_and_a_logdir(logdir, capsys):

@@ -53,7 +53,7 @@ def test_tags_are_chosen_by_globs(recordings, capsys):
     found = json.loads(capsys.readouterr().out)
     assert [(row["run"], row["tag"]) for row in found] == [
         ("a/first_batch", "first_batch/loss"),
-        ("a/first_batch", "first_batch/tensors/loss"),
+        ("a/first_batch", "first_batch/tensors/losses/loss"),
         ("train", "epoch/loss"),
         ("train", "note"),
     ]

@@ -541,7 +541,7 @@ CASES = [
         custom_train_step,
         "no Loss",
         expected=LossFollowsFormula(
-            "without the loss per example: no loss comes from a Keras Loss"
+            "without the loss per example: the training step calls no Keras Loss"
         ),
     ),
     case(

@@ -8,10 +8,15 @@ import struct
 import subprocess
 import sys
 import termios
+from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
-from tb_firstloss import FirstLoss
+from tb_firstloss import FirstBatch, FirstLoss, OutputLoss
+from tb_firstloss.capture.options import Options
+from tb_firstloss.capture.window.step_trace import StepTrace
+from tb_firstloss.capture.writing.recording import write_recording
 
 
 def record(logdir, values, *, total=None, **options):
@@ -20,6 +25,31 @@ def record(logdir, values, *, total=None, **options):
     total = None if total is None else tf.constant(total)
     first.record(tf.constant(values), total=total)
     return first.run_dir
+
+
+def write_losses(logdir, losses, outputs=(), *, metadata=(), **options):
+    """Writes a first batch of several losses as a recording, and returns it.
+
+    Args:
+        logdir: Where; the run is first_batch.
+        losses: Numbers by name.
+        outputs: Per-example values by name.
+        metadata: Of the first batch.
+        options: Of the recorder.
+    """
+    options = Options(logdir=logdir, graph=False, profile=False, **options)
+    run_dir = Path(logdir) / options.tag
+    run_dir.mkdir(parents=True)
+    first = FirstBatch(
+        run=options.tag,
+        step=0,
+        wall_time=1.7e9,
+        losses={name: np.float32(loss) for name, loss in losses.items()},
+        outputs={name: OutputLoss(per_example=np.asarray(v)) for name, v in dict(outputs).items()},
+        metadata=dict(metadata),
+    )
+    write_recording(first, str(run_dir), options, trace=StepTrace(step=0), step=None)
+    return first
 
 
 def run_on_terminal(*arguments, columns=120, **environment):

@@ -32,7 +32,7 @@ from tests.mutants.changes import Mutant
 MODULES = [
     *(f"tb_firstloss/{name}.py" for name in ("arrays", "checks", "comparison", "contract")),
     "tb_firstloss/arithmetic.py",
-    "tb_firstloss/capture/step_result.py",
+    "tb_firstloss/capture/step/result.py",
     *sorted(map(str, Path("tb_firstloss/reading/format").glob("*.py"))),
 ]
 MEMORY_BYTES = 12 << 30

@@ -1,6 +1,7 @@
 """The tab's server side, without a browser: how it loads, and what it makes of recordings."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import subprocess
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
 from tensorboard.context import RequestContext
+from tensorboard.plugins import base_plugin
+from werkzeug import test
 
 from tb_firstloss import contract
 from tb_firstloss.checks import check
@@ -17,7 +20,8 @@ from tb_firstloss.cli import main
 from tb_firstloss.errors import UnexpectedLossError
 from tb_firstloss.first_batch import FirstBatch, OutputLoss
 from tb_firstloss.tensorboard_tab import recordings, rows
-from tests.helpers.recorded import record
+from tb_firstloss.tensorboard_tab.plugin import FirstLossPlugin
+from tests.helpers.recorded import record, write_losses
 from tests.tensorboard_tab.browser import serving
 
 
@@ -29,7 +33,13 @@ def output(values, *splits):
 
 def first_batch(loss=None, run="r", **outputs):
     losses = {} if loss is None else {"loss": loss}
-    return FirstBatch(run=run, step=0, wall_time=1.0, losses=losses, outputs=outputs)
+    return with_losses(losses, outputs, run=run)
+
+
+def with_losses(losses, outputs=(), run="r", **metadata):
+    return FirstBatch(
+        run=run, step=0, wall_time=1.0, losses=losses, outputs=dict(outputs), metadata=metadata
+    )
 
 
 def test_the_entry_point_imports_only_the_standard_library_and_tensorboard():
@@ -84,10 +94,10 @@ def test_the_ends_of_float64_stay_numbers(extreme):
 
 def test_a_row_is_json_whatever_the_values():
     values = np.array([np.nan, np.inf, -np.inf, 1.0], np.float16)
-    row = rows.to_row(first_batch(loss=np.float32(np.nan), y=output(values)))
-    text = json.dumps(row, allow_nan=False)
-    assert json.loads(text)["loss"] == "NaN"
-    assert [item["value"] for item in row["outputs"][0]["largest"]] == [
+    found = rows.to_json(first_batch(loss=np.float32(np.nan), y=output(values)))
+    (row,) = json.loads(json.dumps(found, allow_nan=False))["rows"]
+    assert row["loss"] == "NaN"
+    assert [item["value"] for item in row["output"]["largest"]] == [
         "NaN",
         "Infinity",
         "-Infinity",
@@ -98,8 +108,8 @@ def test_a_row_is_json_whatever_the_values():
 def test_a_comparison_counts_equal_bits_and_finds_the_largest_difference():
     a = first_batch(np.float32(1), y=output(np.float32([[0.0, np.nan], [1.0, 5.0]])))
     b = first_batch(np.float32(3), y=output(np.float32([[-0.0, np.nan], [1.5, 2.0]])))
-    found = rows.compare((a, "y"), (b, "y"))
-    assert found["digests_agree"] is False
+    found = rows.compare((a, "loss"), (b, "loss"))
+    assert (found["digests_agree"], found["identical"]) == (False, False)
     assert found["values"] == {
         "agreement": "different",
         "count": 4,
@@ -142,6 +152,50 @@ def test_equal_digests_say_nothing_of_two_outputs_of_one_run():
     ]
 
 
+def test_of_equal_values_in_two_outputs_of_one_run_the_rows_are_identical():
+    first = first_batch(x=output([1.0, 2.0]), y=output([1.0, 2.5]), z=output([1.0, 2.0]))
+    found = [rows.compare((first, "x"), (first, name))["identical"] for name in "xyz"]
+    assert found == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "identical", "equal_in_value"),
+    [
+        (0x3F800000, 0x3F800000, True, 1),
+        (0x3F800000, 0x3F800001, False, 0),
+        (0, 0x80000000, False, 1),
+        (0x7FC00000, 0x7FC00001, False, 1),
+    ],
+    ids=["equal", "last-bit", "signed-zero", "nan-payload"],
+)
+def test_rows_without_outputs_are_compared_bit_for_bit(a, b, identical, equal_in_value):
+    a, b = (np.array(bits, np.uint32).view(np.float32) for bits in (a, b))
+    one = with_losses({"d": a, "g": np.float32(1)})
+    other = with_losses({"d": b, "g": np.float32(2)})  # so the digests always differ
+    found = rows.compare((one, "d"), (other, "d"))
+    assert (found["digests_agree"], found["identical"], found["values"]) == (False, identical, None)
+    assert found["loss"]["equal_in_value"] == equal_in_value
+
+
+def test_equal_digests_say_nothing_of_two_losses_of_one_run():
+    first = with_losses({name: np.float32(x) for name, x in (("d", 1), ("g", 2), ("c", 1))})
+    found = [rows.compare((first, "d"), (first, name)) for name in "dgc"]
+    assert [each["digests_agree"] for each in found] == [True, None, None]
+    assert [each["identical"] for each in found] == [True, False, True]
+
+
+def test_a_loss_and_per_example_values_are_not_compared():
+    first = with_losses({"d": np.float32(1), "g": np.float32(1)}, {"y": output([1.0])})
+    found = rows.compare((first, "d"), (first, "y"))
+    assert found == {"digests_agree": None, "identical": False, "loss": None, "values": None}
+
+
+def test_equal_losses_do_not_make_rows_identical_of_which_one_has_values():
+    first = with_losses({"d": np.float32(1), "g": np.float32(1)}, {"d": output([1.0])})
+    found = rows.compare((first, "d"), (first, "g"))
+    assert (found["loss"]["agreement"], found["identical"]) == ("identical", False)
+
+
 def provide(logdir):
     """TensorBoard's data provider over a logdir."""
     multiplexer = plugin_event_multiplexer.EventMultiplexer()
@@ -178,7 +232,8 @@ def test_the_tabs_verdict_is_that_of_check(case):
         outputs={"y": output(values)},
         metadata={"expected_loss": 2.3},
     )
-    found, verdict = rows.to_row(first)["verdict"], check(first, 2.3)
+    (row,), verdict = rows.to_json(first)["rows"], check(first, 2.3)
+    found = row["verdict"]
     assert found["kind"] == verdict.kind == case.replace("infinite-total", "non-finite")
     assert (found["ok"], found["message"]) == (case == "ok", str(verdict))
 
@@ -189,12 +244,16 @@ def test_the_tabs_verdicts_are_those_that_the_command_prints(tmp_path, capsys):
             record(tmp_path / case, values, total=total, expect=2.3)
     printed = json.loads(show(capsys, "check", tmp_path, "--json"))
     _, text = recordings.Recordings(provide(tmp_path)).to_json(RequestContext(), "")
-    verdicts = {row["run"]: row["verdict"] for row in json.loads(text)["recordings"]}
-    assert len(verdicts) == len(FIRST_LOSSES)
-    for row in printed:
-        verdict = verdicts[row.pop("run")]
-        assert verdict.pop("ok") is (row["kind"] == "ok")
-        assert verdict == row
+    shown = {recording["run"]: recording["rows"] for recording in json.loads(text)["recordings"]}
+    assert len(shown) == len(FIRST_LOSSES)
+    for verdict in printed:
+        (row,) = shown[verdict["run"]]
+        assert row["expected"] == verdict["expected"]
+        assert row["verdict"] == {
+            "ok": verdict["kind"] == "ok",
+            "kind": verdict["kind"],
+            "message": verdict["message"],
+        }
 
 
 @pytest.mark.parametrize("expected", [2.3, None, "log(", ["hostile"]], ids=str)
@@ -204,9 +263,57 @@ def test_without_a_single_value_to_judge_there_is_no_verdict(expected):
     first = FirstBatch(
         run="r", step=0, wall_time=1.0, losses={}, outputs=outputs, metadata=metadata
     )
-    row = rows.to_row(first)
-    assert row["verdict"] is None
-    assert row["expected"] == (2.3 if expected == 2.3 else None)
+    found = rows.to_json(first)
+    assert [(row["expected"], row["verdict"]) for row in found["rows"]] == [(None, None)] * 2
+    assert found["has_expectation"] is (expected is not None)
+
+
+def test_one_number_is_no_verdict_on_several_losses():
+    losses = {"d": np.float32(1), "g": np.float32(2)}
+    found = rows.to_json(with_losses(losses, {"d": output([1.0, 2.0])}, expected_loss=1.5))
+    assert [(row["expected"], row["verdict"]) for row in found["rows"]] == [(None, None)] * 2
+    assert found["has_expectation"]
+
+
+def judged(monkeypatch, first, **parts):
+    """The rows' expectation and the kind of their verdict, for verdicts given by name."""
+    worst = next(iter(parts.values()))
+    monkeypatch.setattr(rows, "check_recorded", lambda _: dataclasses.replace(worst, parts=parts))
+    found = rows.to_json(first)["rows"]
+    return {r["name"]: (r["expected"], r["verdict"] and r["verdict"]["kind"]) for r in found}
+
+
+def test_each_row_has_the_verdict_on_its_name(monkeypatch):
+    first = with_losses(
+        {"d": np.float32(1), "g": np.float32(2), "c": np.float32(3)}, expected_loss={"d": 1, "g": 4}
+    )
+    ok, low = (check(with_losses({"x": first.losses[n]}), e) for n, e in (("d", 1), ("g", 4)))
+    assert judged(monkeypatch, first, g=low, d=ok) == {
+        "d": (1, "ok"),
+        "g": (4, "low"),
+        "c": (None, None),
+    }
+
+
+@pytest.mark.parametrize("wrong", ["loss", "y", ""])
+def test_a_row_of_a_loss_and_an_output_has_the_worse_verdict(monkeypatch, wrong):
+    first = first_batch(np.float32(1), y=output([1.0, 3.0]))
+    first = dataclasses.replace(first, metadata={"expected_loss": {"loss": 9, "y": 9}})
+    ok, high = (check(with_losses({"x": np.float32(5)}), e) for e in (5, 1))
+    parts = {name: high if name == wrong else ok for name in ("loss", "y")}
+    found = judged(monkeypatch, first, **parts)
+    assert found == {"loss": (1, "high") if wrong else (5, "ok")}
+
+
+def test_the_page_is_told_of_every_loss_and_output():
+    found = rows.to_json(
+        with_losses({"d": np.float32(0.5), "g": np.float32(2)}, {"g": output([1.0, 3.0])})
+    )
+    (d, g) = found["rows"]
+    assert (d["name"], d["names"], d["loss"], d["output"]) == ("d", ["d"], 0.5, None)
+    assert (g["name"], g["names"], g["loss"], g["output"]["mean"]) == ("g", ["g"], 2, 2)
+    (both,) = rows.to_json(first_batch(np.float32(1), y=output([1.0])))["rows"]
+    assert (both["name"], set(both["names"])) == ("loss", {"loss", "y"})
 
 
 @pytest.mark.parametrize(
@@ -230,6 +337,26 @@ def test_the_tab_and_the_command_count_the_same_bits(tmp_path, capsys, a, b):
     assert tab["largest"] == {**largest, "difference": largest["value"] - largest["baseline"]}
     text = show(capsys, "compare", tmp_path / "a", tmp_path / "b")
     assert "  2 of 3, 1 in bits alone  " in text
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "text"),
+    [
+        ({"a_row": "d", "b_row": "g"}, 200, '"agreement": "different"'),
+        ({"a_row": "d", "b_row": "x"}, 404, "two/first_batch: no row 'x'"),
+        ({"a_row": "d"}, 404, "two/first_batch: no row ''"),
+        ({"a_row": "d", "b_row": "g", "b_run": "none"}, 404, "none: no such run"),
+    ],
+    ids=["losses", "no-such-row", "no-row", "no-run"],
+)
+def test_the_comparison_takes_names_of_rows(tmp_path, query, status, text):
+    write_losses(tmp_path / "two", {"d": 1.0, "g": 2.0})
+    plugin = FirstLossPlugin(base_plugin.TBContext(data_provider=provide(tmp_path)))
+    runs = {"a_run": "two/first_batch", "b_run": "two/first_batch"}
+    client = test.Client(plugin.get_plugin_apps()["/comparison"])
+    answer = client.get("/", query_string={**runs, **query})
+    assert answer.status_code == status
+    assert text in answer.get_data(as_text=True)
 
 
 @pytest.fixture
@@ -256,7 +383,7 @@ def test_every_recording_is_read_once(written):
 def test_of_a_large_array_only_the_statistics_are_shown(written, monkeypatch):
     monkeypatch.setattr(recordings, "MAX_ARRAY_BYTES", 800)
     _, text = recordings.Recordings(written).to_json(RequestContext(), "")
-    large, small = (r["outputs"][0] for r in json.loads(text)["recordings"])
+    large, small = (r["rows"][0]["output"] for r in json.loads(text)["recordings"])
     assert (large["count"], large["mean"]) == (1000, 499.5)
     assert "values" not in large
     assert len(small["values"]) == 10
@@ -274,7 +401,7 @@ def test_a_failing_call_is_retried_run_by_run(written):
     _, text = recordings.Recordings(written).to_json(RequestContext(), "")
     large, small = json.loads(text)["recordings"]
     assert large["problem"] == "TensorBoard cannot read it (broken)"
-    assert small["outputs"][0]["count"] == 10
+    assert small["rows"][0]["output"]["count"] == 10
 
 
 def test_the_tab_reads_what_the_contract_names(written):

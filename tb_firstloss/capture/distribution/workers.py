@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tb_firstloss.arrays import Array, describe
 from tb_firstloss.capture.distribution import replicas
-from tb_firstloss.capture.step_result import Captured, HasLoss
+from tb_firstloss.capture.step.result import Captured, HasLoss
 from tb_firstloss.capture.writing import packed
 from tb_firstloss.errors import CaptureError, LossNotFoundError
 from tb_firstloss.first_batch import FirstBatch, OutputLoss

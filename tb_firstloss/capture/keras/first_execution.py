@@ -15,7 +15,7 @@ from tb_firstloss.capture.keras.model_step import ModelStep
 from tb_firstloss.capture.keras.stand_in import StandIn
 from tb_firstloss.capture.keras.train_function import CapturingFunction
 from tb_firstloss.capture.recorder import Recorder
-from tb_firstloss.capture.step_result import Captured
+from tb_firstloss.capture.step.result import Captured
 from tb_firstloss.capture.window.step_trace import StepTrace
 from tb_firstloss.errors import CaptureError
 
@@ -196,7 +196,7 @@ class FirstExecution(StandIn):
         """Writes the first batch and returns what it lacks, and why, one line each."""
         facts = capturing.facts or step_loss.StepFacts()
         missing = list(facts.missing)
-        if tensors is None:
+        if tensors is None and (capturing.facts is None or facts.losses or facts.outputs):
             missing.append("the loss: the train function had been traced before")
         result = step_loss.StepTensors(facts, tensors)
         captured = workers.agree(result, self._recorder.strategy, may_be_reduced=False)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tb_firstloss.capture.keras.library import CompiledLoss
 from tb_firstloss.capture.keras.lineage import find_contributions, is_made_from, is_usable
 from tb_firstloss.capture.keras.observe import Differentiated, LossCall, Observation
-from tb_firstloss.capture.step_result import unique
+from tb_firstloss.capture.step.values import unique
 
 Named = list[tuple[str, Any]]
 """Names that the user gave, and the values that have them: a step's logs, its metrics' updates."""

@@ -13,7 +13,6 @@ import numpy as np
 import tensorflow as tf
 
 from tb_firstloss.arrays import Array
-from tb_firstloss.capture import step_result
 from tb_firstloss.capture.distribution import replicas
 from tb_firstloss.capture.expectation import NOT_SEEN, Expectation
 from tb_firstloss.capture.keras.expectation import infer_expectation, infer_step_expectation
@@ -28,7 +27,8 @@ from tb_firstloss.capture.keras.naming import (
 )
 from tb_firstloss.capture.keras.observe import LossCall, Observation
 from tb_firstloss.capture.keras.recompute import recompute
-from tb_firstloss.capture.step_result import Captured
+from tb_firstloss.capture.step.result import Captured
+from tb_firstloss.capture.step.values import add_up, count_rows, to_array, unique
 from tb_firstloss.first_batch import OutputLoss
 
 Tensors = dict[str, Any]
@@ -105,9 +105,11 @@ def gather(
     # A model may have no losses but those that it adds.
     has_none = seen.totals and not compiled_losses(model) and is_librarys(model.compute_loss)
     if not (calls or facts.outputs or facts.unseen or has_none):
+        calls_none = "calls no Keras Loss, or calls it in an inner tf.function"
         facts.missing.append(
-            "the loss per example: no loss comes from a Keras Loss that is called where it can be "
-            "seen; use self.compute_loss or a keras.losses.Loss in train_step"
+            "the loss per example: the training step "
+            f"{'differentiates the value of no Keras Loss' if seen.calls else calls_none}; use "
+            "self.compute_loss or a keras.losses.Loss in train_step"
         )
     facts.expectation = _expect(losses, calls, facts)
     return facts, tensors
@@ -145,7 +147,7 @@ def _gather_vectors(
         for member in [] if loss.problem else loss.members:
             if member.shape.rank != 0 and not any(member is known for known in of_calls):
                 tensors[f"{len(facts.outputs)}/values"] = returned(member)
-                name = step_result.unique(loss.name, taken)
+                name = unique(loss.name, taken)
                 facts.outputs.append(OutputFacts(name, "sum"))
 
 
@@ -181,7 +183,7 @@ class StepTensors:
             return Captured()
         outputs = {}
         for number, output in enumerate(self.facts.outputs):
-            array, row_splits = step_result.to_array(tensors[f"{number}/values"])
+            array, row_splits = to_array(tensors[f"{number}/values"])
             outputs[output.name] = OutputLoss(
                 per_example=array,
                 row_splits=row_splits,
@@ -193,14 +195,14 @@ class StepTensors:
         return Captured(
             losses={name: _add_members(tensors, i) for i, name in enumerate(self.facts.losses)},
             outputs=outputs,
-            replica_counts=step_result.count_rows(tensors["0/values"]) if outputs else (),
+            replica_counts=count_rows(tensors["0/values"]) if outputs else (),
         )
 
 
 def _add_members(tensors: Tensors, number: int) -> Array:
     """Returns a loss, [], from its members; each replica's is its share of the whole."""
     members = [tensor for name, tensor in tensors.items() if name.startswith(f"loss/{number}/")]
-    sums = [step_result.add_up(step_result.to_array(member)[0]) for member in members]
+    sums = [add_up(to_array(member)[0]) for member in members]
     total: Array = functools.reduce(operator.add, map(tf.constant, sums)).numpy()
     return total
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tb_firstloss import contract
 from tb_firstloss.arrays import Array, finite_values
 from tb_firstloss.capture.options import Options
-from tb_firstloss.capture.step_call import Step
+from tb_firstloss.capture.step.call import Step
 from tb_firstloss.capture.window import graphs
 from tb_firstloss.capture.window.step_trace import StepTrace
 from tb_firstloss.capture.writing import summaries
@@ -62,7 +62,7 @@ def write_recording(
                 summaries.write_layers(f"{tag}/keras", layers, step=first.step)
             summaries.write_text(f"{tag}/report", write_report(first, trace), step=first.step)
             if options.hparams is not None:
-                _write_hparams(first, options.hparams, tag, run_dir, recording_id)
+                _write_hparams(options.hparams, run_dir, recording_id)
         except Exception as error:  # noqa: BLE001 - the values are safe; nothing else may lose them
             trace.missing.append(f"graph or report: {first_line(error, named=True)}")
     if not file.finish():
@@ -113,16 +113,11 @@ def _write_scalar(prefix: str, name: str, value: float | Array, step: int) -> No
     summaries.write_scalar(f"{prefix}/{name}", value, step=step, description=contract.SCALARS[name])
 
 
-def _write_hparams(
-    first: FirstBatch, hparams: Mapping[str, Any], tag: str, run_dir: str, recording_id: str
-) -> None:
+def _write_hparams(hparams: Mapping[str, Any], run_dir: str, recording_id: str) -> None:
     from tensorboard.plugins.hparams import api as hp
 
-    metrics = [f"{tag}/{name}" for name in ("loss", "loss_mean", "loss_max", "nonfinite_count")]
-    metrics += [loss_tag for loss_tag in contract.loss_tags(tag, first) if loss_tag not in metrics]
-    hp.hparams_config(
-        hparams=[hp.HParam(name) for name in hparams], metrics=[hp.Metric(name) for name in metrics]
-    )
+    # No hparams_config: TensorBoard takes any one run's for the whole logdir, and would show
+    # neither the losses that only another run has nor the metrics that the user configured.
     # The dashboard names a row after its trial id. The id part keeps runs with equal
     # hyperparameters apart, since run directories of many logdirs share one name.
     run = "/".join(run_dir.rsplit("/", 2)[-2:])

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 
 from tb_firstloss.capture.window.step_trace import StepTrace
 from tb_firstloss.first_batch import FirstBatch, tabulate
-from tb_firstloss.loss_table import LossTable
+from tb_firstloss.loss_table import COLUMNS, LossTable
 
 
 def write_report(first: FirstBatch, trace: StepTrace) -> str:
     """Returns the report of a recording and of the window around its step, as Markdown."""
-    rows = list(_loss_rows(tabulate(first)))
-    rows += _trace_rows(trace, "tracing and compilation included")
-    rows += [(key.replace("_", " "), str(value)) for key, value in first.metadata.items()]
-    return f"## First batch: {first.run}, step {first.step}\n\n{_table(rows)}{_gaps(trace)}"
+    table = tabulate(first)
+    facts = [
+        ("digest", f"`{table.digest}`"),
+        *_trace_rows(trace, "tracing and compilation included"),
+    ]
+    facts += [(key.replace("_", " "), str(value)) for key, value in first.metadata.items()]
+    return (
+        f"## First batch: {first.run}, step {first.step}\n\n{_losses(table)}\n{_table(facts)}"
+        f"{_gaps(trace)}"
+    )
 
 
 def write_warm_report(warm: StepTrace, first: StepTrace) -> str:
@@ -34,9 +40,9 @@ def _trace_rows(trace: StepTrace, what: str) -> list[tuple[str, str]]:
     return rows
 
 
-def _table(rows: Iterable[tuple[str, str]]) -> str:
-    lines = "\n".join(f"| {_cell(key)} | {_cell(value)} |" for key, value in rows)
-    return f"| | |\n|---|---|\n{lines}\n"
+def _table(rows: Iterable[Sequence[str]], headings: Sequence[str] = ("", "")) -> str:
+    lines = [headings, ["---"] * len(headings), *([_cell(text) for text in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _gaps(trace: StepTrace) -> str:
@@ -48,16 +54,17 @@ def _gaps(trace: StepTrace) -> str:
     return text
 
 
-def _loss_rows(table: LossTable) -> Iterator[tuple[str, str]]:
-    for loss in table.losses:
-        yield loss.name, loss.kind if loss.value is None else f"{loss.value} ({loss.kind})"
-    for output in table.outputs:
-        s = output.statistics
-        yield f"{output.name} per example", output.kind
-        yield f"{output.name} mean, std", f"{s.mean:.6g}, {s.std:.4g}"
-        yield f"{output.name} min, max", f"{s.min:.6g}, {s.max:.6g}"
-        yield f"{output.name} non-finite", f"{s.nonfinite_count} of {s.count}"
-    yield "digest", f"`{table.digest}`"
+def _losses(table: LossTable) -> str:
+    if not (table.losses or table.outputs):
+        return "**No loss** was captured.\n"
+    rows = [(row, row.texts()) for row in table.rows]
+    shown = [name for name in COLUMNS if any(texts[name] for _, texts in rows)]
+    cells = []
+    for row, texts in rows:
+        if row.loss is not None:
+            texts["loss"] = f"{row.loss.value} ({row.loss.kind})"
+        cells.append([row.name, *(texts[name] for name in shown), row.kind])
+    return _table(cells, ("", *shown, "per example"))
 
 
 def _cell(text: str) -> str:

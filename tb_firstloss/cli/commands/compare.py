@@ -70,13 +70,14 @@ def _print(comparison: Comparison) -> None:
     print(f"{printable(comparison.run)}: {agreement}, baseline {printable(comparison.baseline)}")
     if comparison.agreement == "identical":
         return
-    parts = dict(comparison.losses)
-    several = len(comparison.outputs) > 1
-    for name, part in comparison.outputs.items():
-        parts[f"per example: {name}" if several else "per example"] = part
+    rows = [
+        _row(what if len(parts) == 1 else f"{what}: {name}", part)
+        for what, parts in (("loss", comparison.losses), ("per example", comparison.outputs))
+        for name, part in parts.items()
+    ]
     print()
     headers = ["loss", "agreement", "different", "max abs", "max rel", "largest difference"]
-    print_table(headers, [_row(name, part) for name, part in parts.items()], left=[1])
+    print_table(headers, rows, left=[1])
     print()
     hint = ""
     if comparison.unknown:

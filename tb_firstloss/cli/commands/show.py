@@ -9,17 +9,15 @@ Examples::
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from typing import Any
 
 from tb_firstloss.cli.arguments import add_json, add_paths, add_quiet, add_selection
 from tb_firstloss.cli.output import Cell, histogram_line, print_json, print_table
 from tb_firstloss.cli.recordings import read_recordings
 from tb_firstloss.first_batch import FirstBatch, tabulate
-from tb_firstloss.loss_table import LossTable
+from tb_firstloss.loss_table import Row
 
-_HEADERS = ["run", "step", "loss", "expected", "count", "min", "mean", "max", "non-finite", ""]
-_EXPECTED, _NONFINITE = 3, 8
+_COLUMNS = ["loss", "expected", "count", "min", "mean", "max", "non-finite"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints a row per run and output."""
+    """Prints a row per loss and output of each run."""
     found = read_recordings(options)
     if options.json:
         print_json([to_json(first) for first in found])
@@ -41,28 +39,29 @@ def run(options: argparse.Namespace) -> int:
 
 
 def print_losses(found: list[FirstBatch]) -> None:
-    """Prints a table with a row per run and output."""
-    rows = [row for first in found for row in _rows(tabulate(first))]
-    expected = any(row[_EXPECTED] for row in rows)
-    keep = [i for i in range(len(_HEADERS)) if expected or i != _EXPECTED]
-    table = [
-        [Cell(row[i], "red" if i == _NONFINITE and row[i] not in ("", "0") else "") for i in keep]
-        for row in rows
+    """Prints a table with the rows of each run."""
+    rows = [(table, row, row.texts()) for table in map(tabulate, found) for row in table.rows]
+    expected = any(texts["expected"] for _, _, texts in rows)
+    columns = [name for name in _COLUMNS if expected or name != "expected"]
+    cells: list[list[str | Cell]] = [
+        [
+            table.label(row),
+            str(table.step),
+            *(_cell(name, texts[name]) for name in columns),
+            _picture(row),
+        ]
+        for table, row, texts in rows
     ]
-    print_table([_HEADERS[i] for i in keep], table)
+    print_table(["run", "step", *columns, ""], cells)
 
 
-def _rows(table: LossTable) -> Iterator[list[str]]:
-    losses = ", ".join(loss.text for loss in table.losses)
-    head = [str(table.step), losses, "" if table.expected is None else f"{table.expected:.6g}"]
-    if not table.outputs:
-        yield [table.run, *head, *[""] * 6]
-    for output in table.outputs:
-        s = output.statistics
-        numbers = [f"{value:.6g}" for value in (s.min, s.mean, s.max)]
-        picture = "" if output.values is None else histogram_line(output.values)
-        label = table.run if len(table.outputs) == 1 else f"{table.run}: {output.name}"
-        yield [label, *head, str(s.count), *numbers, str(s.nonfinite_count), picture]
+def _cell(column: str, text: str) -> Cell:
+    return Cell(text, "red" if column == "non-finite" and text not in ("", "0") else "")
+
+
+def _picture(row: Row) -> str:
+    values = None if row.output is None else row.output.values
+    return "" if values is None else histogram_line(values)
 
 
 def to_json(first: FirstBatch) -> dict[str, Any]:

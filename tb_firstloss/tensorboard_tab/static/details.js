@@ -30,13 +30,12 @@ function describeRun(row, key) {
   const facts = [
     ["Step", String(recording.step)],
     ["Recorded", new Date(Number(recording.wall_time) * 1000).toLocaleString()],
-    ["Values", row.kind ?? "a scalar loss only"],
+    ["Values", row.kind || (row.loss == null ? "none" : "a scalar loss only")],
     ["Digest", element("code", { title: recording.digest }, recording.digest.slice(0, 16) + "…")],
   ];
-  const name = row.several ? `${row.run}: ${row.output}` : row.run;
-  const heading = element("h2", {}, key && element("span", { class: `key ${key}` }), name);
+  const heading = element("h2", {}, key && element("span", { class: `key ${key}` }), row.label);
   const nav = element("nav", { "aria-label": "The run in other tabs" });
-  return element("section", { "aria-label": name }, heading, nav, table(facts));
+  return element("section", { "aria-label": row.label }, heading, nav, table(facts));
 }
 
 function describeLargest(row) {
@@ -71,17 +70,26 @@ function describePair([a, b], columns) {
 const keyed = (key) => element("span", { class: `key ${key}`, role: "img", "aria-label": key.toUpperCase() });
 
 async function compareValues(a, b) {
-  const query = new URLSearchParams({ a_run: a.run, b_run: b.run });
-  if (a.output != null) query.set("a_output", a.output);
-  if (b.output != null) query.set("b_output", b.output);
-  const { digests_agree, values } = await getJson(`data/plugin/tb_firstloss/comparison?${query}`);
-  const identical = digests_agree ?? values.agreement === "identical";
-  const headline = identical
-    ? element("span", { class: "good" }, digests_agree ? "Identical bit for bit: the digests agree." : "Identical bit for bit.")
-    : element("span", { class: "bad" }, digests_agree === null ? "The values differ." : "The digests differ.");
-  if (!values || identical) return [headline];
-  if (values.reason) return [headline, ` Values cannot be compared one by one: ${values.reason}.`];
-  return [headline, ` ${values.equal} of ${values.count} values are equal`, inBitsAlone(values), furthest(values), "."];
+  const query = new URLSearchParams({ a_run: a.run, a_row: a.name, b_run: b.run, b_row: b.name });
+  const found = await getJson(`data/plugin/tb_firstloss/comparison?${query}`);
+  const { digests_agree, identical, loss, values } = found;
+  if (identical) {
+    const why = { true: ": the digests agree.", false: "; the digests of the recordings differ.", null: "." };
+    return [element("span", { class: "good" }, `Identical bit for bit${why[digests_agree]}`)];
+  }
+  if (!loss && !values) return ["A loss and per-example values cannot be compared."];
+  const headline = element("span", { class: "bad" }, digests_agree === null ? "The values differ." : "The digests differ.");
+  return [headline, ...(loss ? describeLosses(loss) : []), ...(values ? describeOutputs(values) : [])];
+}
+
+function describeLosses({ agreement, equal_in_value }) {
+  if (agreement === "identical") return [" The losses are identical."];
+  return [equal_in_value ? " The losses differ in bits alone." : " The losses differ."];
+}
+
+function describeOutputs(values) {
+  if (values.reason) return [` Values cannot be compared one by one: ${values.reason}.`];
+  return [` ${values.equal} of ${values.count} values are equal`, inBitsAlone(values), furthest(values), "."];
 }
 
 function inBitsAlone({ equal, equal_in_value }) {

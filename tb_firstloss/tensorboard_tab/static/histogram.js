@@ -69,7 +69,7 @@ export function histogram(rows, axis, { width, height, bins }) {
     const further = below + above ? ` (${((below + above) * 100).toFixed(0)} % beyond the axis)` : "";
     descriptions.push(`${text(rows[i].min)} to ${text(rows[i].max)}${further}`);
   });
-  const expected = rows[0].several ? null : rows[0].expected;
+  const { expected } = rows[0];
   if (expected >= low && expected <= high && expected != null) {
     const x = ((expected - low) / (high - low)) * width;
     parts.push(svg("line", { class: "expected", x1: x, x2: x, y1: -1, y2: height }));

@@ -12,7 +12,7 @@ const ROWS_PER_FRAME = 100;
 
 const COLUMNS = [
   { id: "run", title: "Run", help: "Run directory, relative to the logdir" },
-  { id: "loss", title: "Loss", help: "What the optimizer differentiates" },
+  { id: "loss", title: "Loss", help: "What the step differentiates" },
   { id: "expected", title: "Expected", help: "The expectation given when it was recorded" },
   { id: "count", title: "Count", help: "Number of per-example losses" },
   { id: "mean", title: "Mean", help: "Mean of the finite per-example losses" },
@@ -23,13 +23,13 @@ const COLUMNS = [
 ];
 
 const state = {
-  rows: [], // one per output of each recording
+  rows: [], // one per loss, and one per output without a loss, of each recording
   shown: 0, // how many of them pass the filters
   version: null,
   chosen: [], // ids of at most two rows
   sort: { id: "run", descending: false },
   filter: "",
-  output: "", // "" for all
+  name: "", // of a loss or an output; "" for all
 };
 const page = {}; // the elements that change
 const drawn = new Map(); // row id → its table row
@@ -44,8 +44,8 @@ function buildPage() {
     placeholder: "regular expression",
     oninput: () => ((state.filter = page.filter.value), showTable()),
   });
-  page.output = element("select", { onchange: () => ((state.output = page.output.value), showTable()) });
-  page.outputField = element("label", { class: "field", hidden: true }, "Output", page.output);
+  page.name = element("select", { onchange: () => ((state.name = page.name.value), showTable()) });
+  page.nameField = element("label", { class: "field", hidden: true }, "Loss or output", page.name);
   page.status = element("span", { class: "status", role: "status" });
   page.headings = element("tr");
   page.body = element("tbody");
@@ -53,7 +53,7 @@ function buildPage() {
   page.main = element("main");
   page.details = element("aside", { "aria-label": "Chosen runs", tabindex: "-1" });
   const filterField = element("label", { class: "field" }, "Filter runs", page.filter);
-  const header = element("header", {}, element("h1", {}, "First loss"), filterField, page.outputField, page.status);
+  const header = element("header", {}, element("h1", {}, "First loss"), filterField, page.nameField, page.status);
   document.body.append(header, page.main, page.details);
 }
 
@@ -79,7 +79,7 @@ function visibleRows() {
   page.filter.setAttribute("aria-invalid", String(!valid));
   return state.rows
     .filter((row) => matches(row.run))
-    .filter((row) => !state.output || row.problem || row.output === state.output)
+    .filter((row) => !state.name || row.problem || row.names.includes(state.name))
     .sort((a, b) => compareRows(a, b, state.sort));
 }
 
@@ -137,8 +137,7 @@ function tableRow(row, axis) {
   if (old?.source === row && old.dataset.scale === scale) return old;
   const box = element("input", { type: "checkbox", onchange: () => choose(row.id) });
   box.checked = state.chosen.includes(row.id);
-  const name = element("span", {}, row.run);
-  if (row.several) name.append(element("span", { class: "output" }, `: ${row.output}`));
+  const name = element("span", {}, row.run, element("span", { class: "dim" }, row.label.slice(row.run.length)));
   const first = element("td", { class: "run" }, element("label", {}, row.problem ? null : box, name));
   const node = element("tr", { "data-row": row.id, "data-scale": scale }, first);
   node.classList.toggle("chosen", box.checked);
@@ -156,12 +155,11 @@ function tableRow(row, axis) {
 
 function cell(row, id) {
   const value = row[id];
-  const { loss_kind, verdict } = row.recording;
-  if (id === "expected" && verdict) {
-    const [look, mark] = verdict.ok ? ["good", "✓"] : ["bad", "✗"];
-    return element("td", { class: look, title: verdict.message }, `${text(value)} ${mark}`);
+  if (id === "expected" && row.verdict) {
+    const [look, mark] = row.verdict.ok ? ["good", "✓"] : ["bad", "✗"];
+    return element("td", { class: look, title: row.verdict.message }, `${text(value)} ${mark}`);
   }
-  if (id === "loss" && value == null && loss_kind) return element("td", {}, loss_kind);
+  if (id === "expected" && value == null && row.recording.has_expectation) return element("td", { class: "dim" }, "no expectation");
   const bad = (value != null && !Number.isFinite(value)) || (id === "nonfinite" && value > 0);
   return element("td", { class: bad ? "bad" : null, title: value == null ? null : String(value) }, text(value));
 }
@@ -193,21 +191,21 @@ async function load() {
   if (found.version === state.version) return showCount();
   state.rows = toRows(found.recordings ?? []);
   state.chosen = state.chosen.filter((id) => state.rows.some((row) => row.id === id));
-  showOutputs();
+  showNames();
   page.main.replaceChildren(state.rows.length ? page.table : nothingYet());
   showTable();
   showChosen();
   state.version = found.version;
 }
 
-function showOutputs() {
-  const names = [...new Set(state.rows.map((row) => row.output).filter((name) => name != null))].sort(byName.compare);
-  if (!names.includes(state.output)) state.output = "";
-  page.output.replaceChildren(
+function showNames() {
+  const names = [...new Set(state.rows.flatMap((row) => row.names))].sort(byName.compare);
+  if (!names.includes(state.name)) state.name = "";
+  page.name.replaceChildren(
     element("option", { value: "" }, "all"),
-    ...names.map((name) => element("option", { value: name, selected: name === state.output }, name)),
+    ...names.map((name) => element("option", { value: name, selected: name === state.name }, name)),
   );
-  page.outputField.hidden = names.length < 2;
+  page.nameField.hidden = names.length < 2;
 }
 
 function nothingYet() {

@@ -5,22 +5,25 @@ export const byName = new Intl.Collator(undefined, { numeric: true });
 export function toRows(recordings) {
   return recordings.flatMap((recording) => {
     const { run, problem } = recording;
-    if (problem != null) return [{ id: JSON.stringify([run]), run, problem, points: [] }];
-    const outputs = recording.outputs.length ? recording.outputs : [null];
-    return outputs.map((output) => toRow(recording, output));
+    if (problem != null) return [{ id: JSON.stringify([run]), run, label: run, names: [], problem, place: 0, points: [] }];
+    return recording.rows.map((row, place) => toRow(recording, row, place));
   });
 }
 
-function toRow(recording, output) {
+function toRow(recording, row, place) {
   const number = (value) => (value == null ? null : Number(value));
+  const { output } = row;
   return {
-    id: JSON.stringify([recording.run, output?.name]),
+    id: JSON.stringify([recording.run, row.name]),
     run: recording.run,
-    output: output?.name ?? null,
-    several: recording.outputs.length > 1,
+    name: row.name,
+    names: row.names, // of its output and of its loss
+    label: recording.rows.length > 1 ? `${recording.run}: ${row.name}` : recording.run,
+    place,
     recording,
-    loss: number(recording.loss),
-    expected: number(recording.expected),
+    verdict: row.verdict,
+    loss: number(row.loss),
+    expected: number(row.expected),
     count: output?.count ?? null,
     mean: number(output?.mean),
     std: number(output?.std),
@@ -29,7 +32,7 @@ function toRow(recording, output) {
     nonfinite: output?.nonfinite_count ?? null,
     points: output?.values?.map((value, i) => [value, output.counts[i]]) ?? [],
     largest: output?.largest ?? [],
-    kind: output?.kind ?? null,
+    kind: row.kind,
     buckets: output?.buckets ?? 1,
   };
 }
@@ -45,4 +48,4 @@ export function compareRows(a, b, { id, descending }) {
   return sign * (x > y ? 1 : x < y ? -1 : 0) || byRun(a, b);
 }
 
-const byRun = (a, b) => byName.compare(a.run, b.run) || byName.compare(a.output ?? "", b.output ?? "");
+const byRun = (a, b) => byName.compare(a.run, b.run) || a.place - b.place;

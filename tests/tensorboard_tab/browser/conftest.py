@@ -17,6 +17,8 @@ SERVERS = {
 
 HOSTILE_RUN = "<img src=x onerror=alert(1)>"
 HOSTILE_OUTPUT = "<script>alert(2)</script>"
+GAN_FACTS = {"expected_loss": 0.7}
+"""One number, which is about neither of two losses."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,6 +36,7 @@ def logdir(browser_or_skip, tmp_path_factory):
     """Good runs, one with a hostile name, and one whose exact values are damaged on disk."""
     from tb_firstloss import FirstLoss
     from tb_firstloss.errors import UnexpectedLossError
+    from tests.helpers.recorded import write_losses
     from tests.tensorboard_tab.browser.runs import train_runs
 
     logdir = tmp_path_factory.mktemp("logdir")
@@ -47,6 +50,9 @@ def logdir(browser_or_skip, tmp_path_factory):
     FirstLoss(logdir / "signed-zeros", on_error="raise").record(
         {"plus": np.array([0.0, 1.0]), "minus": np.array([-0.0, 1.0])}
     )
+    gan = {"d_loss": np.random.default_rng(0).gamma(4.0, 0.3, 64).astype(np.float32)}
+    write_losses(logdir / "gan", {"d_loss": 1.375, "g_loss": 0.75}, gan)
+    write_losses(logdir / "gan-again", {"d_loss": 1.375, "g_loss": 0.875}, gan, metadata=GAN_FACTS)
     shutil.copytree(logdir / "other-seed", logdir / "damaged")
     (file,) = (logdir / "damaged" / "first_batch").glob("events*")
     content = bytearray(file.read_bytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ import tensorflow as tf
 
 from tb_firstloss.capture import fingerprint
 from tb_firstloss.capture.window import graphs
+from tb_firstloss.errors import CaptureError
 
 
 class Step(Protocol):
@@ -23,6 +25,26 @@ class Step(Protocol):
 
     def layers(self) -> str | None:
         """Returns the JSON of the Keras model's layers; None without such a model."""
+
+
+def is_same_step(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
+    """Returns whether two functions are one step, or made anew from one piece of code."""
+    return one is other or _origin_of(one) == _origin_of(other)
+
+
+def _origin_of(step_fn: Callable[..., Any]) -> tuple[Any, int]:
+    function = getattr(step_fn, "python_function", step_fn)
+    plain = inspect.unwrap(function)
+    return getattr(plain, "__code__", plain), id(getattr(function, "__self__", None))
+
+
+def second_step(recorded: Callable[..., Any], other: Callable[..., Any]) -> CaptureError:
+    """Returns the error that a recorder's second step is not recorded."""
+    names = [repr(getattr(step, "__name__", type(step).__name__)) for step in (recorded, other)]
+    return CaptureError(
+        f"this recorder is for {names[0]}, and {names[1]} is another step; give each step a "
+        "FirstLoss with a tag of its own, or let one step return all losses"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,306 @@
+"""Which losses of a step are recorded, under which names, and what is said of the others."""
+
+import contextlib
+import importlib
+import warnings
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tb_firstloss import FirstLossCallback, read_first_loss
+from tb_firstloss.errors import CaptureWarning, FirstLossWarning
+
+X = np.random.default_rng(0).random((16, 4), dtype=np.float32)
+
+
+@pytest.fixture(params=["keras", "tf_keras"])
+def k(request):
+    return importlib.import_module(request.param)
+
+
+@pytest.fixture(params=[False, True], ids=["graph", "eager"])
+def fit(request, tmp_path, k):
+    """Returns a function that fits a model with a given step; returns what was recorded and said.
+
+    The step takes the model and a batch [8, 4]. The model has two layers, ``d`` of one unit and
+    ``g`` of four, and a function ``descend(tape, loss, layer)``.
+    """
+
+    def run(step, *, expect=None, attributes=None):
+        class Model(k.Model):
+            def __init__(self):
+                super().__init__()
+                self.d, self.g = k.layers.Dense(1), k.layers.Dense(4)
+                for name, value in (attributes or {}).items():
+                    setattr(self, name, value)
+
+            def build(self, _):
+                self.d.build((None, 4))
+                self.g.build((None, 4))
+                self.built = True
+
+            def descend(self, tape, loss, layer):
+                variables = layer.trainable_variables
+                for gradient, variable in zip(
+                    tape.gradient(loss, variables), variables, strict=True
+                ):
+                    if gradient is not None:
+                        variable.assign_sub(0.01 * gradient)
+
+            train_step = step
+
+        model = Model()
+        model.build((None, 4))
+        model.compile("sgd", run_eagerly=request.param)
+        callback = FirstLossCallback(tmp_path, graph=False, profile=False, expect=expect)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", FirstLossWarning)
+            model.fit(
+                tf.data.Dataset.from_tensor_slices(X).batch(8), verbose=0, callbacks=[callback]
+            )
+        said = [str(w.message) for w in caught if issubclass(w.category, CaptureWarning)]
+        with contextlib.suppress(FileNotFoundError):
+            assert read_first_loss(tmp_path).digest == callback.first_batch.digest
+        return callback.first_batch, said
+
+    return run
+
+
+def two_losses(model, x):
+    with tf.GradientTape(persistent=True) as tape:
+        d, g = tf.reduce_mean(model.d(x)), tf.reduce_sum(model.g(x))
+    model.descend(tape, d, model.d)
+    model.descend(tape, g, model.g)
+    model.descend(tape, d, model.d)  # of a persistent tape, once more
+    return d, g
+
+
+def test_a_loss_is_named_by_its_key_in_the_logs_whatever_the_key(fit):
+    def step(model, x):
+        d, g = two_losses(model, x)
+        return {"other": tf.constant(1.0), "g%2Floss": g, "d/loss": d, "d again": d}
+
+    first, said = fit(step)
+    assert list(first.losses) == ["d/loss", "g%2Floss"]
+    assert first.loss is None
+    assert len(said) == 1
+    assert "without the loss per example: the training step calls no Keras Loss" in said[0]
+
+
+def test_a_loss_is_named_by_the_metric_that_is_updated_with_it(fit, k):
+    def step(model, x):
+        d, g = two_losses(model, x)
+        model.d_mean.update_state(d)
+        model.g_mean.update_state(values=g)
+        return {"d": model.d_mean.result(), "g": model.g_mean.result()}
+
+    metrics = {"d_mean": k.metrics.Mean(name="critic"), "g_mean": k.metrics.Mean(name="painter")}
+    first, _ = fit(step, attributes=metrics)
+    assert list(first.losses) == ["critic", "painter"]
+
+
+@pytest.mark.parametrize("logs", ["nothing", "metric"])
+def test_two_losses_with_equal_claims_to_a_name_are_numbered(fit, k, logs):
+    def step(model, x):
+        d, g = two_losses(model, x)
+        if logs == "nothing":
+            return {"x": tf.constant(1.0)}
+        model.mean.update_state(d)
+        model.mean.update_state(g)
+        return {"mean": model.mean.result()}
+
+    first, _ = fit(step, attributes={"mean": k.metrics.Mean(name="mean")})
+    assert list(first.losses) == ["loss_1", "loss_2"]
+
+
+def test_a_log_that_is_the_mean_of_a_vector_names_its_loss(fit):
+    def step(model, x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(model.g(x) ** 2, -1)
+        model.descend(tape, loss, model.g)
+        return {"unrelated": tf.reduce_max(loss), "triplet": tf.reduce_mean(loss)}
+
+    first, said = fit(step)
+    assert not said
+    (output,) = first.outputs.values()
+    assert list(first.losses) == list(first.outputs) == ["triplet"]
+    assert (output.per_example.shape, output.reduction) == ((8,), "sum")
+    assert first.loss == pytest.approx(float(np.sum(output.per_example)), rel=1e-6)
+
+
+def test_a_ragged_target_is_recorded_with_its_rows(fit):
+    def step(model, x):
+        with tf.GradientTape() as tape:
+            loss = tf.RaggedTensor.from_row_splits(model.d(x)[:, 0], [0, 2, 8])
+        model.descend(tape, loss, model.d)
+        return {"x": tf.constant(1.0)}
+
+    first, _ = fit(step)
+    (output,) = first.outputs.values()
+    assert output.row_splits[0].tolist() == [0, 2, 8]
+    assert first.loss == pytest.approx(float(np.sum(output.per_example)), rel=1e-6)
+
+
+def test_the_loss_of_a_list_is_the_sum_of_its_members(fit):
+    def step(model, x):
+        with tf.GradientTape() as tape:
+            members = [tf.reduce_mean(model.d(x)), tf.constant(2.0), tf.reduce_sum(model.d(x), -1)]
+        model.descend(tape, members, model.d)
+        return {"a": members[0], "c": tf.reduce_sum(members[2])}
+
+    first, _ = fit(step)
+    assert list(first.losses) == ["loss"]
+    values = first.outputs["loss"].per_example
+    assert first.loss == pytest.approx(values.mean() + 2 + values.sum(), rel=1e-5)
+
+
+def test_tf_gradients_is_a_gradient_too(fit, request):
+    if "eager" in request.node.name:
+        pytest.skip("tf.gradients works in graphs alone")
+
+    def step(model, x):
+        loss = tf.reduce_mean(model.d(x))
+        kernel = model.d.trainable_variables[0]
+        kernel = (
+            getattr(kernel, "value", kernel)
+            if "keras.src.backend" in type(kernel).__module__
+            else kernel
+        )
+        (gradient,) = tf.gradients(loss, [kernel])
+        kernel.assign_sub(0.01 * gradient)
+        return {"d_loss": loss}
+
+    first, _ = fit(step)
+    assert list(first.losses) == ["d_loss"]
+
+
+def test_a_gradient_penalty_is_no_loss(fit):
+    def step(model, x):
+        with tf.GradientTape() as tape:
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                critic = tf.reduce_mean(model.d(x))
+            penalty = tf.reduce_sum(inner.gradient(critic, x) ** 2)
+            loss = critic + penalty
+        model.descend(tape, loss, model.d)
+        return {"critic": critic, "penalty": penalty, "d_loss": loss}
+
+    first, _ = fit(step)
+    assert list(first.losses) == ["d_loss"]
+
+
+def test_a_loss_inside_a_tf_function_of_the_step_is_named_in_one_warning(fit):
+    @tf.function
+    def train_d(model, x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(model.d(x))
+        model.descend(tape, loss, model.d)
+        return loss
+
+    def step(model, x):
+        d = train_d(model, x)
+        with tf.GradientTape() as tape:
+            g = tf.reduce_mean(model.g(x))
+        model.descend(tape, g, model.g)
+        return {"d_loss": d, "g_loss": g}
+
+    first, said = fit(step, expect=1.0)
+    assert list(first.losses) == ["g_loss"]
+    assert first.metadata["unseen_losses"] == ["loss_1"]
+    assert len(said) == 2
+    assert "recorded without the loss 'loss_1': it is computed in 'train_d'" in said[1]
+    assert "not compared with the expectation" in said[0]
+    assert "'loss_1' not captured" in said[0]
+
+
+def test_a_loss_under_tf_cond_is_named_in_one_warning(fit, request):
+    def step(model, x):
+        def train():
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(model.d(x))
+            model.descend(tape, loss, model.d)
+            return loss
+
+        return {"d_loss": tf.cond(tf.reduce_sum(x) > -1, train, lambda: tf.constant(0.0))}
+
+    first, said = fit(step)
+    assert len(said) == 1
+    if "eager" in request.node.name:
+        assert list(first.losses) == ["d_loss"]
+        return
+    assert not first.losses
+    assert "recorded without the loss 'loss': it is computed in 'cond_true" in said[0]
+    assert "traced before" not in said[0]
+
+
+def test_what_is_no_float_is_no_loss(fit):
+    def step(model, x):
+        with tf.GradientTape() as tape:
+            loss = tf.cast(tf.reduce_sum(model.d(x)), tf.int32)
+        model.descend(tape, loss, model.d)
+        return {"count": loss}
+
+    first, said = fit(step)
+    assert not first.losses
+    assert len(said) == 1
+    assert "without the loss 'count': it is int32, which has no gradient" in said[0]
+
+
+def classifier(k):
+    return k.losses.SparseCategoricalCrossentropy(from_logits=True, name="probe")
+
+
+def test_only_what_goes_into_a_loss_is_an_output(fit, k, request):
+    losses = {"only_logged": k.losses.MeanSquaredError(), "used": classifier(k)}
+
+    def step(model, x):
+        labels = tf.zeros([8], tf.int32)
+        with tf.GradientTape() as tape:
+            value = losses["used"](labels, model.g(x))
+        model.descend(tape, value, model.g)
+        logged = losses["only_logged"](x, model.g(x))
+        return {"mse": logged, "probe_loss": value}
+
+    first, said = fit(step, expect="auto")
+    assert not [text for text in said if "expects nothing" in text]
+    assert list(first.losses) == list(first.outputs) == ["probe_loss"]
+    assert first.metadata["expected_loss"] == pytest.approx(np.log(4))
+
+
+def test_auto_judges_what_it_knows_and_names_the_rest(fit, k):
+    loss_fn = classifier(k)
+
+    def step(model, x):
+        with tf.GradientTape() as tape:
+            contrast = tf.reduce_mean(model.d(x) ** 2)
+        model.descend(tape, contrast, model.d)
+        with tf.GradientTape() as tape:
+            probe = loss_fn(tf.zeros([8], tf.int32), model.g(x))
+        model.descend(tape, probe, model.g)
+        return {"contrast": contrast, "probe": probe}
+
+    first, said = fit(step, expect="auto")
+    assert first.metadata["expected_loss"] == {"probe": pytest.approx(np.log(4))}
+    assert [text.partition(": ")[2] for text in said] == [
+        "expect='auto' expects nothing of 'contrast': it comes from no Keras Loss"
+    ]
+
+
+def test_calls_of_one_loss_object_are_told_apart_by_the_losses_they_go_into(fit, k, request):
+    mse = k.losses.MeanSquaredError()
+
+    def step(model, x):
+        with tf.GradientTape() as tape:
+            real, fake = mse(x, model.g(x)), mse(x, model.g(-x))
+            total = real + fake
+        model.descend(tape, total, model.g)
+        with tf.GradientTape() as tape:
+            other = mse(x, model.g(2 * x))
+        model.descend(tape, other, model.g)
+        return {"real_loss": real, "g_loss": total, "other_loss": other}
+
+    first, said = fit(step)
+    assert not said
+    assert list(first.losses) == ["g_loss", "other_loss"]
+    assert list(first.outputs) == ["g_loss/real_loss", "g_loss/mean_squared_error", "other_loss"]
