@@ -74,23 +74,9 @@ class FirstLossCallback(Recorded, library.IdleCallback):
         on_resume: Literal["skip", "record", "error"] = "skip",
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
+        given = {name: value for name, value in locals().items() if name != "self"}
         library.check_backend()
-        options = Options(
-            logdir=logdir,
-            tag=tag,
-            step=step,
-            graph=graph,
-            profile=profile,
-            warm_step=warm_step,
-            expect=expect,
-            hparams=hparams,
-            metadata=metadata,
-            fingerprint=fingerprint,
-            max_tensor_bytes=max_tensor_bytes,
-            on_resume=on_resume,
-            on_error=on_error,
-        )
-        self._recorder = Recorder(options)
+        self._recorder = Recorder(Options(**given))
         self.model: Any = None
         self.params: Mapping[str, Any] | None = None
         self._over = False

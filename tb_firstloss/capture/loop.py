@@ -86,24 +86,10 @@ class FirstLoss(Recorded, UnchangingState):
         on_resume: Literal["skip", "record", "error"] = "skip",
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
-        options = Options(
-            logdir=logdir,
-            tag=tag,
-            step=step,
-            graph=graph,
-            profile=profile,
-            warm_step=warm_step,
-            # Refuses "auto": nobody sees the loss function of a loop.
-            expect=None if expect is None else checks.parse_expectations(expect),
-            hparams=hparams,
-            metadata=metadata,
-            fingerprint=fingerprint,
-            strategy=strategy,
-            max_tensor_bytes=max_tensor_bytes,
-            on_resume=on_resume,
-            on_error=on_error,
-        )
-        self._recorder = Recorder(options)
+        given = {name: value for name, value in locals().items() if name != "self"}
+        # Refuses "auto": nobody sees the loss function of a loop.
+        given["expect"] = None if expect is None else checks.parse_expectations(expect)
+        self._recorder = Recorder(Options(**given))
         self._turn = Turn()
         self._trace: StepTrace | None = None
         self._pending: StepResult | None = None

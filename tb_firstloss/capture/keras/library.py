@@ -25,6 +25,10 @@ _TRAINER_MODULES = {
     "keras": "keras.src.backend.tensorflow.trainer",
     "tf_keras": "tf_keras.src.engine.training",
 }
+_SCALING = {
+    "keras": ("optimizers", "Optimizer", "scale_loss"),
+    "tf_keras": ("mixed_precision", "LossScaleOptimizer", "get_scaled_loss"),
+}
 _TF_KERAS_REDUCTIONS = "tf_keras.src.utils.losses_utils"
 _REDUCTIONS: dict[str, dict[tuple[str, str], dict[str, str]]] = {
     # Module and function, and the names of its arguments by their role.
@@ -175,28 +179,16 @@ def scaling_methods(model: Any) -> list[tuple[type, str]]:
 
     The user's own optimizers are among them, wherever a model keeps its instances.
     """
-    name = library_of(model)
-    library = sys.modules.get(name or "")
-    if name == "keras":
-        root, method = getattr(library, "optimizers", None), "scale_loss"
-        classes = getattr(getattr(root, "Optimizer", None), "__mro__", ())
-    else:
-        root, method = getattr(library, "mixed_precision", None), "get_scaled_loss"
-        classes = (getattr(root, "LossScaleOptimizer", object),)
-    roots = [each for each in classes if method in vars(each)]
-    return [(each, method) for each in _subclasses(roots) if method in vars(each)]
-
-
-def _subclasses(classes: list[type]) -> list[type]:
-    """Returns the classes and all their subclasses, each once."""
-    found: dict[type, None] = {}
-    waiting = list(classes)
+    library = library_of(model) or ""
+    module, name, method = _SCALING.get(library, ("", "", ""))
+    root = getattr(getattr(sys.modules.get(library), module, None), name, object)
+    waiting: list[Any] = [each for each in root.__mro__ if method in vars(each)]
+    found: dict[Any, bool] = {}
     while waiting:
         each = waiting.pop()
-        if each not in found:
-            found[each] = None
-            waiting += each.__subclasses__()
-    return list(found)
+        found[each] = method in vars(each)
+        waiting += [subclass for subclass in each.__subclasses__() if subclass not in found]
+    return [(each, method) for each, scales in found.items() if scales]
 
 
 def metrics_of(model: Any) -> list[Any]:

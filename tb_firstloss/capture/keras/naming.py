@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -14,7 +14,7 @@ from tb_firstloss.capture.keras.observe import Differentiated, LossCall, Observa
 from tb_firstloss.capture.step.values import unique
 
 Named = list[tuple[str, Any]]
-"""Names that the user gave, and the values that have them: a step's logs, its metrics' updates."""
+"""Names that the user gave, each with its value: the step's logs, what it updates metrics with."""
 
 
 @dataclasses.dataclass
@@ -51,13 +51,7 @@ class NamedCall:
     owners: list[int]
 
 
-def named_values(seen: Observation, logs: Any) -> Named:
-    """Returns the step's logs, then what it updated metrics with."""
-    returned = logs.items() if isinstance(logs, Mapping) else ()
-    return [*((str(key), value) for key, value in returned), *seen.updates]
-
-
-def name_losses(seen: Observation, logs: Any) -> list[Loss]:
+def name_losses(seen: Observation, logs: Named) -> list[Loss]:
     """Returns the losses that a step differentiates, in the order of their gradients.
 
     If no gradient is seen, what ``compute_loss`` returned is the loss. A name is, in this order:
@@ -68,15 +62,14 @@ def name_losses(seen: Observation, logs: Any) -> list[Loss]:
     found = seen.differentiated
     if not found:
         found = [Differentiated([total], len(seen.calls)) for total, _ in seen.totals[:1]]
-    logged = named_values(seen, logs)[: -len(seen.updates) or None]
 
     def usual(loss: Differentiated) -> str | None:
         of_compute_loss = any(loss.members[0] is total for total, _ in seen.totals)
         return "loss" if len(found) == 1 or of_compute_loss else None
 
     rules: list[Callable[[Differentiated], str | None]] = [
-        lambda loss: _name_of(loss.members, logged, _is_same),
-        lambda loss: _name_of(loss.members, logged, is_made_from),
+        lambda loss: _name_of(loss.members, logs, _is_same),
+        lambda loss: _name_of(loss.members, logs, is_made_from),
         lambda loss: _name_of(loss.members, seen.updates, is_made_from),
         usual,
     ]
@@ -90,7 +83,8 @@ def name_losses(seen: Observation, logs: Any) -> list[Loss]:
                 names[i] = claim
     numbered = (name for k in range(1, 2 * len(found) + 1) if (name := f"loss_{k}") not in names)
     return [
-        Loss(name or next(numbered), loss.members) for name, loss in zip(names, found, strict=True)
+        Loss(next(numbered) if name is None else name, loss.members)
+        for name, loss in zip(names, found, strict=True)
     ]
 
 

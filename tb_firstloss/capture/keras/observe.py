@@ -135,8 +135,8 @@ class Observation:
         """Notes a target differentiated for variables; others are gradient penalties."""
         given = {**dict(zip(arguments, args, strict=False)), **kwargs}
         target, sources = (given.get(name) for name in arguments[-2:])
-        if any(hasattr(source, "assign") for source in tf.nest.flatten(sources)):
-            members = tf.nest.flatten(target)
+        members = tf.nest.flatten(target)
+        if members and any(hasattr(source, "assign") for source in tf.nest.flatten(sources)):
             self._gradients.append(Differentiated(members, len(self.calls)))
         return gradient(*args, **kwargs)
 

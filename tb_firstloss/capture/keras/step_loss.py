@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import itertools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,7 @@ from tb_firstloss.capture.expectation import NOT_SEEN, Expectation
 from tb_firstloss.capture.keras.expectation import infer_expectation, infer_step_expectation
 from tb_firstloss.capture.keras.library import compiled_losses, is_librarys
 from tb_firstloss.capture.keras.lineage import is_usable
-from tb_firstloss.capture.keras.naming import (
-    Loss,
-    NamedCall,
-    name_calls,
-    name_losses,
-    named_values,
-)
+from tb_firstloss.capture.keras.naming import Loss, NamedCall, name_calls, name_losses
 from tb_firstloss.capture.keras.observe import LossCall, Observation
 from tb_firstloss.capture.keras.recompute import recompute
 from tb_firstloss.capture.step.result import Captured
@@ -75,8 +69,9 @@ def gather(
         logs: What the step returned; its keys name losses.
         by_xla: Whether the step is traced to be compiled by XLA.
     """
-    named = named_values(seen, logs)
-    losses = name_losses(seen, logs)
+    logged = [(str(k), value) for k, value in logs.items()] if isinstance(logs, Mapping) else []
+    named = [*logged, *seen.updates]
+    losses = name_losses(seen, logged)
     calls = name_calls(seen, losses, named, compiled_losses(model))
     kept = [*(total for total, _ in seen.totals), *(value for _, value in named)]
 
