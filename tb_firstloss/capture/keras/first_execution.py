@@ -10,9 +10,8 @@ import tensorflow as tf
 
 from tb_firstloss.capture.distribution import workers
 from tb_firstloss.capture.keras import library, step_loss
-from tb_firstloss.capture.keras.later_executions import LaterExecutions
 from tb_firstloss.capture.keras.model_step import ModelStep
-from tb_firstloss.capture.keras.stand_in import StandIn
+from tb_firstloss.capture.keras.stand_in import LaterExecutions, StandIn
 from tb_firstloss.capture.keras.train_function import CapturingFunction
 from tb_firstloss.capture.recorder import Recorder
 from tb_firstloss.capture.step.result import Captured

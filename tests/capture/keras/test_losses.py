@@ -155,10 +155,8 @@ def test_the_loss_of_a_list_is_the_sum_of_its_members(fit):
     assert first.loss == pytest.approx(values.mean() + 2 + values.sum(), rel=1e-5)
 
 
-def test_tf_gradients_is_a_gradient_too(fit, request):
-    if "eager" in request.node.name:
-        pytest.skip("tf.gradients works in graphs alone")
-
+@pytest.mark.parametrize("fit", [False], ids=["graph"], indirect=True)
+def test_tf_gradients_is_a_gradient_too(fit):
     def step(model, x):
         loss = tf.reduce_mean(model.d(x))
         kernel = model.d.trainable_variables[0]
