@@ -34,6 +34,19 @@ from tests.programs.training import Trained, train
 
 ULPS_UNDER_XLA = 8  # to return one more value changes what XLA fuses
 
+EAGER = {
+    "cycle-gan",
+    "pix2pix",
+    "mixed-precision-gan",
+    "beta-vae",
+    "simclr",
+    "logistic-end-point",
+    "sharpness-aware",
+    "multi-task",
+    "two-heads",
+}
+"""Programs that are also run eagerly, where tensors do not know what they were made from."""
+
 
 @dataclasses.dataclass
 class Comparison:
@@ -54,9 +67,10 @@ def configurations() -> Any:
         for library in program.libraries:
             if library == "keras" and program.since > KERAS:
                 continue
-            for jit in (False, True) if library in program.jit else (False,):
-                name = f"{program}-{library}{'-jit' * jit}"
-                yield pytest.param((program, library, jit), id=name, marks=pytest.mark.slow)
+            modes = ["", *["jit"] * (library in program.jit), *["eager"] * (str(program) in EAGER)]
+            for mode in modes:
+                name = f"{program}-{library}{mode and '-'}{mode}"
+                yield pytest.param((program, library, mode), id=name, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +93,15 @@ def trained(request, tmp_path_factory, warm_process):
     return compared
 
 
-def compare(program, library, jit, logdir):
-    options = {"jit_compile": True} if jit else {}
+def compare(program, library, mode, logdir):
+    options = {"": {}, "jit": {"jit_compile": True}, "eager": {"run_eagerly": True}}[mode]
     callback = FirstLossCallback(logdir, graph=False, profile=False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         captured = train(program, library, callbacks=[callback], **options)
     return Comparison(
         program,
-        jit,
+        mode == "jit",
         train(program, library, **options),
         captured,
         train(program, library, expose=True, **options),
@@ -143,7 +157,7 @@ def test_the_recording_reads_back_as_it_was_captured(trained):
 
 @pytest.mark.slow
 def test_the_same_holds_where_tensorflow_is_deterministic():
-    some = "(pix2pix or wgan or captioning or simclr-) and not jit and not loop"
+    some = "(pix2pix or wgan or captioning or simclr-) and not jit and not eager and not loop"
     run = subprocess.run(
         [
             sys.executable,

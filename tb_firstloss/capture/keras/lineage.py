@@ -57,13 +57,18 @@ def _steps_back(made: tf.Tensor, source: tf.Tensor) -> Iterator[tf.Tensor]:
         tensor = tensor.op.inputs[0]
 
 
-def find_contributions(values: Sequence[Any], totals: Sequence[Sequence[Any]]) -> list[list[int]]:
+def find_contributions(
+    values: Sequence[Any], totals: Sequence[Sequence[Any]], tape: tf.GradientTape | None
+) -> list[list[int]]:
     """Returns for each value the numbers of the totals that it goes into.
 
     Args:
-        values: Tensors of the graph being built, or anything else, which goes into nothing.
+        values: Tensors of the step, or anything else, which goes into nothing.
         totals: Each the tensors whose sum is a total.
+        tape: Of eager tensors, what has watched the values; None for those of a graph.
     """
+    if tape is not None:
+        return [[k for k, total in enumerate(totals) if _is_in(v, total, tape)] for v in values]
     named = {i: _operation(value) for i, value in enumerate(values) if is_usable(value)}
     if not named:
         return [[] for _ in values]
@@ -76,6 +81,11 @@ def find_contributions(values: Sequence[Any], totals: Sequence[Sequence[Any]]) -
         [k for k, found in enumerate(behind) if i in named and named[i].name in found]
         for i in range(len(values))
     ]
+
+
+def _is_in(value: Any, total: Sequence[Any], tape: tf.GradientTape) -> bool:
+    usable = [member for member in total if is_usable(member)] if is_usable(value) else []
+    return any(tape.gradient(member, value) is not None for member in usable)
 
 
 def _operation(value: Any) -> tf.Operation:

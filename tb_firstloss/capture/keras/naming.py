@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tb_firstloss.capture.keras.library import CompiledLoss
 from tb_firstloss.capture.keras.lineage import find_contributions, is_made_from, is_usable
-from tb_firstloss.capture.keras.observe import Differentiated, LossCall, Observation
+from tb_firstloss.capture.keras.observe import LossCall, Observation
 from tb_firstloss.capture.step.values import unique
 
 Named = list[tuple[str, Any]]
@@ -61,30 +61,31 @@ def name_losses(seen: Observation, logs: Named) -> list[Loss]:
     """
     found = seen.differentiated
     if not found:
-        found = [Differentiated([total], len(seen.calls)) for total, _ in seen.totals[:1]]
+        found = [[total] for total, _ in seen.totals[:1]]
 
-    def usual(loss: Differentiated) -> str | None:
-        of_compute_loss = any(loss.members[0] is total for total, _ in seen.totals)
+    def usual(members: list[Any]) -> str | None:
+        of_compute_loss = any(members[0] is total for total, _ in seen.totals)
         return "loss" if len(found) == 1 or of_compute_loss else None
 
-    rules: list[Callable[[Differentiated], str | None]] = [
-        lambda loss: _name_of(loss.members, logs, _is_same),
-        lambda loss: _name_of(loss.members, logs, is_made_from),
-        lambda loss: _name_of(loss.members, seen.updates, is_made_from),
+    rules: list[Callable[[list[Any]], str | None]] = [
+        lambda members: _name_of(members, logs, _is_same),
+        lambda members: _name_of(members, logs, is_made_from),
+        lambda members: _name_of(members, seen.updates, is_made_from),
         usual,
     ]
     names: list[str | None] = [None] * len(found)
     for rule in rules:
         claims = [
-            rule(loss) if name is None else None for loss, name in zip(found, names, strict=True)
+            rule(members) if name is None else None
+            for members, name in zip(found, names, strict=True)
         ]
         for i, claim in enumerate(claims):
             if claim is not None and claim not in names and claims.count(claim) == 1:
                 names[i] = claim
     numbered = (name for k in range(1, 2 * len(found) + 1) if (name := f"loss_{k}") not in names)
     return [
-        Loss(next(numbered) if name is None else name, loss.members)
-        for name, loss in zip(names, found, strict=True)
+        Loss(next(numbered) if name is None else name, members)
+        for name, members in zip(names, found, strict=True)
     ]
 
 
@@ -162,26 +163,11 @@ def _find_owners(seen: Observation, losses: Sequence[Loss]) -> list[list[int] | 
     """Returns for each call the losses that it goes into: [] where unknown, None for none."""
     if not losses:
         return [[] for _ in seen.calls]
-    if tf.executing_eagerly():
-        return [_owner_by_order(i, call, seen, losses) for i, call in enumerate(seen.calls)]
     contributions = find_contributions(
-        [call.result for call in seen.calls], [loss.members for loss in losses]
+        [call.result for call in seen.calls], [loss.members for loss in losses], seen.tape
     )
     hidden = any(loss.problem for loss in losses)
     return [
         found or (None if is_usable(call.result) and not hidden else [])
         for call, found in zip(seen.calls, contributions, strict=True)
     ]
-
-
-def _owner_by_order(
-    number: int, call: LossCall, seen: Observation, losses: Sequence[Loss]
-) -> list[int] | None:
-    """Returns the loss whose gradient came next: eager tensors do not know what they go into."""
-    counts = [loss.call_count for loss in seen.differentiated] or [len(seen.calls)]
-    following = [k for k, count in enumerate(counts) if count > number]
-    if not following:
-        return None
-    same = [k for k in following if call.result is losses[k].members[0]]
-    candidates = [k for k in following if counts[k] == counts[following[0]]]
-    return same or (candidates if len(candidates) == 1 else [])

@@ -40,19 +40,6 @@ class LossCall:
     predicted_shape: Any = None
 
 
-@dataclasses.dataclass
-class Differentiated:
-    """A loss that the step differentiates.
-
-    Attributes:
-        members: Tensors whose elements add up to it, without a loss scale; usually one scalar.
-        call_count: How many Loss calls the step had made before it took the gradient.
-    """
-
-    members: list[Any]
-    call_count: int
-
-
 class Observation:
     """What one training step did with losses.
 
@@ -63,6 +50,7 @@ class Observation:
         calls: Outermost Loss calls, in order.
         totals: What each outermost ``compute_loss`` returned, and the calls made in it.
         updates: Name of a metric, and the value that it was updated with.
+        tape: Of a step that runs eagerly, what it makes of the Loss calls' results; else None.
         missing: What could not be observed, and why, one line each.
     """
 
@@ -73,17 +61,21 @@ class Observation:
         self.missing: list[str] = []
         self._open_calls: list[LossCall] = []
         self._computing = False
-        self._gradients: list[Differentiated] = []
+        self.tape: tf.GradientTape | None = None
+        self._targets: list[list[Any]] = []
         self._scaled: list[tuple[Any, Any]] = []
 
     @property
-    def differentiated(self) -> list[Differentiated]:
-        """The losses whose gradients were taken for variables, in order, each once."""
-        found: list[Differentiated] = []
-        for gradient in self._gradients:
-            members = [self._unscaled(member) for member in gradient.members]
-            if not any(_are_same(members, known.members) for known in found):
-                found.append(Differentiated(members, gradient.call_count))
+    def differentiated(self) -> list[list[Any]]:
+        """What gradients were taken of for variables, in order, each once and without its scale.
+
+        Each is the tensors whose elements add up to a loss; usually one scalar.
+        """
+        found: list[list[Any]] = []
+        for target in self._targets:
+            members = [self._unscaled(member) for member in target]
+            if not any(_are_same(members, known) for known in found):
+                found.append(members)
         return found
 
     def call_loss(self, loss_call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -97,6 +89,8 @@ class Observation:
             self._open_calls.pop()
         if not self._open_calls:
             self.calls.append(call)
+            if self.tape is not None and isinstance(call.result, tf.Tensor):
+                self.tape.watch(call.result)
         return call.result
 
     def reduce(
@@ -137,8 +131,10 @@ class Observation:
         target, sources = (given.get(name) for name in arguments[-2:])
         members = tf.nest.flatten(target)
         if members and any(hasattr(source, "assign") for source in tf.nest.flatten(sources)):
-            self._gradients.append(Differentiated(members, len(self.calls)))
-        return gradient(*args, **kwargs)
+            self._targets.append(members)
+        # Gradients are not part of how a loss is made, and an optimizer must run as ever.
+        with contextlib.nullcontext() if self.tape is None else self.tape.stop_recording():
+            return gradient(*args, **kwargs)
 
     def update_metric(
         self, update_state: Callable[..., Any], args: Any, kwargs: Any, *, name: str
@@ -218,6 +214,10 @@ def observe(model: Any) -> Iterator[Observation]:
         for metric in library.metrics_of(model):
             note = functools.partial(Observation.update_metric, name=str(metric.name))
             hook(metric, "update_state", note)
+        if tf.executing_eagerly():
+            # It records nothing but what is made of what it is told to watch.
+            tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
+            seen.tape = stack.enter_context(tape)
         outer, _watching.seen = _watching.seen, seen
         try:
             yield seen
