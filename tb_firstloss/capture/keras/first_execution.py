@@ -118,7 +118,7 @@ class FirstExecution(StandIn):
         missing: list[str] = []
         with self._recorder.guard(self._doing()):
             missing = self._commit(capturing, trace, logs, tensors, graph)
-        with self._recorder.guard("model.fit"):
+        with self._recorder.guard(self._source):
             if missing:
                 raise CaptureError(
                     f"{self._recorder.run_dir}: recorded without {'; '.join(missing)}"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tb_firstloss import FirstLossCallback, read_first_loss
+from tb_firstloss import FirstLoss, FirstLossCallback, read_first_loss
 from tb_firstloss.errors import CaptureWarning, FirstLossWarning
 
 X = np.random.default_rng(0).random((16, 4), dtype=np.float32)
@@ -19,40 +19,47 @@ def k(request):
     return importlib.import_module(request.param)
 
 
+def make_model(k, step, attributes=None, **options):
+    """Returns a compiled model with two layers, ``d`` of one unit and ``g`` of four.
+
+    Its ``descend(tape, loss, layer)`` takes a gradient and updates the layer.
+    """
+
+    class Model(k.Model):
+        def __init__(self):
+            super().__init__()
+            self.d, self.g = k.layers.Dense(1), k.layers.Dense(4)
+            for name, value in (attributes or {}).items():
+                setattr(self, name, value)
+
+        def build(self, _):
+            self.d.build((None, 4))
+            self.g.build((None, 4))
+            self.built = True
+
+        def descend(self, tape, loss, layer):
+            variables = layer.trainable_variables
+            for gradient, variable in zip(tape.gradient(loss, variables), variables, strict=True):
+                if gradient is not None:
+                    variable.assign_sub(0.01 * gradient)
+
+        train_step = step
+
+    model = Model()
+    model.build((None, 4))
+    model.compile("sgd", **options)
+    return model
+
+
 @pytest.fixture(params=[False, True], ids=["graph", "eager"])
 def fit(request, tmp_path, k):
     """Returns a function that fits a model with a given step; returns what was recorded and said.
 
-    The step takes the model and a batch [8, 4]. The model has two layers, ``d`` of one unit and
-    ``g`` of four, and a function ``descend(tape, loss, layer)``.
+    The step takes the model of `make_model` and a batch [8, 4].
     """
 
     def run(step, *, expect=None, attributes=None):
-        class Model(k.Model):
-            def __init__(self):
-                super().__init__()
-                self.d, self.g = k.layers.Dense(1), k.layers.Dense(4)
-                for name, value in (attributes or {}).items():
-                    setattr(self, name, value)
-
-            def build(self, _):
-                self.d.build((None, 4))
-                self.g.build((None, 4))
-                self.built = True
-
-            def descend(self, tape, loss, layer):
-                variables = layer.trainable_variables
-                for gradient, variable in zip(
-                    tape.gradient(loss, variables), variables, strict=True
-                ):
-                    if gradient is not None:
-                        variable.assign_sub(0.01 * gradient)
-
-            train_step = step
-
-        model = Model()
-        model.build((None, 4))
-        model.compile("sgd", run_eagerly=request.param)
+        model = make_model(k, step, attributes, run_eagerly=request.param)
         callback = FirstLossCallback(tmp_path, graph=False, profile=False, expect=expect)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", FirstLossWarning)
@@ -302,3 +309,25 @@ def test_calls_of_one_loss_object_are_told_apart_by_the_losses_they_go_into(fit,
     assert not said
     assert list(first.losses) == ["g_loss", "other_loss"]
     assert list(first.outputs) == ["g_loss/real_loss", "g_loss/mean_squared_error", "other_loss"]
+
+
+def test_train_on_batch_records_every_loss_too(k, tmp_path):
+    def step(model, data):
+        d, g = two_losses(model, data[0] if isinstance(data, tuple) else data)
+        return {"g_loss": g, "d_loss": d}
+
+    k.utils.set_random_seed(5)
+    plain = make_model(k, step)
+    k.utils.set_random_seed(5)
+    model = make_model(k, step)
+    first = FirstLoss(tmp_path, graph=False, profile=False)
+    train = first.wrap(model.train_on_batch)
+    expected = plain.train_on_batch(X[:8], return_dict=True)
+    with pytest.warns(
+        CaptureWarning, match="^model.train_on_batch: .* recorded without the loss per"
+    ):
+        assert train(X[:8], return_dict=True) == expected
+    assert list(first.first_batch.losses) == ["d_loss", "g_loss"]
+    if k.__name__ == "tf_keras":  # Keras 3 returns what its metrics hold
+        assert {name: float(loss) for name, loss in first.first_batch.losses.items()} == expected
+    assert all(map(np.array_equal, model.get_weights(), plain.get_weights()))
