@@ -135,11 +135,11 @@ class FirstLoss(Recorded, UnchangingState):
             nonlocal over
             if over:
                 return step_fn(*args, **kwargs)
+            call = StepCall(step_fn, args, kwargs)
             if not self._turn.captured:
-                return self._first_call(StepCall(step_fn, args, kwargs), loss, total)
+                return self._first_call(call, loss, total)
             over = self._is_over_for(step_fn)
-            with contextlib.nullcontext() if over else self._counted():
-                return step_fn(*args, **kwargs)
+            return step_fn(*args, **kwargs) if over else self._later_call(call)
 
         if hasattr(step_fn, "get_concrete_function"):
             step.get_concrete_function = step_fn.get_concrete_function  # type: ignore[attr-defined]
@@ -244,6 +244,10 @@ class FirstLoss(Recorded, UnchangingState):
         self._trace = trace
         self._finish(StepResult(value, loss=loss, total=total), call)
         return value
+
+    def _later_call(self, call: StepCall) -> Any:
+        with self._counted():
+            return call.step_fn(*call.args, **call.kwargs)
 
     def _is_over_for(self, step_fn: Callable[..., Any]) -> bool:
         """Returns whether a step's later calls go straight through; warns of a second step."""
