@@ -26,7 +26,7 @@ from tb_firstloss.checks import (
     parse_expectations,
     values_by_name,
 )
-from tb_firstloss.cli.arguments import add_json, add_paths, add_quiet, add_selection, add_tolerances
+from tb_firstloss.cli.arguments import add_shared, add_tolerances
 from tb_firstloss.cli.exit_codes import FINDING, UNUSABLE
 from tb_firstloss.cli.output import Cell, Row, print_json, print_table, printable
 from tb_firstloss.cli.recordings import read_recordings
@@ -37,7 +37,7 @@ _NO_EXPECTATION = "no expectation"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    add_paths(parser)
+    add_shared(parser, "paths")
     parser.add_argument(
         "--expect",
         action="append",
@@ -46,9 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "loss (default: what was expected in training)",
     )
     add_tolerances(parser, rtol=0.1)
-    add_selection(parser, tags=False)
-    add_json(parser)
-    add_quiet(parser)
+    add_shared(parser, "--run", "--json", "--quiet")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from tb_firstloss.cli.arguments import add_paths, add_quiet, add_selection, name_below, note
+from tb_firstloss.cli.arguments import add_shared, name_below, note
 from tb_firstloss.cli.exit_codes import FINDING
 from tb_firstloss.cli.progress import reading_threads
 from tb_firstloss.reading.columns import Scalars
@@ -30,7 +30,7 @@ FORMATS = ("csv", "parquet")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    add_paths(parser)
+    add_shared(parser, "paths")
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, help="file to write (default: standard output)"
     )
@@ -38,8 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format", choices=FORMATS, help="default: the ending of FILE's name, or csv"
     )
     parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
-    add_selection(parser)
-    add_quiet(parser)
+    add_shared(parser, "--run", "--tag", "--quiet")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tb_firstloss.cli.arguments import add_json
+from tb_firstloss.cli.arguments import add_shared
 from tb_firstloss.cli.output import print_json, print_table
 from tb_firstloss.errors import NoRecordingError, SeveralRecordingsError, some_of
 from tb_firstloss.profiles.step_profile import Operation, StepProfile, find_profile, read_profile
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", metavar="RUN", help="run directory, or logdir with a single profiled run"
     )
-    add_json(parser)
+    add_shared(parser, "--json")
     parser.add_argument(
         "--top", type=int, default=10, metavar="N", help="operations to show (default: 10)"
     )

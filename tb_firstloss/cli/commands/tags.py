@@ -13,14 +13,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from tb_firstloss.arrays import describe
-from tb_firstloss.cli.arguments import (
-    add_json,
-    add_paths,
-    add_quiet,
-    add_selection,
-    name_below,
-    note,
-)
+from tb_firstloss.cli.arguments import add_shared, name_below, note
 from tb_firstloss.cli.exit_codes import FINDING
 from tb_firstloss.cli.output import print_json, print_table
 from tb_firstloss.cli.progress import bar
@@ -43,10 +36,7 @@ class Tag:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    add_paths(parser)
-    add_selection(parser)
-    add_json(parser)
-    add_quiet(parser)
+    add_shared(parser, "paths", "--run", "--tag", "--json", "--quiet")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 
 from tb_firstloss.arrays import describe, finite_json
-from tb_firstloss.cli.arguments import add_place, add_selection
+from tb_firstloss.cli.arguments import add_place, add_shared
 from tb_firstloss.cli.exit_codes import FINDING
 from tb_firstloss.cli.output import printable
 from tb_firstloss.reading.follow import follow
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=float, metavar="SECONDS", help="stop after this time (default: never)"
     )
-    add_selection(parser)
+    add_shared(parser, "--run", "--tag")
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
 
 
