@@ -67,11 +67,6 @@ def serve(
     Not in this process: there it would import TensorFlow, if that is installed. Not with
     ``tensorboard.manager``: it leaves its servers running and shares them between callers.
 
-    Args:
-        logdir: What to show.
-        flags: More of TensorBoard's flags.
-        command: Arguments of Python that start TensorBoard.
-
     Yields:
         Its address, ending in a slash, and the process.
 
@@ -85,15 +80,11 @@ def serve(
         try:
             yield _await_address(process), process
         finally:
-            _end(process)
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    process.terminate()
-    try:
-        process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        process.kill()
+            process.terminate()
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def _await_address(process: subprocess.Popen[str]) -> str:
