@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from tb_firstloss.paths import is_url
 from tb_firstloss.reading.damage import OnDamage, Report, once, reporter, unreadable_reported
 from tb_firstloss.reading.files.find import EventFile, find_event_files
-from tb_firstloss.reading.files.open import LocalFile, Window
+from tb_firstloss.reading.files.open import Window, open_local
 from tb_firstloss.reading.format import records
 from tb_firstloss.reading.format.records import Record
 from tb_firstloss.reading.format.tensor_proto import MAX_TENSOR_BYTES
@@ -133,7 +133,7 @@ class _Tail:
         seen = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
         if seen == self.seen:
             return
-        with LocalFile(self.path) as window:
+        with open_local(self.path) as window:
             position = self._resume(window, replaced=seen[:2] != self.seen[:2])
             self.seen = seen
             for record in _iter_complete(window, position, self.reader.report):
