@@ -22,7 +22,7 @@ from tb_firstloss.checks import (
     Verdict,
     check,
     check_recorded,
-    check_tolerance,
+    check_tolerances,
     parse_expectations,
     values_by_name,
 )
@@ -53,8 +53,7 @@ def run(options: argparse.Namespace) -> int:
     """Prints a verdict per run, or per loss of a run with several."""
     # All of the usage before anything is read, so that an error below is about its run.
     options.expect = None if options.expect is None else _parse(options.expect)
-    for name in ("rtol", "atol"):
-        check_tolerance(name, getattr(options, name))
+    check_tolerances(options.rtol, options.atol)
     judged = [_Judged(first, *_judge(first, options)) for first in read_recordings(options)]
     if options.json:
         print_json([each.to_json() for each in judged])
