@@ -72,9 +72,12 @@ class Recordings:
         self, context: Any, experiment_id: str, listed: dict[str, dict[str, float]]
     ) -> Iterator[tuple[str, FirstBatch | str]]:
         """Yields the recording of every run, or the reason why there is none."""
-        tags = {run: tag for run in listed if (tag := _manifest_tag(listed[run])) is not None}
-        for run in listed:
-            if run not in tags:
+        tags: dict[str, str] = {}
+        for run, found in listed.items():
+            candidates = [tag for tag in found if contract.is_manifest(tag, contract.PLUGIN_NAME)]
+            if candidates:
+                tags[run] = min(candidates)
+            else:
                 yield run, "no manifest (yet): the recording was cut short, or is being written"
         manifests: dict[str, str] = {}
         for runs in _batches(dict.fromkeys(tags, _MANIFEST_BYTES)):
@@ -131,10 +134,6 @@ class Recordings:
             tensors = {tag: data[-1].numpy for tag, data in tags.items() if data}
             missing = wanted[run] - set(tensors)
             yield run, f"TensorBoard has lost {min(missing)}" if missing else tensors
-
-
-def _manifest_tag(tags: dict[str, float]) -> str | None:
-    return min((t for t in tags if contract.is_manifest(t, contract.PLUGIN_NAME)), default=None)
 
 
 def _batches(sizes: dict[str, int]) -> Iterator[list[str]]:

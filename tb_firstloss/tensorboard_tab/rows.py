@@ -140,26 +140,17 @@ def _verdict_on(row: Row, verdict: Verdict | None) -> Verdict | None:
 
 
 def _to_output(output: OutputRow) -> dict[str, Any]:
-    row = {
-        **vars(output.statistics),
-        "buckets": bucket_count(output.statistics.count),
-    }
+    row = {**vars(output.statistics), "buckets": bucket_count(output.statistics.count)}
     if output.values is None:
         return row
     values, counts = to_points(finite_values(output.values))
     flat = to_float64(output.values).ravel()
-    return {
-        **row,
-        "values": values,
-        "counts": counts,
-        "largest": [
-            {
-                "index": index_of(at, output.values.shape, output.row_splits),
-                "value": float(flat[at]),
-            }
-            for at in find_largest(flat)
-        ],
-    }
+    shape, splits = output.values.shape, output.row_splits
+    largest = [
+        {"index": index_of(at, shape, splits), "value": float(flat[at])}
+        for at in find_largest(flat)
+    ]
+    return {**row, "values": values, "counts": counts, "largest": largest}
 
 
 def to_points(finite: npt.NDArray[np.float64]) -> tuple[list[float], list[int]]:
