@@ -86,12 +86,7 @@ class _Table:
         self._columns = _empty_columns(0)
 
     def append(self, columns: Columns, *, share: float) -> None:
-        """Adds rows.
-
-        Args:
-            columns: Of equal length.
-            share: How much of the file has been read with them, which gives the room to reserve.
-        """
+        """Adds rows; how much of the file has been read with them gives the room to reserve."""
         start, self._size = self._size, self._size + len(columns[0])
         if self._size > self._capacity:
             # The first few records must not make it reserve memory out of all proportion.

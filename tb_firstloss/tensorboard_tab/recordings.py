@@ -63,10 +63,7 @@ class Recordings:
         listed = self._provider.list_tensors(
             context, experiment_id=experiment_id, plugin_name=contract.PLUGIN_NAME
         )
-        return {
-            run: {tag: series.max_wall_time for tag, series in tags.items()}
-            for run, tags in listed.items()
-        }
+        return {run: {t: s.max_wall_time for t, s in tags.items()} for run, tags in listed.items()}
 
     def _read_runs(
         self, context: Any, experiment_id: str, listed: dict[str, dict[str, float]]
@@ -79,14 +76,14 @@ class Recordings:
                 tags[run] = min(candidates)
             else:
                 yield run, "no manifest (yet): the recording was cut short, or is being written"
-        manifests: dict[str, str] = {}
+        manifests: dict[str, str | bytes] = {}
         for runs in _batches(dict.fromkeys(tags, _MANIFEST_BYTES)):
             wanted = {run: {tags[run]} for run in runs}
             for run, tensors in self._read_tensors(context, experiment_id, wanted):
                 if isinstance(tensors, str):
                     yield run, tensors
                 elif (manifest := tensors[tags[run]]).size == 1:
-                    manifests[run] = _to_text(manifest.item())
+                    manifests[run] = manifest.item()
                 else:
                     yield run, f"the manifest is {describe(manifest)} instead of one text"
         yield from self._read_arrays(context, experiment_id, listed, manifests)
@@ -96,7 +93,7 @@ class Recordings:
         context: Any,
         experiment_id: str,
         listed: dict[str, dict[str, float]],
-        manifests: dict[str, str],
+        manifests: dict[str, str | bytes],
     ) -> Iterator[tuple[str, FirstBatch | str]]:
         sizes, left_out = {}, {}
         for run, manifest in manifests.items():
@@ -150,11 +147,7 @@ def _batches(sizes: dict[str, int]) -> Iterator[list[str]]:
         yield group
 
 
-def _to_text(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-
-def _leave_out_large(manifest: str) -> tuple[str, int, set[str]]:
+def _leave_out_large(manifest: str | bytes) -> tuple[str | bytes, int, set[str]]:
     """Marks the arrays above `MAX_ARRAY_BYTES` as left out.
 
     Returns:
@@ -180,7 +173,7 @@ def _leave_out_large(manifest: str) -> tuple[str, int, set[str]]:
     return json.dumps(marked), size, tags
 
 
-def _decode(run: str, manifest: str, tensors: dict[str, Array]) -> FirstBatch | str:
+def _decode(run: str, manifest: str | bytes, tensors: dict[str, Array]) -> FirstBatch | str:
     try:
         return contract.decode(manifest, tensors, path=run, run=run)
     except ReadError as error:

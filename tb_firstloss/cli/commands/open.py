@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tb_firstloss.cli.arguments import add_place
@@ -92,19 +92,13 @@ def _await_address(process: subprocess.Popen[str]) -> str:
     said = ""
     for line in process.stderr:
         if found := _ADDRESS.search(line):
-            _keep_reading(process)
+            # Unread, what it prints later would fill the pipe and block it.
+            threading.Thread(target=_pass_on, args=(process.stderr,), daemon=True).start()
             return found[1].rstrip("/") + "/"
         said = line.strip() or said
     raise TensorBoardError(f"TensorBoard did not start: {said or 'it printed nothing'}")
 
 
-def _keep_reading(process: subprocess.Popen[str]) -> None:
-    """Passes TensorBoard's later output on to stderr: unread, it would fill the pipe and block."""
-
-    def pump() -> None:
-        assert process.stderr is not None
-        with contextlib.suppress(ValueError):  # at exit, Python may close stderr first
-            for line in process.stderr:
-                sys.stderr.write(line)
-
-    threading.Thread(target=pump, daemon=True).start()
+def _pass_on(lines: Iterable[str]) -> None:
+    with contextlib.suppress(ValueError):  # at exit, Python may close stderr first
+        sys.stderr.writelines(lines)

@@ -50,16 +50,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def find_runs(path: Path) -> list[Path]:
-    """Returns a profiled run directory and, if there is one, its warm step's.
-
-    Args:
-        path: Run directory, or a logdir that holds a single profiled run.
-
-    Raises:
-        FileNotFoundError: Nothing is at the path.
-        NoRecordingError: There is no profile.
-        SeveralRecordingsError: There are several; the message names them.
-    """
+    """Returns the profiled run directory at or below a path and, if any, its warm step's."""
     if not find_profile(path):
         path = _only_run(path)
     path = path.resolve()
@@ -87,10 +78,7 @@ def _only_run(logdir: Path) -> Path:
 
 def to_json(profile: StepProfile, top: int) -> dict[str, Any]:
     """Returns a profile as JSON holds it, with its most expensive operations."""
-    return {
-        **{key: value for key, value in vars(profile).items() if key != "operations"},
-        "operations": [vars(operation) for operation in profile.operations[:top]],
-    }
+    return {**vars(profile), "operations": [vars(each) for each in profile.operations[:top]]}
 
 
 def print_shares(profiles: Sequence[StepProfile]) -> None:
