@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 
 from tb_firstloss.paths import is_url
-from tb_firstloss.reading.damage import OnDamage, Report, once, reporter, unreadable_reported
+from tb_firstloss.reading.damage import OnDamage, Report, reporter, unreadable_reported
 from tb_firstloss.reading.files.find import EventFile, find_event_files
 from tb_firstloss.reading.files.open import Window, open_local
 from tb_firstloss.reading.format import records
@@ -55,7 +55,7 @@ def follow(
     if is_url(root):
         raise ValueError(f"{root}: follow() watches local files; mount the bucket, or use a copy")
     selection = Selection.of(runs, tags, None, max_tensor_bytes=max_tensor_bytes)
-    report = once(reporter(on_damage))
+    report = reporter(on_damage, once=True)
     return _follow(root, selection, report, poll_seconds, stop or threading.Event())
 
 
