@@ -146,11 +146,10 @@ def _warn(damage: list[Damage]) -> None:
 
 
 def _find(root: str) -> list[EventFile]:
-    return find_event_files(root, report=reporter("ignore"), wanted=_is_recording)
+    def is_recording(name: str) -> bool:
+        return name.endswith(contract.FILE_SUFFIX) and is_event_file_name(name)
 
-
-def _is_recording(name: str) -> bool:
-    return name.endswith(contract.FILE_SUFFIX) and is_event_file_name(name)
+    return find_event_files(root, report=reporter("ignore"), wanted=is_recording)
 
 
 def _read_here(files: list[EventFile]) -> list[_Result]:

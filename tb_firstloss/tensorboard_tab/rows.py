@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,9 @@ LARGEST_COUNT = 10
 
 def to_json(first: FirstBatch) -> dict[str, Any]:
     """Returns what the page shows of a recording, and the verdict on each of its rows."""
-    table, verdict = tabulate(first), _judge(first)
+    table, verdict = tabulate(first), None
+    with contextlib.suppress(ValueError, TypeError):  # where `check` has none either
+        verdict = check_recorded(first)
     found: dict[str, Any] = finite_json(
         {
             "run": table.run,
@@ -121,14 +124,6 @@ def _to_comparison(found: ValueComparison) -> dict[str, Any]:
         "equal_in_value": found.count - found.different_count,
         "largest": largest[0] if largest else None,
     }
-
-
-def _judge(first: FirstBatch) -> Verdict | None:
-    """Returns the verdict on a recording with an expectation; None where `check` has none."""
-    try:
-        return check_recorded(first)
-    except (ValueError, TypeError):
-        return None
 
 
 def _verdict_on(row: Row, verdict: Verdict | None) -> Verdict | None:

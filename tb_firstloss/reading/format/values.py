@@ -29,15 +29,10 @@ PLUGIN_NAMES = {
 def decode_content(
     content: memoryview, content_type: int, *, max_tensor_bytes: int = MAX_TENSOR_BYTES
 ) -> Array:
-    """Returns a summary value's content as an array, which owns its memory.
-
-    Args:
-        content: Bytes of the field that holds it.
-        content_type: TENSOR, HISTO, IMAGE or AUDIO of `wire`.
-        max_tensor_bytes: Limit on the array's bytes, and on all its strings' bytes together.
+    """Returns the content of a TENSOR, HISTO, IMAGE or AUDIO as an array, which owns its memory.
 
     Raises:
-        TooLargeError: It is larger; the message names both numbers.
+        TooLargeError: As `decode_tensor`.
         ValueError: The content breaks the format.
     """
     if content_type == wire.TENSOR:
