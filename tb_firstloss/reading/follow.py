@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import threading
@@ -66,7 +67,10 @@ def _follow(
     tails: dict[str, _Tail] = {}
     while not stop.is_set():
         grew = False
-        for run, file in _find(path, report):
+        files: list[EventFile] = []
+        with contextlib.suppress(FileNotFoundError):  # not there yet
+            files = find_event_files(path, report=report)
+        for run, file in files:
             if not selection.has_run(run):
                 continue
             if file not in tails:
@@ -80,13 +84,6 @@ def _follow(
                         return
         if not grew:
             stop.wait(poll_seconds)
-
-
-def _find(path: str, report: Report) -> list[EventFile]:
-    try:
-        return find_event_files(path, report=report)
-    except FileNotFoundError:
-        return []
 
 
 def _iter_complete(window: Window, position: int, report: Report) -> Iterator[Record]:

@@ -8,15 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tb_firstloss.arrays import (
-    bucket_count,
-    count_in_buckets,
-    find_highest,
-    finite_json,
-    finite_values,
-    index_of,
-    to_float64,
-)
+from tb_firstloss import arrays
 from tb_firstloss.checks import Verdict, check_recorded
 from tb_firstloss.comparison import ValueComparison, compare_losses, compare_outputs
 from tb_firstloss.first_batch import FirstBatch, OutputLoss, tabulate
@@ -33,7 +25,7 @@ def to_json(first: FirstBatch) -> dict[str, Any]:
     table, verdict = tabulate(first), None
     with contextlib.suppress(ValueError, TypeError):  # where `check` has none either
         verdict = check_recorded(first)
-    found: dict[str, Any] = finite_json(
+    found: dict[str, Any] = arrays.finite_json(
         {
             "run": table.run,
             "step": table.step,
@@ -87,7 +79,7 @@ def compare(one: tuple[FirstBatch, str], other: tuple[FirstBatch, str]) -> dict[
     known = not agree or x_place == y_place
     alike = (x.loss is None, x.output is None) == (y.loss is None, y.output is None)
     found = {part.get("agreement") for part in (loss, values) if part is not None}
-    answer: dict[str, Any] = finite_json(
+    answer: dict[str, Any] = arrays.finite_json(
         {
             "digests_agree": agree if known else None,
             "identical": (agree and known) or (alike and found == {"identical"}),
@@ -135,14 +127,14 @@ def _verdict_on(row: Row, verdict: Verdict | None) -> Verdict | None:
 
 
 def _to_output(output: OutputRow) -> dict[str, Any]:
-    row = {**vars(output.statistics), "buckets": bucket_count(output.statistics.count)}
+    row = {**vars(output.statistics), "buckets": arrays.bucket_count(output.statistics.count)}
     if output.values is None:
         return row
-    values, counts = to_points(finite_values(output.values))
-    flat = to_float64(output.values).ravel()
+    values, counts = to_points(arrays.finite_values(output.values))
+    flat = arrays.to_float64(output.values).ravel()
     shape, splits = output.values.shape, output.row_splits
     largest = [
-        {"index": index_of(at, shape, splits), "value": float(flat[at])}
+        {"index": arrays.index_of(at, shape, splits), "value": float(flat[at])}
         for at in find_largest(flat)
     ]
     return {**row, "values": values, "counts": counts, "largest": largest}
@@ -156,7 +148,7 @@ def to_points(finite: npt.NDArray[np.float64]) -> tuple[list[float], list[int]]:
     """
     points, counts = np.unique(finite, return_counts=True)
     if points.size > MAX_POINTS:
-        left, right, numbers = count_in_buckets(finite, MAX_POINTS).T
+        left, right, numbers = arrays.count_in_buckets(finite, MAX_POINTS).T
         filled = numbers > 0
         points = (left / 2 + right / 2)[filled]  # the sum of two float64 may overflow
         counts = numbers[filled].astype(np.int64)
@@ -165,4 +157,4 @@ def to_points(finite: npt.NDArray[np.float64]) -> tuple[list[float], list[int]]:
 
 def find_largest(flat: npt.NDArray[np.float64]) -> list[int]:
     """Returns the positions of the largest values: non-finite first, then descending."""
-    return find_highest(np.where(np.isfinite(flat), flat, np.inf), LARGEST_COUNT)
+    return arrays.find_highest(np.where(np.isfinite(flat), flat, np.inf), LARGEST_COUNT)
