@@ -86,8 +86,7 @@ def check(
         TypeError: The expectation is neither a number nor text nor a mapping of these.
     """
     expected = parse_expectations(expect)
-    for name, tolerance in (("rtol", rtol), ("atol", atol)):
-        check_tolerance(name, tolerance)
+    check_tolerances(rtol, atol)
     if not isinstance(expected, dict):
         return _judge(_sole_subject(first_batch, expected), expected, atol + rtol * abs(expected))
     return _sum_up(
@@ -116,10 +115,11 @@ def check_recorded(
     return check(first_batch, expect, rtol=rtol, atol=atol)
 
 
-def check_tolerance(name: str, tolerance: float) -> None:
-    """Raises ValueError unless a tolerance is a finite number of at least 0."""
-    if not (math.isfinite(tolerance) and tolerance >= 0):
-        raise ValueError(f"{name}: {tolerance!r}; give a finite number of at least 0")
+def check_tolerances(rtol: float, atol: float) -> None:
+    """Raises ValueError unless both tolerances are finite numbers of at least 0."""
+    for name, tolerance in (("rtol", rtol), ("atol", atol)):
+        if not (math.isfinite(tolerance) and tolerance >= 0):
+            raise ValueError(f"{name}: {tolerance!r}; give a finite number of at least 0")
 
 
 def values_by_name(first: FirstBatch) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from tb_firstloss.arrays import Array, describe, find_highest, index_of, to_float64
-from tb_firstloss.checks import check_tolerance
+from tb_firstloss.checks import check_tolerances
 from tb_firstloss.first_batch import FirstBatch, OutputLoss
 
 Agreement = Literal["identical", "within tolerance", "different"]
@@ -117,8 +117,7 @@ def compare(a: FirstBatch, b: FirstBatch, *, rtol: float = 0.0, atol: float = 0.
     Raises:
         ValueError: A tolerance is unusable.
     """
-    for name, tolerance in (("rtol", rtol), ("atol", atol)):
-        check_tolerance(name, tolerance)
+    check_tolerances(rtol, atol)
     alone = len(a.outputs) == len(b.outputs) == 1
     same = a.digest == b.digest and (alone or list(a.outputs) == list(b.outputs))
     losses = {
@@ -141,7 +140,7 @@ def compare(a: FirstBatch, b: FirstBatch, *, rtol: float = 0.0, atol: float = 0.
         agreement=agreement,
         losses=losses,
         outputs=outputs,
-        differences=dict(_iter_differences(a, b)),
+        differences={name: pair for name, pair in _iter_facts(a, b) if pair[0] != pair[1]},
         cause="" if agreement == "identical" else cause,
         unknown=unknown,
     )
@@ -251,43 +250,35 @@ def _fingerprint(first: FirstBatch) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _iter_differences(a: FirstBatch, b: FirstBatch) -> Iterator[tuple[str, tuple[Any, Any]]]:
+def _iter_facts(a: FirstBatch, b: FirstBatch) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Yields what is known of the runs besides the values, by name, equal or not."""
     for key, name in _FINGERPRINTS.items():
-        digests = _fingerprint(a).get(key), _fingerprint(b).get(key)
-        if digests[0] != digests[1]:
-            yield f"fingerprint of the {name}", digests
-    if a.step != b.step:
-        yield "step", (a.step, b.step)
-    yield from _iter_array_differences(a, b)
-    metadata = dict(_flatten(a.metadata)), dict(_flatten(b.metadata))
-    for name in {**metadata[0], **metadata[1]}:
-        values = metadata[0].get(name), metadata[1].get(name)
-        if values[0] != values[1]:
-            yield name, values
+        yield f"fingerprint of the {name}", (_fingerprint(a).get(key), _fingerprint(b).get(key))
+    yield "step", (a.step, b.step)
+    yield from _iter_array_facts(a, b)
+    one, other = dict(_flatten(a.metadata)), dict(_flatten(b.metadata))
+    for name in {**one, **other}:
+        yield name, (one.get(name), other.get(name))
 
 
-def _iter_array_differences(a: FirstBatch, b: FirstBatch) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    for what in ("losses", "outputs"):
-        names = [", ".join(getattr(first, what)) or None for first in (a, b)]
-        if names[0] != names[1]:
-            yield f"names of the {what}", (names[0], names[1])
+def _iter_array_facts(a: FirstBatch, b: FirstBatch) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    yield "names of the losses", (", ".join(a.losses) or None, ", ".join(b.losses) or None)
+    yield "names of the outputs", (", ".join(a.outputs) or None, ", ".join(b.outputs) or None)
     for name, (one, other) in _pairs(a.losses, b.losses).items():
-        if one is not None and other is not None and one.dtype != other.dtype:
+        if one is not None and other is not None:
             yield f"dtype of the loss {name!r}", (one.dtype.name, other.dtype.name)
     for name, (left, right) in _pairs(a.outputs, b.outputs).items():
         if left is None or right is None:
             continue
         for field in ("per_example", "sample_weight", "mask"):
-            arrays = getattr(left, field), getattr(right, field)
-            texts = tuple(None if array is None else describe(array) for array in arrays)
-            if texts[0] != texts[1]:
-                yield f"{field} of {name!r}", (texts[0], texts[1])
-            elif field != "per_example" and arrays[0] is not None and _bits_differ(*arrays).any():
-                yield f"{field} of {name!r}", ("one set of values", "another")
+            x, y = getattr(left, field), getattr(right, field)
+            texts = [None if array is None else describe(array) for array in (x, y)]
+            alike = field != "per_example" and x is not None and texts[0] == texts[1]
+            if alike and _bits_differ(x, y).any():
+                texts = ["one set of values", "another"]
+            yield f"{field} of {name!r}", (texts[0], texts[1])
         for field in ("reduction", "loss_weight"):
-            values = getattr(left, field), getattr(right, field)
-            if values[0] != values[1]:
-                yield f"{field} of {name!r}", values
+            yield f"{field} of {name!r}", (getattr(left, field), getattr(right, field))
 
 
 def _flatten(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -64,8 +64,7 @@ def train(
         weight_seed: Seed of the initial weights.
         loss: One of `LOSSES`.
         with_fit: Whether to train with ``model.fit`` instead of a custom loop.
-        track: Called with the loop's batches and their number; returns them again, to show
-            progress.
+        track: Called with the loop's batches and their number; returns them, to show progress.
     """
     model = make_model(weight_seed)
     training, test = load_images()

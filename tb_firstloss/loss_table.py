@@ -42,17 +42,20 @@ class Row:
     """A loss with its output, or either alone, and what was expected of it.
 
     Attributes:
-        name: The loss's, else the output's; "" if the step gave neither.
         loss: What the step differentiates, or None.
         output: The per-example losses, or None.
         expected: What the output's mean, else the loss, was expected to be; None if that was not
             recorded.
     """
 
-    name: str
     loss: LossRow | None
     output: OutputRow | None
     expected: float | None
+
+    @property
+    def name(self) -> str:
+        """The loss's name, else the output's; "" if the step gave neither."""
+        return next(iter(_names(self.loss, self.output)), "")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -117,15 +120,7 @@ class LossTable:
             rest = {output.name: output for output in self.outputs}
             pairs = [(loss, rest.pop(loss.name, None)) for loss in self.losses]
             pairs += [(None, output) for output in rest.values()]
-        return tuple(
-            Row(
-                name=next(iter(_names(loss, output)), ""),
-                loss=loss,
-                output=output,
-                expected=self._expected_of(loss, output),
-            )
-            for loss, output in pairs
-        )
+        return tuple(Row(*pair, self._expected_of(*pair)) for pair in pairs)
 
     def label(self, row: Row) -> str:
         """Returns a row's name among those of other runs."""

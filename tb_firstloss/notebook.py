@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
-from tb_firstloss.arrays import Array, bar_heights, finite_values
+from tb_firstloss.arrays import bar_heights, finite_values
 from tb_firstloss.loss_table import COLUMNS, LossTable, Row
 
 _WIDTH, _HEIGHT = 180, 32  # pixels
@@ -35,14 +35,9 @@ def rows_to_html(labelled: Iterable[tuple[str, Row]]) -> str:
 
 
 def _picture(row: Row) -> str:
-    values = None if row.output is None else row.output.values
-    return "" if values is None else _to_svg(values)
-
-
-def _to_svg(values: Array) -> str:
     """Draws a histogram of the finite values as SVG; empty without any."""
-    heights = bar_heights(values)
-    if not heights:
+    values = None if row.output is None else row.output.values
+    if values is None or not (heights := bar_heights(values)):
         return ""
     step = _WIDTH / len(heights)
     bars = "".join(

@@ -5,54 +5,34 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
+
+_GLOBS: dict[str, Any] = {"action": "append", "metavar": "GLOB"}
+_SHARED: dict[str, dict[str, Any]] = {
+    "paths": {
+        "nargs": "*",
+        "default": ["runs"],
+        "metavar": "PATH",
+        "help": "logdir, run directory or event file; URLs and globs too (default: runs)",
+    },
+    "--run": {**_GLOBS, "dest": "runs", "help": "only matching runs below PATH; may be repeated"},
+    "--tag": {**_GLOBS, "dest": "tags", "help": "only matching tags; may be repeated"},
+    "--json": {"action": "store_true", "help": "print JSON instead of a table"},
+    "--quiet": {"action": "store_true", "help": "print results only, and no progress bar"},
+}
 
 
-def add_paths(parser: argparse.ArgumentParser) -> None:
-    """Declares the paths to read, "runs" by default."""
-    parser.add_argument(
-        "paths",
-        nargs="*",
-        default=["runs"],
-        metavar="PATH",
-        help="logdir, run directory or event file; URLs and globs too (default: runs)",
-    )
+def add_shared(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Declares some of the arguments that several commands have."""
+    for name in names:
+        short = ["-q"] if name == "--quiet" else []
+        parser.add_argument(*short, name, **_SHARED[name])
 
 
 def add_place(parser: argparse.ArgumentParser, name: str, meaning: str) -> None:
     """Declares a single optional path, "runs" by default."""
     parser.add_argument(
         name, nargs="?", default="runs", metavar=name.upper(), help=f"{meaning} (default: runs)"
-    )
-
-
-def add_selection(parser: argparse.ArgumentParser, *, tags: bool = True) -> None:
-    """Declares --run and, unless told otherwise, --tag."""
-    parser.add_argument(
-        "--run",
-        dest="runs",
-        action="append",
-        metavar="GLOB",
-        help="only matching runs below PATH; may be repeated",
-    )
-    if tags:
-        parser.add_argument(
-            "--tag",
-            dest="tags",
-            action="append",
-            metavar="GLOB",
-            help="only matching tags; may be repeated",
-        )
-
-
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """Declares --json."""
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-
-
-def add_quiet(parser: argparse.ArgumentParser) -> None:
-    """Declares --quiet."""
-    parser.add_argument(
-        "-q", "--quiet", action="store_true", help="print results only, and no progress bar"
     )
 
 

@@ -15,15 +15,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from tb_firstloss import __version__
+from tb_firstloss import __version__, errors
 from tb_firstloss.cli.exit_codes import FINDING, INTERRUPTED, UNUSABLE
-from tb_firstloss.errors import (
-    DamageWarning,
-    FirstLossError,
-    FirstLossWarning,
-    NoRecordingError,
-    first_line,
-)
 
 COMMANDS = {
     "demo": "Train a small network on real digits and show its first loss",
@@ -56,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _print_anywhere()
     words = sys.argv[1:] if arguments is None else arguments
     with warnings.catch_warnings():
-        warnings.simplefilter("always", FirstLossWarning)
+        warnings.simplefilter("always", errors.FirstLossWarning)
         damage = _show_warnings()
         code = _run(words)
         return FINDING if damage and code == 0 else code
@@ -67,14 +60,14 @@ def _run(words: Sequence[str]) -> int:
         options = _parser(words).parse_args(words)
         code: int = options.run(options)
         sys.stdout.flush()
-    except NoRecordingError as error:
+    except errors.NoRecordingError as error:
         return _say(error, FINDING)
     except BrokenPipeError:
         # Whatever reads the output (head, less) has closed it. Python would complain once more
         # when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (FirstLossError, OSError, ValueError) as error:
+    except (errors.FirstLossError, OSError, ValueError) as error:
         return _say(error, UNUSABLE)
     except KeyboardInterrupt:
         print("tb-firstloss: interrupted", file=sys.stderr)
@@ -124,22 +117,22 @@ def _in_ascii(error: UnicodeError) -> tuple[str, int]:
 
 
 def _say(error: Exception, code: int) -> int:
-    line = first_line(error)
+    line = errors.first_line(error)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         line = f"{os.fspath(error.filename)}: {error.strerror}"
     print(f"tb-firstloss: {line}", file=sys.stderr)
     return code
 
 
-def _show_warnings() -> list[DamageWarning]:
+def _show_warnings() -> list[errors.DamageWarning]:
     """Prints this package's warnings as one line each; the list collects those about damage."""
-    damage: list[DamageWarning] = []
+    damage: list[errors.DamageWarning] = []
     show_any = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
-        if isinstance(message, DamageWarning):
+        if isinstance(message, errors.DamageWarning):
             damage.append(message)
-        if issubclass(category, FirstLossWarning):
+        if issubclass(category, errors.FirstLossWarning):
             print(f"tb-firstloss: {message}", file=sys.stderr)
         else:
             show_any(message, category, *rest, **named)

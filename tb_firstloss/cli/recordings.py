@@ -15,15 +15,9 @@ from tb_firstloss.reading.selection import Selection
 
 
 def read_recordings(options: argparse.Namespace, *, with_paths: bool = False) -> list[FirstBatch]:
-    """Reads the recordings at the paths, those that match --run.
+    """Reads the recordings at ``options.paths`` that match ``options.runs``, as `read_path` does.
 
-    Args:
-        options: With paths, runs and quiet.
-        with_paths: Whether to put the path in front of runs' names even if there is only one path.
-
-    Raises:
-        FileNotFoundError: Nothing is at a path.
-        NoRecordingError: A path has no recording, or none that matches.
+    Runs' names get their path in front if there are several paths, or ``with_paths``.
     """
     with_paths = with_paths or len(options.paths) > 1
     return [

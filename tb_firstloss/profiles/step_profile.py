@@ -88,16 +88,16 @@ def _read(path: Path, files: Sequence[Path]) -> StepProfile:
         links = [str(Path(directory) / file.name) for file in files]
         for file, link in zip(files, links, strict=True):
             Path(link).symlink_to(file.resolve())
-        step = timeline.read_step(_convert("trace_viewer", links, path))
+        step, seconds, shares = timeline.read_step(_convert("trace_viewer", links, path))
         operations = list(_operations(_convert("framework_op_stats", links, path)))
         peaks: dict[str, int] = {}
         for link in links:
             peaks.update(_peak_bytes(_convert("memory_profile", [link], path)))
     return StepProfile(
         run=path.resolve().name,
-        step=None if step is None else step.number,
-        seconds=0.0 if step is None else step.seconds,
-        shares={} if step is None else step.shares,
+        step=step,
+        seconds=seconds,
+        shares=shares,
         operations=sorted(operations, key=lambda operation: -operation.self_seconds),
         peak_bytes=peaks,
     )
@@ -134,25 +134,22 @@ def _convert(tool: str, files: Sequence[str], path: Path) -> Any:
 
 
 def _operations(tables: Any) -> Iterator[Operation]:
-    for row in _rows(tables):
-        if row["type"] != "IDLE":
-            yield Operation(
-                name=row["operation"],
-                kind=row["type"],
-                place=row["host_or_device"],
-                count=int(row["occurrences"]),
-                self_seconds=row["total_self_time"] / 1e6,
-            )
-
-
-def _rows(tables: Any) -> Iterator[dict[str, Any]]:
-    """Yields the rows of the first of xprof's tables about operations, as mappings."""
+    """Yields the operations in the first of xprof's tables that has their times."""
     for table in tables:
-        names = [col["id"] for col in table.get("cols", ())]
-        if "total_self_time" in names:
-            for row in table["rows"]:
-                yield dict(zip(names, (cell.get("v") for cell in row["c"]), strict=True))
-            return
+        names = [column["id"] for column in table.get("cols", ())]
+        if "total_self_time" not in names:
+            continue
+        for cells in table["rows"]:
+            row = dict(zip(names, (cell.get("v") for cell in cells["c"]), strict=True))
+            if row["type"] != "IDLE":
+                yield Operation(
+                    name=row["operation"],
+                    kind=row["type"],
+                    place=row["host_or_device"],
+                    count=int(row["occurrences"]),
+                    self_seconds=row["total_self_time"] / 1e6,
+                )
+        return
 
 
 def _peak_bytes(memory: Any) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -30,26 +29,12 @@ _DEVICE = re.compile(r"/device:")
 _Span = tuple[float, float]
 
 
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """A marked step.
+def read_step(trace: Any) -> tuple[int | None, float, dict[str, float]]:
+    """Returns the first marked step of a trace in the Trace Event Format, times in microseconds.
 
-    Attributes:
-        number: Of the step marker.
-        seconds: Its duration.
-        shares: Seconds by the names of `SHARES`.
-    """
-
-    number: int
-    seconds: float
-    shares: dict[str, float]
-
-
-def read_step(trace: Any) -> Step | None:
-    """Returns the first marked step of a trace in the Trace Event Format, or None without one.
-
-    Args:
-        trace: Decoded JSON; times in microseconds.
+    Returns:
+        Its number, duration in seconds, and seconds by the names of `SHARES`; without a marked
+        step None, 0 and {}.
     """
     events = [event for event in trace["traceEvents"] if event]
     devices = {event["pid"] for event in events if _names(event, "process", _DEVICE)}
@@ -57,7 +42,7 @@ def read_step(trace: Any) -> Step | None:
     spans = [e for e in events if e.get("ph") == "X" and _thread(e) not in derived]
     markers = [e for e in spans if "step_num" in e.get("args", {}) and e["pid"] not in devices]
     if not markers:
-        return None
+        return None, 0.0, {}
     marker = min(markers, key=lambda event: float(event["ts"]))
     step = _span(marker)
     classified: dict[str, list[_Span]] = {name: [] for name in SHARES}
@@ -66,11 +51,7 @@ def read_step(trace: Any) -> Step | None:
         if start < end:
             classified[name].append((start, end))
     classified["other"] = [step]
-    return Step(
-        number=int(marker["args"]["step_num"]),
-        seconds=(step[1] - step[0]) / 1e6,
-        shares=dict(_divide(classified)),
-    )
+    return int(marker["args"]["step_num"]), (step[1] - step[0]) / 1e6, dict(_divide(classified))
 
 
 def _classify(events: Iterable[Any], devices: set[int]) -> Iterator[tuple[str, _Span]]:

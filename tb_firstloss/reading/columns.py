@@ -8,7 +8,7 @@ import dataclasses
 import importlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,34 @@ class Scalars:
         parquet = import_optional("pyarrow.parquet", "arrow")
         with _replacing(path) as temporary:
             parquet.write_table(self.to_arrow(), temporary)
+
+
+def join(parts: Sequence[Scalars]) -> Scalars:
+    """Returns the rows of several as one; runs, and tags, of one name become one."""
+    run_names, run_codes = _renumber([(part.run_names, part.run_codes) for part in parts])
+    tag_names, tag_codes = _renumber([(part.tag_names, part.tag_codes) for part in parts])
+    columns = {
+        name: _concatenate([getattr(part, name) for part in parts], dtype)
+        for name, dtype in (("step", np.int64), ("wall_time", np.float64), ("value", np.float64))
+    }
+    return Scalars(run_names, tag_names, run_codes, tag_codes, **columns)
+
+
+def _renumber(
+    parts: list[tuple[list[str], npt.NDArray[np.int32]]],
+) -> tuple[list[str], npt.NDArray[np.int32]]:
+    """Returns the distinct names, and the codes of all parts, which point into them."""
+    numbers: dict[str, int] = {}  # pandas and Arrow reject repeated categories
+    found = []
+    for names, codes in parts:
+        table = [numbers.setdefault(name, len(numbers)) for name in names]
+        same = table == list(range(len(table)))
+        found.append(codes if same else np.array([*table, 0], np.int32)[codes])
+    return list(numbers), _concatenate(found, np.int32)
+
+
+def _concatenate(arrays: list[Any], dtype: Any) -> Any:
+    return arrays[0] if len(arrays) == 1 else np.concatenate([np.zeros(0, dtype), *arrays])
 
 
 def import_optional(module: str, extra: str) -> Any:

@@ -81,8 +81,10 @@ def unreadable_reported(path: str, report: Report) -> Iterator[None]:
         report(Damage(path, start, start, "unreadable", str(error), error))
 
 
-def reporter(on_damage: OnDamage) -> Report:
+def reporter(on_damage: OnDamage, *, once: bool = False) -> Report:
     """Returns the function to call with each damage: it warns, raises or does nothing.
+
+    With ``once``, damage that is met again does not count.
 
     Raises:
         ValueError: The option is none of the three.
@@ -90,8 +92,13 @@ def reporter(on_damage: OnDamage) -> Report:
     if on_damage not in ("warn", "raise", "ignore"):
         raise ValueError(f"on_damage: {on_damage!r}; use 'warn', 'raise' or 'ignore'")
     seen: Counter[str] = Counter()
+    known: set[Damage] = set()
 
     def report(damage: Damage) -> None:
+        if damage in known:
+            return
+        if once:
+            known.add(damage)
         if on_damage == "raise":
             raise damage.error()
         seen[damage.path] += 1
@@ -102,15 +109,3 @@ def reporter(on_damage: OnDamage) -> Report:
         warnings.warn(f"{damage}{more}", errors.DamageWarning, stacklevel=3)
 
     return report
-
-
-def once(report: Report) -> Report:
-    """Returns a function that reports each damage once, however often it is met."""
-    seen: set[Damage] = set()
-
-    def report_once(damage: Damage) -> None:
-        if damage not in seen:
-            seen.add(damage)
-            report(damage)
-
-    return report_once

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import threading
@@ -10,9 +11,9 @@ from bisect import bisect_right
 from collections.abc import Iterator
 
 from tb_firstloss.paths import is_url
-from tb_firstloss.reading.damage import OnDamage, Report, once, reporter, unreadable_reported
+from tb_firstloss.reading.damage import OnDamage, Report, reporter, unreadable_reported
 from tb_firstloss.reading.files.find import EventFile, find_event_files
-from tb_firstloss.reading.files.open import LocalFile, Window
+from tb_firstloss.reading.files.open import Window, open_local
 from tb_firstloss.reading.format import records
 from tb_firstloss.reading.format.records import Record
 from tb_firstloss.reading.format.tensor_proto import MAX_TENSOR_BYTES
@@ -55,7 +56,7 @@ def follow(
     if is_url(root):
         raise ValueError(f"{root}: follow() watches local files; mount the bucket, or use a copy")
     selection = Selection.of(runs, tags, None, max_tensor_bytes=max_tensor_bytes)
-    report = once(reporter(on_damage))
+    report = reporter(on_damage, once=True)
     return _follow(root, selection, report, poll_seconds, stop or threading.Event())
 
 
@@ -66,7 +67,10 @@ def _follow(
     tails: dict[str, _Tail] = {}
     while not stop.is_set():
         grew = False
-        for run, file in _find(path, report):
+        files: list[EventFile] = []
+        with contextlib.suppress(FileNotFoundError):  # not there yet
+            files = find_event_files(path, report=report)
+        for run, file in files:
             if not selection.has_run(run):
                 continue
             if file not in tails:
@@ -80,13 +84,6 @@ def _follow(
                         return
         if not grew:
             stop.wait(poll_seconds)
-
-
-def _find(path: str, report: Report) -> list[EventFile]:
-    try:
-        return find_event_files(path, report=report)
-    except FileNotFoundError:
-        return []
 
 
 def _iter_complete(window: Window, position: int, report: Report) -> Iterator[Record]:
@@ -133,7 +130,7 @@ class _Tail:
         seen = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
         if seen == self.seen:
             return
-        with LocalFile(self.path) as window:
+        with open_local(self.path) as window:
             position = self._resume(window, replaced=seen[:2] != self.seen[:2])
             self.seen = seen
             for record in _iter_complete(window, position, self.reader.report):

@@ -99,11 +99,7 @@ def read_first_losses(
 
 
 def read_recording(path: str, *, run: str) -> tuple[FirstBatch, list[Damage]]:
-    """Reads the recording in one event file, up to its manifest.
-
-    Args:
-        path: Event file, whatever its name.
-        run: Name to give the run.
+    """Reads the recording in one event file of any name, up to its manifest.
 
     Returns:
         The recording, and damage that leaves it intact.
@@ -111,8 +107,7 @@ def read_recording(path: str, *, run: str) -> tuple[FirstBatch, list[Damage]]:
     Raises:
         NoRecordingError: The file holds no tensor of a recording.
         EventFileError: The file cannot be opened.
-        IncompleteRecordingError: The manifest or a tensor is missing or altered.
-        ContractVersionError: A newer version of this package wrote it.
+        IncompleteRecordingError, ContractVersionError: As in `read_first_loss`.
     """
     found: dict[str, Array] = {}
     damage: list[Damage] = []
@@ -151,11 +146,10 @@ def _warn(damage: list[Damage]) -> None:
 
 
 def _find(root: str) -> list[EventFile]:
-    return find_event_files(root, report=reporter("ignore"), wanted=_is_recording)
+    def is_recording(name: str) -> bool:
+        return name.endswith(contract.FILE_SUFFIX) and is_event_file_name(name)
 
-
-def _is_recording(name: str) -> bool:
-    return name.endswith(contract.FILE_SUFFIX) and is_event_file_name(name)
+    return find_event_files(root, report=reporter("ignore"), wanted=is_recording)
 
 
 def _read_here(files: list[EventFile]) -> list[_Result]:

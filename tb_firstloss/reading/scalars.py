@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tb_firstloss.reading.columns import Scalars
+from tb_firstloss.reading.columns import Scalars, join
 from tb_firstloss.reading.damage import Damage, OnDamage, reporter, unreadable_reported
 from tb_firstloss.reading.files.find import find_event_files
 from tb_firstloss.reading.files.open import open_window
@@ -58,31 +58,21 @@ def read_scalars(
     report = reporter(on_damage)
     grouped = list(group_runs(find_event_files(path, report=report), selection))
     parts = []
-    for part, damage in _read_runs([paths for _, paths in grouped], selection, executor):
+    for part, damage in _read_runs(grouped, selection, executor):
         for each in damage:
             report(each)
         parts.append(part)
-    return _join([run for run, _ in grouped], parts)
-
-
-class _Part(NamedTuple):
-    """The scalars of one run; codes point into tags."""
-
-    tags: list[str]
-    codes: npt.NDArray[np.int32]
-    step: npt.NDArray[np.int64]
-    wall_time: npt.NDArray[np.float64]
-    value: npt.NDArray[np.float64]
+    return join(parts)
 
 
 def _read_runs(
-    runs: list[list[str]], selection: Selection, executor: Executor | None
-) -> Iterator[tuple[_Part, list[Damage]]]:
-    """Yields what `_read_run` returns for the files of each run, in order."""
+    runs: list[tuple[str, list[str]]], selection: Selection, executor: Executor | None
+) -> Iterator[tuple[Scalars, list[Damage]]]:
+    """Yields what `_read_run` returns for each run and its files, in order."""
     if executor is not None:
         yield from executor.map(_read_run, runs, [selection] * len(runs))
     elif len(runs) < 2:
-        yield from (_read_run(paths, selection) for paths in runs)
+        yield from (_read_run(run, selection) for run in runs)
     else:
         with ThreadPoolExecutor() as threads:
             yield from threads.map(_read_run, runs, [selection] * len(runs))
@@ -96,12 +86,7 @@ class _Table:
         self._columns = _empty_columns(0)
 
     def append(self, columns: Columns, *, share: float) -> None:
-        """Adds rows.
-
-        Args:
-            columns: Of equal length.
-            share: How much of the file has been read with them, which gives the room to reserve.
-        """
+        """Adds rows; how much of the file has been read with them gives the room to reserve."""
         start, self._size = self._size, self._size + len(columns[0])
         if self._size > self._capacity:
             # The first few records must not make it reserve memory out of all proportion.
@@ -129,52 +114,27 @@ def _copy(parts: Iterable[Any], columns: Iterable[Any], start: int) -> None:
         column[start : start + len(part)] = part
 
 
-def _read_run(paths: list[str], selection: Selection) -> tuple[_Part, list[Damage]]:
-    """Reads one run; top-level and picklable, for process executors."""
+def _read_run(run: tuple[str, list[str]], selection: Selection) -> tuple[Scalars, list[Damage]]:
+    """Reads one run's files; top-level and picklable, for process executors."""
+    name, paths = run
     damage: list[Damage] = []
-    reader, table = RunReader("", selection, damage.append), _Table()
+    reader, table = RunReader(name, selection, damage.append), _Table()
     for path in paths:
         with unreadable_reported(path, damage.append), open_window(path) as window:
             for columns, share in reader.scalars(window):
                 table.append(columns, share=share)
-    part = _Part(reader.tags, *table.columns())
-    return (part if selection.keep == "all" else _keep_one(part, selection.keep)), damage
+    codes, step, wall_time, value = table.columns()
+    if selection.keep != "all":
+        kept = _choose(codes, step, selection.keep)
+        codes, step, wall_time, value = codes[kept], step[kept], wall_time[kept], value[kept]
+    run_codes = np.zeros(len(step), np.int32)
+    return Scalars([name], reader.tags, run_codes, codes, step, wall_time, value), damage
 
 
-def _keep_one(part: _Part, keep: Keep) -> _Part:
-    """Returns the first or last row of each tag and step, in file order."""
-    order = np.lexsort((part.step, part.codes))  # stable: file order within equals
-    codes, step = part.codes[order], part.step[order]
+def _choose(codes: npt.NDArray[np.int32], step: npt.NDArray[np.int64], keep: Keep) -> Any:
+    """Returns where the first or last row of each tag and step is, in file order."""
+    order = np.lexsort((step, codes))  # stable: file order within equals
+    codes, step = codes[order], step[order]
     differs = np.ones(len(order) + 1, bool)
     differs[1:-1] = (codes[1:] != codes[:-1]) | (step[1:] != step[:-1])
-    kept = np.sort(order[differs[:-1] if keep == "first" else differs[1:]])
-    return _Part(
-        part.tags, part.codes[kept], part.step[kept], part.wall_time[kept], part.value[kept]
-    )
-
-
-def _join(runs: list[str], parts: list[_Part]) -> Scalars:
-    numbers: dict[str, int] = {}
-    codes = []
-    for part in parts:
-        table = [numbers.setdefault(tag, len(numbers)) for tag in part.tags]
-        same = table == list(range(len(table)))
-        codes.append(part.codes if same else np.array([*table, 0], np.int32)[part.codes])
-    columns = {
-        name: _concatenate([getattr(part, name) for part in parts], dtype)
-        for name, dtype in (("step", np.int64), ("wall_time", np.float64), ("value", np.float64))
-    }
-    run_codes = np.zeros(len(columns["step"]), np.int32)
-    if len(parts) > 1:
-        run_codes = np.repeat(np.arange(len(parts), dtype=np.int32), [len(p.step) for p in parts])
-    return Scalars(
-        run_names=runs,
-        tag_names=list(numbers),
-        run_codes=run_codes,
-        tag_codes=_concatenate(codes, np.int32),
-        **columns,
-    )
-
-
-def _concatenate(arrays: list[Any], dtype: Any) -> Any:
-    return arrays[0] if len(arrays) == 1 else np.concatenate([np.zeros(0, dtype), *arrays])
+    return np.sort(order[differs[:-1] if keep == "first" else differs[1:]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 from collections.abc import Callable
@@ -36,11 +37,12 @@ class FirstLossPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBoar
 
     def get_plugin_apps(self) -> dict[str, App]:
         """Returns the WSGI applications by path below the tab's prefix."""
-        return {
-            **{f"/{file.name}": _to_app(_file_server(file)) for file in _FILES},
-            "/recordings": _to_app(self._serve_recordings),
-            "/comparison": _to_app(self._serve_comparison),
+        routes: dict[str, App] = {
+            **{f"/{file.name}": functools.partial(_serve_file, file) for file in _FILES},
+            "/recordings": self._serve_recordings,
+            "/comparison": self._serve_comparison,
         }
+        return {path: wrappers.Request.application(serve) for path, serve in routes.items()}
 
     def is_active(self) -> bool:
         """Leaves the answer to TensorBoard, which asks the data provider for this plugin's data."""
@@ -75,16 +77,8 @@ class FirstLossPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBoar
         return http_util.Respond(request, json.dumps(found, allow_nan=False), "application/json")
 
 
-def _to_app(respond: Callable[[wrappers.Request], Any]) -> App:
-    app: App = wrappers.Request.application(respond)
-    return app
-
-
-def _file_server(file: Path) -> Callable[[wrappers.Request], Any]:
-    def serve_file(request: wrappers.Request) -> Any:
-        return http_util.Respond(request, file.read_bytes(), _CONTENT_TYPES[file.suffix])
-
-    return serve_file
+def _serve_file(file: Path, request: wrappers.Request) -> Any:
+    return http_util.Respond(request, file.read_bytes(), _CONTENT_TYPES[file.suffix])
 
 
 def _identify(request: wrappers.Request) -> tuple[Any, str]:

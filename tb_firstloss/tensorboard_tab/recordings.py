@@ -63,27 +63,27 @@ class Recordings:
         listed = self._provider.list_tensors(
             context, experiment_id=experiment_id, plugin_name=contract.PLUGIN_NAME
         )
-        return {
-            run: {tag: series.max_wall_time for tag, series in tags.items()}
-            for run, tags in listed.items()
-        }
+        return {run: {t: s.max_wall_time for t, s in tags.items()} for run, tags in listed.items()}
 
     def _read_runs(
         self, context: Any, experiment_id: str, listed: dict[str, dict[str, float]]
     ) -> Iterator[tuple[str, FirstBatch | str]]:
         """Yields the recording of every run, or the reason why there is none."""
-        tags = {run: tag for run in listed if (tag := _manifest_tag(listed[run])) is not None}
-        for run in listed:
-            if run not in tags:
+        tags: dict[str, str] = {}
+        for run, found in listed.items():
+            candidates = [tag for tag in found if contract.is_manifest(tag, contract.PLUGIN_NAME)]
+            if candidates:
+                tags[run] = min(candidates)
+            else:
                 yield run, "no manifest (yet): the recording was cut short, or is being written"
-        manifests: dict[str, str] = {}
+        manifests: dict[str, str | bytes] = {}
         for runs in _batches(dict.fromkeys(tags, _MANIFEST_BYTES)):
             wanted = {run: {tags[run]} for run in runs}
             for run, tensors in self._read_tensors(context, experiment_id, wanted):
                 if isinstance(tensors, str):
                     yield run, tensors
                 elif (manifest := tensors[tags[run]]).size == 1:
-                    manifests[run] = _to_text(manifest.item())
+                    manifests[run] = manifest.item()
                 else:
                     yield run, f"the manifest is {describe(manifest)} instead of one text"
         yield from self._read_arrays(context, experiment_id, listed, manifests)
@@ -93,7 +93,7 @@ class Recordings:
         context: Any,
         experiment_id: str,
         listed: dict[str, dict[str, float]],
-        manifests: dict[str, str],
+        manifests: dict[str, str | bytes],
     ) -> Iterator[tuple[str, FirstBatch | str]]:
         sizes, left_out = {}, {}
         for run, manifest in manifests.items():
@@ -133,10 +133,6 @@ class Recordings:
             yield run, f"TensorBoard has lost {min(missing)}" if missing else tensors
 
 
-def _manifest_tag(tags: dict[str, float]) -> str | None:
-    return min((t for t in tags if contract.is_manifest(t, contract.PLUGIN_NAME)), default=None)
-
-
 def _batches(sizes: dict[str, int]) -> Iterator[list[str]]:
     """Yields the runs in groups small enough for one call."""
     group: list[str] = []
@@ -151,11 +147,7 @@ def _batches(sizes: dict[str, int]) -> Iterator[list[str]]:
         yield group
 
 
-def _to_text(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-
-def _leave_out_large(manifest: str) -> tuple[str, int, set[str]]:
+def _leave_out_large(manifest: str | bytes) -> tuple[str | bytes, int, set[str]]:
     """Marks the arrays above `MAX_ARRAY_BYTES` as left out.
 
     Returns:
@@ -181,7 +173,7 @@ def _leave_out_large(manifest: str) -> tuple[str, int, set[str]]:
     return json.dumps(marked), size, tags
 
 
-def _decode(run: str, manifest: str, tensors: dict[str, Array]) -> FirstBatch | str:
+def _decode(run: str, manifest: str | bytes, tensors: dict[str, Array]) -> FirstBatch | str:
     try:
         return contract.decode(manifest, tensors, path=run, run=run)
     except ReadError as error:

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tb_firstloss.arrays import (
-    bucket_count,
-    count_in_buckets,
-    find_highest,
-    finite_json,
-    finite_values,
-    index_of,
-    to_float64,
-)
+from tb_firstloss import arrays
 from tb_firstloss.checks import Verdict, check_recorded
 from tb_firstloss.comparison import ValueComparison, compare_losses, compare_outputs
 from tb_firstloss.first_batch import FirstBatch, OutputLoss, tabulate
@@ -29,8 +22,10 @@ LARGEST_COUNT = 10
 
 def to_json(first: FirstBatch) -> dict[str, Any]:
     """Returns what the page shows of a recording, and the verdict on each of its rows."""
-    table, verdict = tabulate(first), _judge(first)
-    found: dict[str, Any] = finite_json(
+    table, verdict = tabulate(first), None
+    with contextlib.suppress(ValueError, TypeError):  # where `check` has none either
+        verdict = check_recorded(first)
+    found: dict[str, Any] = arrays.finite_json(
         {
             "run": table.run,
             "step": table.step,
@@ -84,7 +79,7 @@ def compare(one: tuple[FirstBatch, str], other: tuple[FirstBatch, str]) -> dict[
     known = not agree or x_place == y_place
     alike = (x.loss is None, x.output is None) == (y.loss is None, y.output is None)
     found = {part.get("agreement") for part in (loss, values) if part is not None}
-    answer: dict[str, Any] = finite_json(
+    answer: dict[str, Any] = arrays.finite_json(
         {
             "digests_agree": agree if known else None,
             "identical": (agree and known) or (alike and found == {"identical"}),
@@ -123,14 +118,6 @@ def _to_comparison(found: ValueComparison) -> dict[str, Any]:
     }
 
 
-def _judge(first: FirstBatch) -> Verdict | None:
-    """Returns the verdict on a recording with an expectation; None where `check` has none."""
-    try:
-        return check_recorded(first)
-    except (ValueError, TypeError):
-        return None
-
-
 def _verdict_on(row: Row, verdict: Verdict | None) -> Verdict | None:
     """Returns what a recording's verdict says of a row: of a loss and its output, the worse."""
     if verdict is None or not verdict.parts:
@@ -140,26 +127,17 @@ def _verdict_on(row: Row, verdict: Verdict | None) -> Verdict | None:
 
 
 def _to_output(output: OutputRow) -> dict[str, Any]:
-    row = {
-        **vars(output.statistics),
-        "buckets": bucket_count(output.statistics.count),
-    }
+    row = {**vars(output.statistics), "buckets": arrays.bucket_count(output.statistics.count)}
     if output.values is None:
         return row
-    values, counts = to_points(finite_values(output.values))
-    flat = to_float64(output.values).ravel()
-    return {
-        **row,
-        "values": values,
-        "counts": counts,
-        "largest": [
-            {
-                "index": index_of(at, output.values.shape, output.row_splits),
-                "value": float(flat[at]),
-            }
-            for at in find_largest(flat)
-        ],
-    }
+    values, counts = to_points(arrays.finite_values(output.values))
+    flat = arrays.to_float64(output.values).ravel()
+    shape, splits = output.values.shape, output.row_splits
+    largest = [
+        {"index": arrays.index_of(at, shape, splits), "value": float(flat[at])}
+        for at in find_largest(flat)
+    ]
+    return {**row, "values": values, "counts": counts, "largest": largest}
 
 
 def to_points(finite: npt.NDArray[np.float64]) -> tuple[list[float], list[int]]:
@@ -170,7 +148,7 @@ def to_points(finite: npt.NDArray[np.float64]) -> tuple[list[float], list[int]]:
     """
     points, counts = np.unique(finite, return_counts=True)
     if points.size > MAX_POINTS:
-        left, right, numbers = count_in_buckets(finite, MAX_POINTS).T
+        left, right, numbers = arrays.count_in_buckets(finite, MAX_POINTS).T
         filled = numbers > 0
         points = (left / 2 + right / 2)[filled]  # the sum of two float64 may overflow
         counts = numbers[filled].astype(np.int64)
@@ -179,4 +157,4 @@ def to_points(finite: npt.NDArray[np.float64]) -> tuple[list[float], list[int]]:
 
 def find_largest(flat: npt.NDArray[np.float64]) -> list[int]:
     """Returns the positions of the largest values: non-finite first, then descending."""
-    return find_highest(np.where(np.isfinite(flat), flat, np.inf), LARGEST_COUNT)
+    return arrays.find_highest(np.where(np.isfinite(flat), flat, np.inf), LARGEST_COUNT)

@@ -18,15 +18,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tb_firstloss.checks import (
-    Verdict,
-    check,
-    check_recorded,
-    check_tolerance,
-    parse_expectations,
-    values_by_name,
-)
-from tb_firstloss.cli.arguments import add_json, add_paths, add_quiet, add_selection, add_tolerances
+from tb_firstloss import checks
+from tb_firstloss.cli.arguments import add_shared, add_tolerances
 from tb_firstloss.cli.exit_codes import FINDING, UNUSABLE
 from tb_firstloss.cli.output import Cell, Row, print_json, print_table, printable
 from tb_firstloss.cli.recordings import read_recordings
@@ -37,7 +30,7 @@ _NO_EXPECTATION = "no expectation"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    add_paths(parser)
+    add_shared(parser, "paths")
     parser.add_argument(
         "--expect",
         action="append",
@@ -46,17 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "loss (default: what was expected in training)",
     )
     add_tolerances(parser, rtol=0.1)
-    add_selection(parser, tags=False)
-    add_json(parser)
-    add_quiet(parser)
+    add_shared(parser, "--run", "--json", "--quiet")
 
 
 def run(options: argparse.Namespace) -> int:
     """Prints a verdict per run, or per loss of a run with several."""
     # All of the usage before anything is read, so that an error below is about its run.
     options.expect = None if options.expect is None else _parse(options.expect)
-    for name in ("rtol", "atol"):
-        check_tolerance(name, getattr(options, name))
+    checks.check_tolerances(options.rtol, options.atol)
     judged = [_Judged(first, *_judge(first, options)) for first in read_recordings(options)]
     if options.json:
         print_json([each.to_json() for each in judged])
@@ -73,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
 def _parse(words: Sequence[str]) -> float | dict[str, float]:
     """Returns what --expect says: a number, or a number per name."""
     if len(words) == 1 and "=" not in words[0]:
-        return parse_expectations(words[0])
+        return checks.parse_expectations(words[0])
     expect = {}
     for word in words:
         name, equals, loss = word.rpartition("=")  # only the name may contain more of them
@@ -82,7 +72,7 @@ def _parse(words: Sequence[str]) -> float | dict[str, float]:
         if name in expect:
             raise ValueError(f"--expect: {name!r} is there twice; give one LOSS per name")
         expect[name] = loss
-    return parse_expectations(expect)
+    return checks.parse_expectations(expect)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,16 +80,16 @@ class _Judged:
     """A run and its verdict, or the reason why there is none."""
 
     first: FirstBatch
-    verdict: Verdict | None
+    verdict: checks.Verdict | None
     problem: str
 
     @property
-    def parts(self) -> dict[str, tuple[float, Verdict | None]]:
+    def parts(self) -> dict[str, tuple[float, checks.Verdict | None]]:
         """Each loss and output with its verdict, if any; empty if one verdict is about them all."""
         parts = {} if self.verdict is None else self.verdict.parts
         if self.verdict is not None and not parts:
             return {}
-        values = values_by_name(self.first)
+        values = checks.values_by_name(self.first)
         return {name: (value, parts.get(name)) for name, value in values.items()}
 
     def rows(self) -> list[Row]:
@@ -117,12 +107,12 @@ class _Judged:
         return {"run": self.first.run, **facts, "parts": parts}
 
 
-def _judge(first: FirstBatch, options: argparse.Namespace) -> tuple[Verdict | None, str]:
+def _judge(first: FirstBatch, options: argparse.Namespace) -> tuple[checks.Verdict | None, str]:
     tolerances = {"rtol": options.rtol, "atol": options.atol}
     try:
         if options.expect is not None:
-            return check(first, options.expect, **tolerances), ""
-        verdict = check_recorded(first, **tolerances)
+            return checks.check(first, options.expect, **tolerances), ""
+        verdict = checks.check_recorded(first, **tolerances)
     except ValueError as error:
         named = isinstance(options.expect, dict)
         return None, str(error) if named else f"{error}; on the command line: --expect NAME=LOSS"
@@ -131,14 +121,14 @@ def _judge(first: FirstBatch, options: argparse.Namespace) -> tuple[Verdict | No
     return verdict, ""
 
 
-def _row(label: str, value: float, verdict: Verdict | None) -> Row:
+def _row(label: str, value: float, verdict: checks.Verdict | None) -> Row:
     if verdict is None:
         return [label, f"{value:.6g}", "", Cell(_NO_EXPECTATION, "yellow")]
     colour = "green" if verdict.ok else "red"
     return [label, f"{value:.6g}", f"{verdict.expected:.6g}", Cell(verdict.kind, colour)]
 
 
-def _facts(verdict: Verdict | None, **otherwise: Any) -> dict[str, Any]:
+def _facts(verdict: checks.Verdict | None, **otherwise: Any) -> dict[str, Any]:
     return {"kind": _NO_EXPECTATION, **otherwise} if verdict is None else vars(verdict)
 
 

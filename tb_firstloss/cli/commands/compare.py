@@ -14,7 +14,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from tb_firstloss.cli.arguments import add_json, add_quiet, add_selection, add_tolerances
+from tb_firstloss.cli.arguments import add_shared, add_tolerances
 from tb_firstloss.cli.exit_codes import FINDING
 from tb_firstloss.cli.output import paint, print_json, print_table, printable
 from tb_firstloss.cli.recordings import read_path, read_recordings
@@ -34,9 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "paths", nargs="+", metavar="PATH", help="what to compare with it; every run below it"
     )
     add_tolerances(parser, rtol=0.0)
-    add_selection(parser, tags=False)
-    add_json(parser)
-    add_quiet(parser)
+    add_shared(parser, "--run", "--json", "--quiet")
 
 
 def run(options: argparse.Namespace) -> int:

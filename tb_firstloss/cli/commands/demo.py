@@ -15,7 +15,7 @@ import os
 import sys
 from pathlib import Path
 
-from tb_firstloss.cli.arguments import add_quiet
+from tb_firstloss.cli.arguments import add_shared
 from tb_firstloss.cli.commands.show import print_losses
 from tb_firstloss.cli.native_log import quiet_import
 from tb_firstloss.cli.progress import track
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keras", action="store_true", help="train with model.fit instead of a custom loop"
     )
-    add_quiet(parser)
+    add_shared(parser, "--quiet")
 
 
 def run(options: argparse.Namespace) -> int:

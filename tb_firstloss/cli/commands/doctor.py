@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from tb_firstloss.cli.arguments import add_json, add_place, add_quiet
+from tb_firstloss.cli.arguments import add_place, add_shared
 from tb_firstloss.cli.examine import machine, packages
 from tb_firstloss.cli.examine.findings import Finding
 from tb_firstloss.cli.exit_codes import FINDING
@@ -26,8 +26,7 @@ _COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add_place(parser, "logdir", "where recordings would go; it is not created")
-    add_json(parser)
-    add_quiet(parser)
+    add_shared(parser, "--json", "--quiet")
 
 
 def run(options: argparse.Namespace) -> int:

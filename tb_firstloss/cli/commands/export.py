@@ -11,18 +11,16 @@ Examples::
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from tb_firstloss.cli.arguments import add_paths, add_quiet, add_selection, name_below, note
+from tb_firstloss.cli.arguments import add_shared, name_below, note
 from tb_firstloss.cli.exit_codes import FINDING
 from tb_firstloss.cli.progress import reading_threads
-from tb_firstloss.reading.columns import Scalars
+from tb_firstloss.reading.columns import Scalars, join
 from tb_firstloss.reading.scalars import read_scalars
 
 FORMATS = ("csv", "parquet")
@@ -30,7 +28,7 @@ FORMATS = ("csv", "parquet")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    add_paths(parser)
+    add_shared(parser, "paths")
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, help="file to write (default: standard output)"
     )
@@ -38,8 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format", choices=FORMATS, help="default: the ending of FILE's name, or csv"
     )
     parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
-    add_selection(parser)
-    add_quiet(parser)
+    add_shared(parser, "--run", "--tag", "--quiet")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -77,33 +74,11 @@ def _read(options: argparse.Namespace) -> Scalars:
     with reading_threads("Reading", quiet=options.quiet) as threads:
         for path in options.paths:
             part = read_scalars(path, runs=options.runs, tags=options.tags, executor=threads)
-            found.append((path, part))
-    return found[0][1] if len(found) == 1 else _join(found)
-
-
-def _join(parts: list[tuple[str, Scalars]]) -> Scalars:
-    """Returns the rows of several paths as one, with each path in front of its runs' names."""
-    runs: dict[str, int] = {}  # pandas and Arrow reject repeated categories
-    tags: dict[str, int] = {}
-    run_codes: list[Any] = []
-    tag_codes: list[Any] = []
-    for path, part in parts:
-        for known, names, codes, joined in (
-            (runs, [name_below(path, run) for run in part.run_names], part.run_codes, run_codes),
-            (tags, part.tag_names, part.tag_codes, tag_codes),
-        ):
-            numbers = [known.setdefault(name, len(known)) for name in names]
-            joined.append(np.array([*numbers, 0], np.int32)[codes])
-    return Scalars(
-        run_names=list(runs),
-        tag_names=list(tags),
-        run_codes=np.concatenate(run_codes),
-        tag_codes=np.concatenate(tag_codes),
-        **{
-            name: np.concatenate([getattr(part, name) for _, part in parts])
-            for name in ("step", "wall_time", "value")
-        },
-    )
+            if len(options.paths) > 1:
+                names = [name_below(path, run) for run in part.run_names]
+                part = dataclasses.replace(part, run_names=names)
+            found.append(part)
+    return join(found)
 
 
 def _write_to_stdout(columns: Scalars) -> None:

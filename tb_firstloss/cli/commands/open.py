@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tb_firstloss.cli.arguments import add_place
@@ -67,11 +67,6 @@ def serve(
     Not in this process: there it would import TensorFlow, if that is installed. Not with
     ``tensorboard.manager``: it leaves its servers running and shares them between callers.
 
-    Args:
-        logdir: What to show.
-        flags: More of TensorBoard's flags.
-        command: Arguments of Python that start TensorBoard.
-
     Yields:
         Its address, ending in a slash, and the process.
 
@@ -85,15 +80,11 @@ def serve(
         try:
             yield _await_address(process), process
         finally:
-            _end(process)
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    process.terminate()
-    try:
-        process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        process.kill()
+            process.terminate()
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def _await_address(process: subprocess.Popen[str]) -> str:
@@ -101,19 +92,13 @@ def _await_address(process: subprocess.Popen[str]) -> str:
     said = ""
     for line in process.stderr:
         if found := _ADDRESS.search(line):
-            _keep_reading(process)
+            # Unread, what it prints later would fill the pipe and block it.
+            threading.Thread(target=_pass_on, args=(process.stderr,), daemon=True).start()
             return found[1].rstrip("/") + "/"
         said = line.strip() or said
     raise TensorBoardError(f"TensorBoard did not start: {said or 'it printed nothing'}")
 
 
-def _keep_reading(process: subprocess.Popen[str]) -> None:
-    """Passes TensorBoard's later output on to stderr: unread, it would fill the pipe and block."""
-
-    def pump() -> None:
-        assert process.stderr is not None
-        with contextlib.suppress(ValueError):  # at exit, Python may close stderr first
-            for line in process.stderr:
-                sys.stderr.write(line)
-
-    threading.Thread(target=pump, daemon=True).start()
+def _pass_on(lines: Iterable[str]) -> None:
+    with contextlib.suppress(ValueError):  # at exit, Python may close stderr first
+        sys.stderr.writelines(lines)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tb_firstloss.cli.arguments import add_json
+from tb_firstloss.cli.arguments import add_shared
 from tb_firstloss.cli.output import print_json, print_table
 from tb_firstloss.errors import NoRecordingError, SeveralRecordingsError, some_of
 from tb_firstloss.profiles.step_profile import Operation, StepProfile, find_profile, read_profile
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", metavar="RUN", help="run directory, or logdir with a single profiled run"
     )
-    add_json(parser)
+    add_shared(parser, "--json")
     parser.add_argument(
         "--top", type=int, default=10, metavar="N", help="operations to show (default: 10)"
     )
@@ -50,16 +50,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def find_runs(path: Path) -> list[Path]:
-    """Returns a profiled run directory and, if there is one, its warm step's.
-
-    Args:
-        path: Run directory, or a logdir that holds a single profiled run.
-
-    Raises:
-        FileNotFoundError: Nothing is at the path.
-        NoRecordingError: There is no profile.
-        SeveralRecordingsError: There are several; the message names them.
-    """
+    """Returns the profiled run directory at or below a path and, if any, its warm step's."""
     if not find_profile(path):
         path = _only_run(path)
     path = path.resolve()
@@ -87,10 +78,7 @@ def _only_run(logdir: Path) -> Path:
 
 def to_json(profile: StepProfile, top: int) -> dict[str, Any]:
     """Returns a profile as JSON holds it, with its most expensive operations."""
-    return {
-        **{key: value for key, value in vars(profile).items() if key != "operations"},
-        "operations": [vars(operation) for operation in profile.operations[:top]],
-    }
+    return {**vars(profile), "operations": [vars(each) for each in profile.operations[:top]]}
 
 
 def print_shares(profiles: Sequence[StepProfile]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from tb_firstloss.cli.arguments import add_json, add_paths, add_quiet, add_selection
+from tb_firstloss.cli.arguments import add_shared
 from tb_firstloss.cli.output import Cell, histogram_line, print_json, print_table
 from tb_firstloss.cli.recordings import read_recordings
 from tb_firstloss.first_batch import FirstBatch, tabulate
@@ -22,10 +22,7 @@ _COLUMNS = ["loss", "expected", "count", "min", "mean", "max", "non-finite"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    add_paths(parser)
-    add_selection(parser, tags=False)
-    add_json(parser)
-    add_quiet(parser)
+    add_shared(parser, "paths", "--run", "--json", "--quiet")
 
 
 def run(options: argparse.Namespace) -> int:

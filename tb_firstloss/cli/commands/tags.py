@@ -13,19 +13,11 @@ import dataclasses
 from collections.abc import Iterable
 
 from tb_firstloss.arrays import describe
-from tb_firstloss.cli.arguments import (
-    add_json,
-    add_paths,
-    add_quiet,
-    add_selection,
-    name_below,
-    note,
-)
+from tb_firstloss.cli.arguments import add_shared, name_below, note
 from tb_firstloss.cli.exit_codes import FINDING
 from tb_firstloss.cli.output import print_json, print_table
 from tb_firstloss.cli.progress import bar
 from tb_firstloss.reading.logdir import iter_tensors
-from tb_firstloss.reading.tensor_datum import TensorDatum
 
 
 @dataclasses.dataclass
@@ -43,10 +35,7 @@ class Tag:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    add_paths(parser)
-    add_selection(parser)
-    add_json(parser)
-    add_quiet(parser)
+    add_shared(parser, "paths", "--run", "--tag", "--json", "--quiet")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -66,33 +55,18 @@ def _read(path: str, options: argparse.Namespace) -> Iterable[Tag]:
     found: dict[tuple[str, str], Tag] = {}
     with bar("Reading", quiet=options.quiet):
         for datum in iter_tensors(path, runs=options.runs, tags=options.tags):
+            content, step = describe(datum.value), datum.step
             tag = found.get((datum.run, datum.tag))
             if tag is None:
-                found[datum.run, datum.tag] = _begin(path, datum, several=len(options.paths) > 1)
-            else:
-                _count(tag, datum)
+                run = name_below(path, datum.run) if len(options.paths) > 1 else datum.run
+                tag = Tag(run, datum.tag, datum.plugin_name, content, 0, step, step)
+                found[datum.run, datum.tag] = tag
+            elif content not in tag.content.split(", "):
+                tag.content += f", {content}"
+            tag.count += 1
+            tag.first_step = min(tag.first_step, step)
+            tag.last_step = max(tag.last_step, step)
     return found.values()
-
-
-def _begin(path: str, datum: TensorDatum, *, several: bool) -> Tag:
-    return Tag(
-        run=name_below(path, datum.run) if several else datum.run,
-        tag=datum.tag,
-        plugin=datum.plugin_name,
-        content=describe(datum.value),
-        count=1,
-        first_step=datum.step,
-        last_step=datum.step,
-    )
-
-
-def _count(tag: Tag, datum: TensorDatum) -> None:
-    content = describe(datum.value)
-    if content not in tag.content.split(", "):
-        tag.content += f", {content}"
-    tag.count += 1
-    tag.first_step = min(tag.first_step, datum.step)
-    tag.last_step = max(tag.last_step, datum.step)
 
 
 def _row(tag: Tag) -> list[str]:

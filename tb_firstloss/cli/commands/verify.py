@@ -16,7 +16,7 @@ import dataclasses
 import warnings
 from typing import Any
 
-from tb_firstloss.cli.arguments import add_json, add_paths, add_quiet, note
+from tb_firstloss.cli.arguments import add_shared, note
 from tb_firstloss.cli.exit_codes import FINDING
 from tb_firstloss.cli.output import print_json, printable
 from tb_firstloss.cli.progress import bar
@@ -27,9 +27,7 @@ from tb_firstloss.reading.recordings import read_first_losses
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    add_paths(parser)
-    add_json(parser)
-    add_quiet(parser)
+    add_shared(parser, "paths", "--json", "--quiet")
 
 
 def run(options: argparse.Namespace) -> int:

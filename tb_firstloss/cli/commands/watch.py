@@ -17,10 +17,9 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
 
 from tb_firstloss.arrays import describe, finite_json
-from tb_firstloss.cli.arguments import add_place, add_selection
+from tb_firstloss.cli.arguments import add_place, add_shared
 from tb_firstloss.cli.exit_codes import FINDING
 from tb_firstloss.cli.output import printable
 from tb_firstloss.reading.follow import follow
@@ -40,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=float, metavar="SECONDS", help="stop after this time (default: never)"
     )
-    add_selection(parser)
+    add_shared(parser, "--run", "--tag")
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
 
 
@@ -49,28 +48,20 @@ def run(options: argparse.Namespace) -> int:
     if options.timeout is not None and not options.timeout >= 0:
         raise ValueError(f"--timeout {options.timeout}: give 0 or more seconds")
     stop = threading.Event()
+    if options.timeout is not None:
+        timer = threading.Timer(options.timeout, stop.set)
+        timer.daemon = True
+        timer.start()
     values = follow(
         options.path, runs=options.runs, tags=options.tags, poll_seconds=options.interval, stop=stop
     )
     seen = False
-    with _stopping_after(options.timeout, stop), contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt):
         for datum in values:
             seen = True
             print(_to_json(datum) if options.json else _to_line(datum))
             sys.stdout.flush()  # stdout may be a pipe, and the next value an hour away
     return 0 if seen or options.timeout is None else FINDING
-
-
-@contextlib.contextmanager
-def _stopping_after(seconds: float | None, stop: threading.Event) -> Iterator[None]:
-    timer = threading.Timer(seconds or 0, stop.set)
-    timer.daemon = True
-    if seconds is not None:
-        timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def _to_line(datum: TensorDatum) -> str:

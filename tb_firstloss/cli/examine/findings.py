@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Literal
 
 
@@ -23,16 +24,6 @@ class Finding:
     remedy: str = ""
 
 
-def ok(subject: str, found: str) -> Finding:
-    """Returns a finding that needs no action."""
-    return Finding("ok", subject, found)
-
-
-def note(subject: str, found: str, remedy: str) -> Finding:
-    """Returns a finding that only some users need to act on."""
-    return Finding("note", subject, found, remedy)
-
-
-def problem(subject: str, found: str, remedy: str) -> Finding:
-    """Returns a finding that keeps something from working."""
-    return Finding("problem", subject, found, remedy)
+ok = functools.partial(Finding, "ok")
+note = functools.partial(Finding, "note")
+problem = functools.partial(Finding, "problem")

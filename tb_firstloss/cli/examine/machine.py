@@ -11,9 +11,9 @@ from pathlib import Path
 from tb_firstloss.cli.examine.findings import Finding, note, ok, problem
 from tb_firstloss.paths import is_url
 
-_DRIVER = Path("/proc/driver/nvidia")
-_STATUS = Path("/proc/self/status")
-_MOUNTS = Path("/proc/mounts")
+_DRIVER = Path("/proc/driver/nvidia")  # where the NVIDIA driver describes itself
+_STATUS = Path("/proc/self/status")  # where Linux describes this process
+_MOUNTS = Path("/proc/mounts")  # where it lists what is mounted where
 _CAP_PERFMON, _CAP_SYS_ADMIN = 38, 21
 _REMOTE_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph", "lustre", "beegfs")
 _LOW_BYTES = 2**30
@@ -28,13 +28,7 @@ def examine_machine(logdir: str) -> Iterator[Finding]:
 
 
 def examine_gpu(gpus: list[str], *, built_with_gpu: bool, driver: Path = _DRIVER) -> Finding:
-    """Returns whether TensorFlow sees the machine's GPU.
-
-    Args:
-        gpus: Names of the GPUs that TensorFlow sees.
-        built_with_gpu: Whether this build of TensorFlow can use one.
-        driver: Directory where the NVIDIA driver describes itself.
-    """
+    """Returns whether TensorFlow sees the machine's GPU; ``gpus`` are the names that it gives."""
     if gpus:
         return ok("GPU", f"{len(gpus)} seen by TensorFlow")
     if not driver.exists():
@@ -51,12 +45,7 @@ def examine_gpu(gpus: list[str], *, built_with_gpu: bool, driver: Path = _DRIVER
 
 
 def examine_profiling(*, driver: Path = _DRIVER, status: Path = _STATUS) -> Finding | None:
-    """Returns whether this process may profile the GPU; None without an NVIDIA driver.
-
-    Args:
-        driver: Directory where the NVIDIA driver describes itself.
-        status: File where Linux describes this process.
-    """
+    """Returns whether this process may profile the GPU; None without an NVIDIA driver."""
     try:
         parameters = (driver / "params").read_text()
     except OSError:
@@ -76,9 +65,7 @@ def examine_profiling(*, driver: Path = _DRIVER, status: Path = _STATUS) -> Find
 def examine_logdir(logdir: str, *, mounts: Path = _MOUNTS) -> Iterator[Finding]:
     """Yields whether a logdir is writable, and what its file system means for recordings.
 
-    Args:
-        logdir: The logdir; it need not exist, and is not created.
-        mounts: File where Linux lists what is mounted where.
+    The logdir need not exist, and is not created.
     """
     if is_url(logdir):
         yield note("logdir", f"{logdir}: remote, not tried", "record once, then run show on it")

@@ -27,23 +27,17 @@ _TENSORFLOWS = ("tensorflow", "tensorflow-cpu", "tensorflow-rocm", "tensorflow-m
 _PROFILE_PLUGINS = ("xprof", "tensorboard-plugin-profile")
 _SECONDS = 180
 
-_REMEDIES = (
-    ("pkg_resources", "pip install 'setuptools<82': this TensorBoard needs its pkg_resources"),
-    ("No module named 'tensorboard", "pip install 'tensorboard>=2.16,<2.22'"),
-    (
-        "(?i:protobuf)|Descriptors cannot be created",
-        "pip install --upgrade protobuf, or the version that the message asks for",
-    ),
-    (r"No module named '?(\w+)", r"pip install \1"),
-    (
-        r"signal 4\b",  # SIGILL
-        "this build uses instructions that the processor lacks; install another build",
-    ),
-    (
-        r"libstdc\+\+|GLIBC",
-        "the system's libraries are older than this build needs; use a newer system image",
-    ),
-)
+_REMEDIES = {
+    "pkg_resources": "pip install 'setuptools<82': this TensorBoard needs its pkg_resources",
+    "No module named 'tensorboard": "pip install 'tensorboard>=2.16,<2.22'",
+    "(?i:protobuf)|Descriptors cannot be created": "pip install --upgrade protobuf, or the version "
+    "that the message asks for",
+    r"No module named '?(\w+)": r"pip install \1",
+    r"signal 4\b": "this build uses instructions that the processor lacks; "  # SIGILL
+    "install another build",
+    r"libstdc\+\+|GLIBC": "the system's libraries are older than this build needs; "
+    "use a newer system image",
+}
 """What helps against a failure to import; the first pattern found in the message counts."""
 
 _ASK_TENSORFLOW = """
@@ -226,7 +220,7 @@ def _release(version: str) -> tuple[int, ...]:
 
 
 def _remedy_for(failure: str) -> str:
-    for pattern, remedy in _REMEDIES:
+    for pattern, remedy in _REMEDIES.items():
         if match := re.search(pattern, failure):
             return match.expand(remedy)
     return "reinstall it: pip install --force-reinstall, in a fresh virtual environment"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from tb_firstloss import errors
 from tb_firstloss.paths import is_url
@@ -73,70 +75,57 @@ class Window:
             self.size = start + len(self._data)
 
 
-def open_window(path: str) -> LocalFile | RemoteFile:
-    """Returns a context manager that opens an event file, local or remote, as a `Window`.
+def open_window(path: str) -> contextlib.AbstractContextManager[Window]:
+    """Opens an event file, local or remote, for as long as the block runs.
 
     Raises:
         EventFileError: It is not a regular file, or cannot be opened.
     """
-    return RemoteFile(path) if is_url(path) else LocalFile(path)
+    return _open_remote(path) if is_url(path) else open_local(path)
 
 
-class LocalFile:
-    """A regular local file; opening a FIFO never waits for its writer."""
-
-    def __init__(self, path: str) -> None:
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise errors.EventFileError(f"{path}: cannot be opened ({reason})", path=path) from None
-        status = os.fstat(self._descriptor)
+@contextlib.contextmanager
+def open_local(path: str) -> Iterator[Window]:
+    """Opens a regular local file; opening a FIFO never waits for its writer."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise errors.EventFileError(f"{path}: cannot be opened ({reason})", path=path) from None
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            os.close(self._descriptor)
             raise errors.EventFileError(f"{path}: not a regular file", path=path)
-        self.path = path
-        self.size = status.st_size
+        yield Window(path, functools.partial(_read_local, path, descriptor), status.st_size)
+    finally:
+        os.close(descriptor)
 
-    def __enter__(self) -> Window:
-        return Window(self.path, self._read, self.size)
 
-    def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
+def _read_local(path: str, descriptor: int, offset: int, count: int) -> bytes:
+    try:
+        data = os.pread(descriptor, count, offset)
+        while len(data) < count:
+            more = os.pread(descriptor, count - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+    except OSError as error:
+        raise errors.EventFileError(
+            f"{path}: reading at byte {offset} failed ({error.strerror})", path=path, start=offset
+        ) from None
+    return data
 
-    def _read(self, offset: int, count: int) -> bytes:
-        try:
-            data = os.pread(self._descriptor, count, offset)
-            while len(data) < count:
-                more = os.pread(self._descriptor, count - len(data), offset + len(data))
-                if not more:
-                    break
-                data += more
-        except OSError as error:
-            raise errors.EventFileError(
-                f"{self.path}: reading at byte {offset} failed ({error.strerror})",
-                path=self.path,
-                start=offset,
-            ) from None
+
+@contextlib.contextmanager
+def _open_remote(url: str) -> Iterator[Window]:
+    """Opens an object behind fsspec, read by ranges: the head of a file costs only its head."""
+    filesystem, name = remote.filesystem(url)
+    with remote.failures(url):
+        size = int(filesystem.info(name)["size"])
+
+    def read(offset: int, count: int) -> bytes:
+        with remote.failures(url, start=offset):
+            data: bytes = filesystem.cat_file(name, start=offset, end=offset + count)
         return data
 
-
-class RemoteFile:
-    """An object behind fsspec, read by ranges: the head of a file costs only its head."""
-
-    def __init__(self, url: str) -> None:
-        self.path = url
-        self._filesystem, self._name = remote.filesystem(url)
-        with remote.failures(url):
-            self.size = int(self._filesystem.info(self._name)["size"])
-
-    def __enter__(self) -> Window:
-        return Window(self.path, self._read, self.size)
-
-    def __exit__(self, *_: object) -> None:
-        """Holds nothing open."""
-
-    def _read(self, offset: int, count: int) -> bytes:
-        with remote.failures(self.path, start=offset):
-            data: bytes = self._filesystem.cat_file(self._name, start=offset, end=offset + count)
-        return data
+    yield Window(url, read, size)

@@ -82,28 +82,16 @@ cdef extern from *:
 ctypedef uint32_t (*Crc)(uint32_t, const uint8_t *, size_t) noexcept nogil
 
 cdef struct Row:
-    int64_t record_start
-    int64_t start
-    int64_t step
+    int64_t record_start, start, step
     double wall_time
     uint64_t bits
-    int32_t record_size
-    int32_t size
-    int32_t tag
-    int32_t plugin_name
-    int32_t content_type
+    int32_t record_size, size, tag, plugin_name, content_type
 
 cdef struct Columns:
-    int64_t *record_start
-    int64_t *start
-    int64_t *step
+    int64_t *record_start, *start, *step
     double *wall_time
     uint64_t *bits
-    int32_t *record_size
-    int32_t *size
-    int32_t *tag
-    int32_t *plugin_name
-    int32_t *content_type
+    int32_t *record_size, *size, *tag, *plugin_name, *content_type
 
 cdef struct Span:
     const uint8_t *at
@@ -122,10 +110,7 @@ cdef struct Scalar:
     # What followed a tag when it last named a scalar. Writers repeat all of it except the number.
     uint8_t tail[TAIL_BYTES]
     int32_t tail_size  # 0: nothing is known
-    int32_t number_at  # positions from the start of the tail
-    int32_t number_size
-    int32_t content_at
-    int32_t content_size
+    int32_t number_at, number_size, content_at, content_size  # from the start of the tail
     int32_t content_type
 
 cdef struct Entry:
@@ -134,22 +119,12 @@ cdef struct Entry:
     const uint8_t *plugin_name
     Py_ssize_t plugin_size
     uint64_t hash
-    int32_t number
-    int32_t plugin
+    int32_t number, plugin
     Scalar last
 
 cdef enum:
-    VARINT = 0
-    FIXED64 = 1
-    BYTES = 2
-    FIXED32 = 5
-    SIMPLE_VALUE = 1
-    FLOAT_SCALAR = 2
-    DOUBLE_SCALAR = 3
-    TENSOR = 4
-    HISTO = 5
-    IMAGE = 6
-    AUDIO = 7
+    VARINT = 0, FIXED64 = 1, BYTES = 2, FIXED32 = 5
+    SIMPLE_VALUE = 1, FLOAT_SCALAR, DOUBLE_SCALAR, TENSOR, HISTO, IMAGE, AUDIO
     ROW_BYTES = 60
 
 # As in wire.py and records.py; a protocol buffer's length is below 2 GiB.
@@ -328,6 +303,7 @@ cdef class Scanner:
         cdef Field field
         cdef Span event, summary
         cdef Py_ssize_t i
+        cdef uint64_t bits
         cdef int read
         row.record_start = base + position
         row.record_size = <int32_t>(16 + length)
@@ -344,7 +320,8 @@ cdef class Scanner:
             if not next_field(&event, &field):
                 return 0
             if field.number == 1 and field.wire_type == FIXED64:
-                memcpy_double(&row.wall_time, field.content.at)
+                bits = load64(field.content.at)
+                memcpy(&row.wall_time, &bits, 8)
             elif field.number == 2 and field.wire_type == VARINT:
                 row.step = <int64_t>field.value
             elif field.number == 5 and field.wire_type == BYTES:
@@ -562,11 +539,6 @@ cdef void remember(
 cdef inline uint32_t masked_crc(const uint8_t *at, size_t size) noexcept nogil:
     cdef uint32_t crc = run_crc(0xFFFFFFFFu, at, size) ^ 0xFFFFFFFFu
     return ((crc >> 15) | (crc << 17)) + 0xA282EAD8u
-
-
-cdef inline void memcpy_double(double *to, const uint8_t *at) noexcept nogil:
-    cdef uint64_t bits = load64(at)
-    memcpy(to, &bits, 8)
 
 
 cdef inline bint next_varint(Span *span, uint64_t *value) noexcept nogil:

@@ -8,14 +8,7 @@ import numpy as np
 from tensorboard.compat.proto import summary_pb2
 
 from tb_firstloss.arrays import Array
-from tb_firstloss.reading.format import wire
-from tb_firstloss.reading.format.tensor_proto import (
-    MAX_TENSOR_BYTES,
-    check_size,
-    decode_tensor,
-    parse,
-    string_array,
-)
+from tb_firstloss.reading.format import tensor_proto, wire
 
 PLUGIN_NAMES = {
     wire.SIMPLE_VALUE: "scalars",
@@ -27,30 +20,25 @@ PLUGIN_NAMES = {
 
 
 def decode_content(
-    content: memoryview, content_type: int, *, max_tensor_bytes: int = MAX_TENSOR_BYTES
+    content: memoryview, content_type: int, *, max_tensor_bytes: int = tensor_proto.MAX_TENSOR_BYTES
 ) -> Array:
-    """Returns a summary value's content as an array, which owns its memory.
-
-    Args:
-        content: Bytes of the field that holds it.
-        content_type: TENSOR, HISTO, IMAGE or AUDIO of `wire`.
-        max_tensor_bytes: Limit on the array's bytes, and on all its strings' bytes together.
+    """Returns the content of a TENSOR, HISTO, IMAGE or AUDIO as an array, which owns its memory.
 
     Raises:
-        TooLargeError: It is larger; the message names both numbers.
+        TooLargeError: As `decode_tensor`.
         ValueError: The content breaks the format.
     """
     if content_type == wire.TENSOR:
-        return decode_tensor(content, max_tensor_bytes=max_tensor_bytes)
-    check_size(len(content), max_tensor_bytes, "value")
+        return tensor_proto.decode_tensor(content, max_tensor_bytes=max_tensor_bytes)
+    tensor_proto.check_size(len(content), max_tensor_bytes, "value")
     if content_type == wire.HISTO:
-        return _decode_histogram(parse(summary_pb2.HistogramProto, content))
+        return _decode_histogram(tensor_proto.parse(summary_pb2.HistogramProto, content))
     if content_type == wire.IMAGE:
-        image = parse(summary_pb2.Summary.Image, content)
+        image = tensor_proto.parse(summary_pb2.Summary.Image, content)
         sizes = [str(image.width).encode(), str(image.height).encode()]
-        return string_array([*sizes, image.encoded_image_string], (3,))
-    audio = parse(summary_pb2.Summary.Audio, content)
-    return string_array([audio.encoded_audio_string, b""], (1, 2))
+        return tensor_proto.string_array([*sizes, image.encoded_image_string], (3,))
+    audio = tensor_proto.parse(summary_pb2.Summary.Audio, content)
+    return tensor_proto.string_array([audio.encoded_audio_string, b""], (1, 2))
 
 
 def _decode_histogram(histogram: Any) -> Array:

@@ -1,21 +1,16 @@
 // Elements, and numbers as text. Names come from other people's files, so text enters the page only
 // as text nodes and attributes.
 
-export function element(name, attributes = {}, ...children) {
-  const node = document.createElement(name);
+export const element = (name, ...rest) => fill(document.createElement(name), ...rest);
+export const svg = (name, ...rest) => fill(document.createElementNS("http://www.w3.org/2000/svg", name), ...rest);
+
+function fill(node, attributes = {}, ...children) {
   for (const [key, value] of Object.entries(attributes)) {
     if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
     else if (value === true) node.setAttribute(key, "");
     else if (value !== false && value != null) node.setAttribute(key, value);
   }
   node.append(...children.filter((child) => child != null));
-  return node;
-}
-
-export function svg(name, attributes = {}, ...children) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  node.append(...children);
   return node;
 }
 

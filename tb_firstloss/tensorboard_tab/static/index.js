@@ -68,17 +68,15 @@ function followTheme() {
 // ---- The table ----
 
 function visibleRows() {
-  let matches = (run) => run.includes(state.filter);
-  let valid = true;
+  let pattern = null;
   try {
-    const pattern = new RegExp(state.filter, "i");
-    matches = (run) => pattern.test(run);
+    pattern = new RegExp(state.filter, "i");
   } catch {
-    valid = false; // half-typed: matched as plain text
+    // Half-typed: matched as plain text.
   }
-  page.filter.setAttribute("aria-invalid", String(!valid));
+  page.filter.setAttribute("aria-invalid", String(!pattern));
   return state.rows
-    .filter((row) => matches(row.run))
+    .filter(({ run }) => (pattern ? pattern.test(run) : run.includes(state.filter)))
     .filter((row) => !state.name || row.problem || row.names.includes(state.name))
     .sort((a, b) => compareRows(a, b, state.sort));
 }

@@ -14,14 +14,12 @@ function toRow(recording, row, place) {
   const number = (value) => (value == null ? null : Number(value));
   const { output } = row;
   return {
+    ...row, // name, names (of its output and of its loss), verdict and kind
     id: JSON.stringify([recording.run, row.name]),
     run: recording.run,
-    name: row.name,
-    names: row.names, // of its output and of its loss
     label: recording.rows.length > 1 ? `${recording.run}: ${row.name}` : recording.run,
     place,
     recording,
-    verdict: row.verdict,
     loss: number(row.loss),
     expected: number(row.expected),
     count: output?.count ?? null,
@@ -32,7 +30,6 @@ function toRow(recording, row, place) {
     nonfinite: output?.nonfinite_count ?? null,
     points: output?.values?.map((value, i) => [value, output.counts[i]]) ?? [],
     largest: output?.largest ?? [],
-    kind: row.kind,
     buckets: output?.buckets ?? 1,
   };
 }
