@@ -228,11 +228,9 @@ def _sum_up(parts: dict[str, Verdict]) -> Verdict:
 def parse_expectations(
     expect: float | str | Mapping[str, float | str], *, where: str = "expect"
 ) -> float | dict[str, float]:
-    """Returns the number that an expectation stands for; of a mapping, one for each name.
+    """Returns the number that an expectation of `check` stands for; of a mapping, one per name.
 
-    Args:
-        expect: As `check` takes it.
-        where: Start of an error's message.
+    ``where`` begins an error's message.
 
     Raises:
         ValueError: The mapping is empty, or one of the expectations is unusable.
@@ -259,11 +257,8 @@ def parse_expectation(expect: float | str, *, where: str = "expect") -> float:
     """Returns the number that an expectation stands for: 2.3, "2.3", "log(10)", "ln(10) + 0.5".
 
     It knows numbers, ``+ - * /``, parentheses, log, ln, log2, log10, exp, sqrt, pi and e, and
-    evaluates nothing as Python code. Both log and ln are the natural logarithm.
-
-    Args:
-        expect: A number or an expression.
-        where: Start of an error's message.
+    evaluates nothing as Python code. Both log and ln are the natural logarithm. ``where`` begins
+    an error's message.
 
     Raises:
         ValueError: Anything else, or a value that is not finite.

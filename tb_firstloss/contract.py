@@ -227,8 +227,9 @@ def _decode_facts(
     if of_version_1:
         facts["losses"] = [{"name": "loss", **facts["loss"]}] if facts["loss"] else []
     entries = list(facts["losses"])
-    for named in entries, facts["outputs"]:
-        _check_names([each["name"] for each in named])
+    for names in ([each["name"] for each in named] for named in (entries, facts["outputs"])):
+        if not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
+            raise ValueError(f"names {names!r}: not text, or not unique")
     losses = {entry["name"]: loss for entry in entries if (loss := load(entry)) is not None}
     outputs = {}
     for out in facts["outputs"]:
@@ -261,11 +262,6 @@ def _decode_facts(
         metadata=facts["metadata"],
         digest=facts["digest"],
     )
-
-
-def _check_names(names: list[Any]) -> None:
-    if not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
-        raise ValueError(f"names {names!r}: not text, or not unique")
 
 
 def _sum_loss_of_version_1(

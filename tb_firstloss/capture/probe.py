@@ -54,10 +54,8 @@ def probe(
             [batch, …], or a scalar. None takes the loss that the model is compiled with.
         logdir: Directory in which to record it as run "probe"; None to record nothing.
         training: Whether the model runs as in training (dropout on) or as in inference.
-        expect: Expected mean loss: a number, an expression such as ``"log(10)"``, or a mapping from
-            names of losses to these. "auto" infers it from the loss function: ln K for a softmax
-            cross-entropy over K classes, ln 2 for a binary one; for any other loss, a warning says
-            that nothing is expected. An UnexpectedLossWarning reports a loss that differs.
+        expect: What the loss should be, as `FirstLossCallback` takes it; an UnexpectedLossWarning
+            reports a loss that differs.
 
     Returns:
         The loss per example by output; for a compiled model also the total, with regularisers.

@@ -10,8 +10,6 @@ import tensorflow as tf
 _KEEP_MEANING = ("Identity", "Mean", "Cast")
 """Types of operations after which a person still calls a loss by the same name."""
 
-_REDUCTIONS = (tf.reduce_mean, tf.reduce_sum)
-
 
 def is_usable(value: Any) -> bool:
     """Returns whether a value is a tensor that the function being traced can return.
@@ -43,7 +41,9 @@ def is_made_from(made: Any, source: Any) -> bool:
     if made.shape.rank or not source.shape.rank or not source.dtype.is_floating:
         return False
     bits = made.numpy().tobytes()
-    return any(bits == reduce(source).numpy().tobytes() for reduce in _REDUCTIONS)
+    return any(
+        bits == reduce(source).numpy().tobytes() for reduce in (tf.reduce_mean, tf.reduce_sum)
+    )
 
 
 def _steps_back(made: tf.Tensor, source: tf.Tensor) -> Iterator[tf.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -68,7 +69,7 @@ def name_losses(seen: Observation, logs: Named) -> list[Loss]:
         return "loss" if len(found) == 1 or of_compute_loss else None
 
     rules: list[Callable[[list[Any]], str | None]] = [
-        lambda members: _name_of(members, logs, _is_same),
+        lambda members: _name_of(members, logs, operator.is_),
         lambda members: _name_of(members, logs, is_made_from),
         lambda members: _name_of(members, seen.updates, is_made_from),
         usual,
@@ -95,10 +96,6 @@ def _name_of(
     if len(members) != 1:
         return None
     return next((name for name, value in named if matches(value, members[0])), None)
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    return one is other  # == would compare tensors by value
 
 
 def _problem_of(member: Any) -> str:

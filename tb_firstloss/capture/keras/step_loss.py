@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import itertools
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,8 +95,13 @@ def gather(
             "the loss: the training step takes no gradient where it can be seen; use "
             "self.compute_loss and tf.GradientTape in train_step, outside any inner tf.function"
         )
-    _gather_calls(calls, returned, facts, tensors)
-    _gather_vectors(losses, calls, seen, returned, facts, tensors)
+    outputs = [*_outputs_of_calls(calls, facts.missing)]
+    outputs += _outputs_of_vectors(losses, calls, seen, {output.name for output, _ in outputs})
+    for number, (output, fields) in enumerate(outputs):
+        facts.outputs.append(output)
+        for field, tensor in fields.items():
+            if is_usable(tensor):
+                tensors[f"{number}/{field}"] = returned(tensor)
     # A model may have no losses but those that it adds.
     has_none = seen.totals and not compiled_losses(model) and is_librarys(model.compute_loss)
     if not (calls or facts.outputs or facts.unseen or has_none):
@@ -110,40 +115,28 @@ def gather(
     return facts, tensors
 
 
-def _gather_calls(
-    calls: Sequence[NamedCall], returned: Callable[[Any], Any], facts: StepFacts, tensors: Tensors
-) -> None:
+def _outputs_of_calls(
+    calls: Sequence[NamedCall], missing: list[str]
+) -> Iterator[tuple[OutputFacts, Tensors]]:
     for named in calls:
         call = named.call
         if not is_usable(call.values) or call.values.shape.rank == 0:
-            facts.missing.append(f"the loss per example of {named.name!r}: {_why_no_values(call)}")
+            missing.append(f"the loss per example of {named.name!r}: {_why_no_values(call)}")
             continue
-        for field in ("values", "sample_weight", "mask"):
-            tensor = getattr(call, field)
-            if is_usable(tensor):
-                tensors[f"{len(facts.outputs)}/{field}"] = returned(tensor)
-        weight = _loss_weight(named.loss_weight)
-        facts.outputs.append(OutputFacts(named.name, _reduction(call), weight))
+        facts = OutputFacts(named.name, _reduction(call), _loss_weight(named.loss_weight))
+        yield facts, {name: getattr(call, name) for name in ("values", "sample_weight", "mask")}
 
 
-def _gather_vectors(
-    losses: Sequence[Loss],
-    calls: Sequence[NamedCall],
-    seen: Observation,
-    returned: Callable[[Any], Any],
-    facts: StepFacts,
-    tensors: Tensors,
-) -> None:
-    """Adds the differentiated tensors of rank 1 or more whose values no Loss call has."""
-    taken = {output.name for output in facts.outputs}
+def _outputs_of_vectors(
+    losses: Sequence[Loss], calls: Sequence[NamedCall], seen: Observation, taken: set[str]
+) -> Iterator[tuple[OutputFacts, Tensors]]:
+    """Yields the differentiated tensors of rank 1 or more whose values no Loss call has."""
     for number, loss in enumerate(losses):
         of_calls = [total for total, inside in seen.totals if inside]
         of_calls += [named.call.result for named in calls if number in named.owners]
         for member in [] if loss.problem else loss.members:
             if member.shape.rank != 0 and not any(member is known for known in of_calls):
-                tensors[f"{len(facts.outputs)}/values"] = returned(member)
-                name = unique(loss.name, taken)
-                facts.outputs.append(OutputFacts(name, "sum"))
+                yield OutputFacts(unique(loss.name, taken), "sum"), {"values": member}
 
 
 def _expect(losses: Sequence[Loss], calls: Sequence[NamedCall], facts: StepFacts) -> Expectation:
