@@ -41,11 +41,7 @@ _PLAIN = {"…": "...", "→": "->", "─": "-"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code.
-
-    Args:
-        arguments: Words after the program's name; None takes them from ``sys.argv``.
-    """
+    """Runs one command, by default that of ``sys.argv``, and returns its exit code."""
     _print_anywhere()
     words = sys.argv[1:] if arguments is None else arguments
     with warnings.catch_warnings():

@@ -23,12 +23,7 @@ _WIDTH = 30
 
 
 class Bar:
-    """A line that shows how far a task is.
-
-    Args:
-        doing: The task, in one or two words.
-        total: Number of steps; 0 if unknown, which shows only the seconds.
-    """
+    """A line that shows how many of a task's steps are done; without a total, only the seconds."""
 
     def __init__(self, doing: str, total: int = 0) -> None:
         self._doing = doing
