@@ -100,7 +100,7 @@ class FirstBatch:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         for mapping in ("losses", "outputs", "metadata"):
             fields[mapping] = dict(fields[mapping])
-        return functools.partial(type(self), **fields), ()
+        return _rebuild, (fields,)
 
     @property
     def loss(self) -> Array | None:
@@ -190,6 +190,10 @@ class FirstBatch:
         from tb_firstloss.notebook import to_html  # only a notebook needs it
 
         return to_html(tabulate(self))
+
+
+def _rebuild(fields: dict[str, Any]) -> FirstBatch:
+    return FirstBatch(**fields)
 
 
 def tabulate(first: FirstBatch) -> LossTable:

@@ -38,15 +38,10 @@ Row = Sequence[str | Cell]
 
 
 def print_table(headers: list[str], rows: Sequence[Row], *, left: Sequence[int] = ()) -> None:
-    """Prints a table: first and last column aligned left, the others right.
+    """Prints a table: first, last and the given columns aligned left, the others right.
 
     In a file or pipe it is never cut. Where a terminal is too narrow, a last column without a
     header is left out; if that is not enough, each row becomes a block with a line per cell.
-
-    Args:
-        headers: One per column.
-        rows: One cell per column each.
-        left: Indices of more columns to align left.
     """
     cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
     cells = [[Cell(printable(cell.text), cell.colour) for cell in row] for row in cells]
