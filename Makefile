@@ -69,7 +69,7 @@ compat:
 			pytest pytest-timeout pytest-xdist scikit-learn --editable . && touch $$env/.installed; } || exit 1; \
 		echo "== TensorFlow $$1, Keras $$2, tf_keras $$3"; \
 		$$env/bin/python -m pytest -n 2 --dist worksteal -q tests/capture/test_fit.py \
-			tests/capture/keras/test_recompute.py || exit 1; \
+			tests/capture/keras/test_recompute.py tests/capture/keras/test_losses.py || exit 1; \
 	done
 
 screenshots: $(INSTALLED)
