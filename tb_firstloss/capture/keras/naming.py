@@ -102,18 +102,14 @@ def _problem_of(member: Any) -> str:
     if not isinstance(member, (tf.Tensor, tf.RaggedTensor)):
         return f"it is a {type(member).__name__}, not a tensor; differentiate a dense tensor"
     if not is_usable(member):
+        function = getattr(getattr(member, "graph", None), "name", "an inner function")
         return (
-            f"it is computed in {_place_of(member)}, where its value cannot be seen; compute it "
-            "and take its gradient in train_step itself"
+            f"it is computed in {function!r}, a tf.function or tf.cond of the step, where its "
+            "value cannot be seen; compute it and take its gradient in train_step itself"
         )
     if not member.dtype.is_floating:
         return f"it is {member.dtype.name}, which has no gradient; differentiate a float"
     return ""
-
-
-def _place_of(tensor: Any) -> str:
-    name = getattr(getattr(tensor, "graph", None), "name", "")
-    return f"{name!r}, a tf.function or tf.cond of the step" if name else "an inner tf.function"
 
 
 def name_calls(
@@ -139,7 +135,8 @@ def name_calls(
     result = []
     for call, owner in found:
         entry = of_model.get(id(call))
-        own = entry.name if entry else _own_name(call, named)
+        given = _name_of([call.result], named, is_made_from)
+        own = entry.name if entry else given or str(getattr(call.loss, "name", None) or "loss")
         siblings = [other for other, others in found if owner and others[:1] == owner[:1]]
         if owner and entry is None:
             name = losses[owner[0]].name
@@ -149,11 +146,6 @@ def name_calls(
         weight = entry.weight if entry else None
         result.append(NamedCall(unique(own, taken), call, weight, owner))
     return result
-
-
-def _own_name(call: LossCall, named: Named) -> str:
-    given = _name_of([call.result], named, is_made_from)
-    return given or str(getattr(call.loss, "name", None) or "loss")
 
 
 def _find_owners(seen: Observation, losses: Sequence[Loss]) -> list[list[int] | None]:

@@ -61,6 +61,7 @@ class Observation:
         self.missing: list[str] = []
         self._open_calls: list[LossCall] = []
         self._computing = False
+        self._in_gradient = False
         self.tape: tf.GradientTape | None = None
         self._targets: list[list[Any]] = []
         self._scaled: list[tuple[Any, Any]] = []
@@ -124,17 +125,28 @@ class Observation:
         args: Any,
         kwargs: Any,
         *,
-        arguments: tuple[str, ...] = ("tape", "target", "sources"),
+        arguments: tuple[str, ...] = ("tape", "target", "sources", "output_gradients"),
     ) -> Any:
-        """Notes a target differentiated for variables; others are gradient penalties."""
-        given = {**dict(zip(arguments, args, strict=False)), **kwargs}
-        target, sources = (given.get(name) for name in arguments[-2:])
-        members = tf.nest.flatten(target)
-        if members and any(hasattr(source, "assign") for source in tf.nest.flatten(sources)):
-            self._targets.append(members)
-        # Gradients are not part of how a loss is made, and an optimizer must run as ever.
-        with contextlib.nullcontext() if self.tape is None else self.tape.stop_recording():
+        """Notes a target differentiated for variables; others are gradient penalties.
+
+        What a gradient function differentiates itself, as in tf.recompute_grad, is no loss, and
+        neither is what gets its gradient from elsewhere.
+        """
+        if self._in_gradient:
             return gradient(*args, **kwargs)
+        given = {**dict(zip(arguments, args, strict=False)), **kwargs}
+        target, sources, continued = (given.get(name) for name in arguments[-3:])
+        members = tf.nest.flatten(target)
+        variables = any(hasattr(source, "assign") for source in tf.nest.flatten(sources))
+        if members and variables and continued is None:
+            self._targets.append(members)
+        self._in_gradient = True
+        try:
+            # Gradients are not part of how a loss is made, and an optimizer must run as ever.
+            with contextlib.nullcontext() if self.tape is None else self.tape.stop_recording():
+                return gradient(*args, **kwargs)
+        finally:
+            self._in_gradient = False
 
     def update_metric(
         self, update_state: Callable[..., Any], args: Any, kwargs: Any, *, name: str
@@ -206,7 +218,7 @@ def observe(model: Any) -> Iterator[Observation]:
             seen.missing += hook(module, name, note)
         seen.missing += hook(library.loss_class(model), "__call__", Observation.call_loss)
         seen.missing += hook(tf.GradientTape, "gradient", Observation.differentiate)
-        in_graphs = functools.partial(Observation.differentiate, arguments=("ys", "xs"))
+        in_graphs = functools.partial(Observation.differentiate, arguments=("ys", "xs", "grad_ys"))
         hook(tf, "gradients", in_graphs)
         hook(model, "compute_loss", Observation.compute_loss)
         for owner, method in library.scaling_methods(model):

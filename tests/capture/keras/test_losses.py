@@ -195,6 +195,37 @@ def test_a_gradient_penalty_is_no_loss(fit):
     assert list(first.losses) == ["d_loss"]
 
 
+def test_what_is_differentiated_inside_a_gradient_is_no_loss(fit):
+    """As tf.recompute_grad does, which computes a layer again when its gradient is taken."""
+
+    def step(model, x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.recompute_grad(model.g)(x) ** 2)
+        model.descend(tape, loss, model.g)
+        return {"loss_of_g": loss}
+
+    first, _ = fit(step)
+    assert list(first.losses) == ["loss_of_g"]
+
+
+def test_a_gradient_that_continues_another_is_no_loss(fit):
+    def step(model, x):
+        with tf.GradientTape() as lower:
+            hidden = model.g(x)
+        with tf.GradientTape() as upper:
+            upper.watch(hidden)
+            loss = tf.reduce_mean(model.d(hidden))
+        variables = model.d.trainable_variables
+        *gradients, passed = upper.gradient(loss, [*variables, hidden])
+        for gradient, variable in zip(gradients, variables, strict=True):
+            variable.assign_sub(0.01 * gradient)
+        lower.gradient(hidden, model.g.trainable_variables, output_gradients=passed)
+        return {"split_loss": loss}
+
+    first, _ = fit(step)
+    assert list(first.losses) == ["split_loss"]
+
+
 def test_a_loss_inside_a_tf_function_of_the_step_is_named_in_one_warning(fit):
     @tf.function
     def train_d(model, x):
