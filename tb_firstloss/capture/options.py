@@ -94,7 +94,6 @@ def _resolve_logdir(logdir: str | os.PathLike[str]) -> str:
 
 
 def _check_tag(tag: object) -> None:
-    """Makes sure that a tag can name a run directory and a group of summaries."""
     if not isinstance(tag, str) or not _TAG.fullmatch(tag) or tag.strip(".") == "":
         raise ValueError(
             f"tag: {tag!r} cannot name a run directory; use letters, digits, '_', '-' and '.'"

@@ -143,8 +143,7 @@ def name_calls(
             own = name if len(siblings) == 1 or own == name else f"{name}/{own}"
         elif owner and own in taken:  # compute_loss was called for several losses
             own = f"{losses[owner[0]].name}/{own}"
-        weight = entry.weight if entry else None
-        result.append(NamedCall(unique(own, taken), call, weight, owner))
+        result.append(NamedCall(unique(own, taken), call, entry and entry.weight, owner))
     return result
 
 

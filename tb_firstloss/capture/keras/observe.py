@@ -127,19 +127,19 @@ class Observation:
         *,
         arguments: tuple[str, ...] = ("tape", "target", "sources", "output_gradients"),
     ) -> Any:
-        """Notes a target differentiated for variables; others are gradient penalties.
-
-        What a gradient function differentiates itself, as in tf.recompute_grad, is no loss, and
-        neither is what gets its gradient from elsewhere.
-        """
-        if self._in_gradient:
-            return gradient(*args, **kwargs)
+        """Notes a target differentiated for variables, unless it gets gradients from elsewhere."""
         given = {**dict(zip(arguments, args, strict=False)), **kwargs}
         target, sources, continued = (given.get(name) for name in arguments[-3:])
         members = tf.nest.flatten(target)
         variables = any(hasattr(source, "assign") for source in tf.nest.flatten(sources))
-        if members and variables and continued is None:
+        if members and variables and continued is None and not self._in_gradient:
             self._targets.append(members)
+        return self.backpropagate(gradient, args, kwargs)
+
+    def backpropagate(self, gradient: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Takes gradients; what is differentiated inside, as in tf.recompute_grad, is no loss."""
+        if self._in_gradient:
+            return gradient(*args, **kwargs)
         self._in_gradient = True
         try:
             # Gradients are not part of how a loss is made, and an optimizer must run as ever.
@@ -218,6 +218,8 @@ def observe(model: Any) -> Iterator[Observation]:
             seen.missing += hook(module, name, note)
         seen.missing += hook(library.loss_class(model), "__call__", Observation.call_loss)
         seen.missing += hook(tf.GradientTape, "gradient", Observation.differentiate)
+        for name in ("jacobian", "batch_jacobian"):
+            hook(tf.GradientTape, name, Observation.backpropagate)
         in_graphs = functools.partial(Observation.differentiate, arguments=("ys", "xs", "grad_ys"))
         hook(tf, "gradients", in_graphs)
         hook(model, "compute_loss", Observation.compute_loss)

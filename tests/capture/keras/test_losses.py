@@ -208,6 +208,21 @@ def test_what_is_differentiated_inside_a_gradient_is_no_loss(fit):
     assert list(first.losses) == ["loss_of_g"]
 
 
+def test_a_jacobian_is_no_loss(fit):
+    def step(model, x):
+        with tf.GradientTape(persistent=True) as tape:
+            values = model.d(x)
+            loss = tf.reduce_mean(values)
+        model.descend(tape, loss, model.d)
+        kernel = model.d.trainable_variables[0]
+        jacobian = tape.jacobian(values, kernel)
+        return {"d_loss": loss, "slope": tf.reduce_sum(jacobian)}
+
+    first, said = fit(step)
+    assert list(first.losses) == ["d_loss"]
+    assert not [text for text in said if "without the loss '" in text]
+
+
 def test_a_gradient_that_continues_another_is_no_loss(fit):
     def step(model, x):
         with tf.GradientTape() as lower:
