@@ -200,7 +200,7 @@ def to_stored(array: Array) -> tuple[str, dict[str, Array]]:
     TensorBoard's decoder raises on bfloat16 and float8. bfloat16 is the upper half of a float32, so
     a shift keeps every bit pattern; float8 is stored as bytes next to a float32 view.
     """
-    if array.dtype == dtype_of("bfloat16"):
+    if array.dtype.name == "bfloat16":
         wide = array.view(np.uint16).astype(np.uint32) << np.uint32(16)
         return "bfloat16_in_float32", {"": wide.view(np.float32)}
     if array.dtype.isbuiltin != 1:  # from ml_dtypes, one byte per element
@@ -215,12 +215,3 @@ def from_stored(stored: Array, encoding: str, dtype: np.dtype[Any]) -> Array:
         half: Array = (stored.view(np.uint32) >> np.uint32(16)).astype(np.uint16).view(dtype)
         return half
     return stored.view(dtype) if encoding == "bits" else stored
-
-
-@functools.cache
-def dtype_of(name: str) -> np.dtype[Any]:
-    """Returns the dtype that NumPy or ml_dtypes knows by a name."""
-    import ml_dtypes  # it prints a traceback where NumPy is broken, and doctor needs this module
-
-    extended = getattr(ml_dtypes, name, None)
-    return np.dtype(name if extended is None else extended)

@@ -19,17 +19,11 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
-from tb_firstloss import errors
-from tb_firstloss.arrays import (
-    Array,
-    LossStatistics,
-    dtype_of,
-    finite_json,
-    from_stored,
-    tensor_sha256,
-    to_float64,
-    to_stored,
-)
+import ml_dtypes
+import numpy as np
+
+from tb_firstloss import arrays, errors
+from tb_firstloss.arrays import Array, LossStatistics
 from tb_firstloss.first_batch import FirstBatch, OutputLoss, compute_digest
 
 VERSION = 2
@@ -118,12 +112,12 @@ def encode(
 
     def entry(name: str, array: Array) -> dict[str, Any]:
         entry_tag = f"{tag}/tensors/{name}"
-        encoding, parts = to_stored(array)
+        encoding, parts = arrays.to_stored(array)
         facts = {
             "tag": entry_tag,
             "dtype": array.dtype.name,
             "shape": list(array.shape),
-            "sha256": tensor_sha256(array),
+            "sha256": arrays.tensor_sha256(array),
             "encoding": encoding,
         }
         if any(part.nbytes > limit for part in parts.values()):
@@ -148,7 +142,7 @@ def encode(
             "mask": entry_or_none(f"{prefix}/mask", output.mask),
             "reduction": output.reduction,
             "loss_weight": output.loss_weight,
-            "statistics": finite_json(vars(output.statistics)),
+            "statistics": arrays.finite_json(vars(output.statistics)),
         }
 
     losses = [
@@ -271,7 +265,7 @@ def _sum_loss_of_version_1(
     loss = losses.get("loss")
     if loss is None or not loss.ndim:
         return losses, outputs
-    total = to_float64(loss).sum().astype(loss.dtype)
+    total = arrays.to_float64(loss).sum().astype(loss.dtype)
     return {"loss": total}, outputs or {"loss": OutputLoss(per_example=loss, reduction="sum")}
 
 
@@ -284,15 +278,22 @@ def _load(entry: dict[str, Any] | None, tensors: Mapping[str, Array]) -> Array |
     """Returns the array that a manifest entry names, in its true dtype; None if it was left out."""
     if entry is None or entry.get("left_out"):
         return None
-    dtype, tag, encoding = dtype_of(entry["dtype"]), entry["tag"], entry["encoding"]
+    dtype, tag, encoding = _dtype_of(entry["dtype"]), entry["tag"], entry["encoding"]
     stored_tag = tag + ".bits" if encoding == "bits" else tag
     if stored_tag not in tensors:
         raise _AlteredError(f"{stored_tag} is missing")
-    array = from_stored(tensors[stored_tag], encoding, dtype)
-    found = (array.dtype, list(array.shape), tensor_sha256(array))
+    array = arrays.from_stored(tensors[stored_tag], encoding, dtype)
+    found = (array.dtype, list(array.shape), arrays.tensor_sha256(array))
     if found != (dtype, entry["shape"], entry["sha256"]):
         raise _AlteredError(
             f"{tag} is {found[0]}{found[1]} with SHA-256 {found[2][:12]}…, the manifest says "
             f"{dtype}{entry['shape']} with {entry['sha256'][:12]}…"
         )
     return array
+
+
+@functools.cache
+def _dtype_of(name: str) -> np.dtype[Any]:
+    """Returns the dtype that NumPy or ml_dtypes knows by a name."""
+    extended = getattr(ml_dtypes, name, None)
+    return np.dtype(name if extended is None else extended)
