@@ -194,7 +194,7 @@ def scaling_methods(model: Any) -> list[tuple[type, str]]:
 def metrics_of(model: Any) -> list[Any]:
     """Returns the metrics that a model resets between epochs; [] where it cannot list them."""
     try:
-        return list(model.metrics)
+        return [m for m in model.metrics if hasattr(m, "name") and hasattr(m, "__dict__")]
     except Exception:  # noqa: BLE001 - a property of the user's that expects a built model
         return []
 

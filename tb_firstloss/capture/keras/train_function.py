@@ -173,7 +173,9 @@ def _gather(
 
 def _join(logs: Any, tensors: step_loss.Tensors) -> dict[str, Any]:
     """Returns logs and tensors in one flat dict; TensorFlow is slow at nested ones."""
-    flat = dict(logs) if type(logs) is dict else {_LOGS: logs}
+    # TensorFlow sorts keys, and cannot sort ours among others than text.
+    is_flat = type(logs) is dict and all(isinstance(key, str) for key in logs)
+    flat = dict(logs) if is_flat else {_LOGS: logs}
     return {**flat, **{_TENSOR + name: tensor for name, tensor in tensors.items()}}
 
 

@@ -19,7 +19,7 @@ def k(request):
     return importlib.import_module(request.param)
 
 
-def make_model(k, step, attributes=None, **options):
+def make_model(k, step, attributes=None, class_attributes=None, **options):
     """Returns a compiled model with two layers, ``d`` of one unit and ``g`` of four.
 
     Its ``descend(tape, loss, layer)`` takes a gradient and updates the layer.
@@ -45,6 +45,8 @@ def make_model(k, step, attributes=None, **options):
 
         train_step = step
 
+    for name, value in (class_attributes or {}).items():
+        setattr(Model, name, value)
     model = Model()
     model.build((None, 4))
     model.compile("sgd", **options)
@@ -58,8 +60,8 @@ def fit(request, tmp_path, k):
     The step takes the model of `make_model` and a batch [8, 4].
     """
 
-    def run(step, *, expect=None, attributes=None):
-        model = make_model(k, step, attributes, run_eagerly=request.param)
+    def run(step, *, expect=None, attributes=None, class_attributes=None):
+        model = make_model(k, step, attributes, class_attributes, run_eagerly=request.param)
         callback = FirstLossCallback(tmp_path, graph=False, profile=False, expect=expect)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", FirstLossWarning)
@@ -377,3 +379,29 @@ def test_train_on_batch_records_every_loss_too(k, tmp_path):
     if k.__name__ == "tf_keras":  # Keras 3 returns what its metrics hold
         assert {name: float(loss) for name, loss in first.first_batch.losses.items()} == expected
     assert all(map(np.array_equal, model.get_weights(), plain.get_weights()))
+
+
+def test_odd_keys_and_odd_metrics_stop_no_training(fit):
+    class Odd:
+        __slots__ = ()  # so that nothing can be put in front of update_state
+        name = "odd"
+
+        def update_state(self, value):
+            return value
+
+        def result(self):
+            return 0.0
+
+        def reset_state(self):
+            pass
+
+        reset_states = reset_state
+
+    def step(model, x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(model.d(x))
+        model.descend(tape, loss, model.d)
+        return {0: loss, 1: tf.constant(2.0)}
+
+    first, _ = fit(step, class_attributes={"metrics": property(lambda _: [Odd()])})
+    assert list(first.losses) == ["0"]
