@@ -33,7 +33,10 @@ class Loss:
     @property
     def problem(self) -> str:
         """Why the step cannot return it; "" if it can."""
-        return next(filter(None, map(_problem_of, self.members)), "")
+        found = next(filter(None, map(_problem_of, self.members)), "")
+        if not found and len({member.dtype for member in self.members}) > 1:
+            found = "its members have several dtypes; cast them to one"
+        return found
 
 
 @dataclasses.dataclass

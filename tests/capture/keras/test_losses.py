@@ -405,3 +405,16 @@ def test_odd_keys_and_odd_metrics_stop_no_training(fit):
 
     first, _ = fit(step, class_attributes={"metrics": property(lambda _: [Odd()])})
     assert list(first.losses) == ["0"]
+
+
+def test_a_list_of_several_dtypes_is_named_in_one_warning(fit):
+    def step(model, x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(model.d(x))
+            members = [loss, tf.cast(loss, tf.float64)]
+        model.descend(tape, members, model.d)
+        return {"half": loss}
+
+    first, said = fit(step)
+    assert not first.losses
+    assert "without the loss 'loss': its members have several dtypes" in said[0]
