@@ -23,20 +23,21 @@ class _Here(threading.local):
 _here = _Here()
 
 
-def deferred() -> contextlib.AbstractContextManager[Any]:
+def deferred() -> contextlib.AbstractContextManager[bool]:
     """Puts off every signal that has a handler in Python until the block ends.
 
-    Python calls handlers in the main thread only, so nothing happens in the others, nor inside
-    another such block. A signal that comes twice goes through, so that a hanging store can be left.
+    Entered, it is True; or False in a thread other than the main one, which no handler reaches, and
+    inside another such block. A signal that comes twice goes through: it can end a hanging write.
     """
     if _here.deferral is not None or threading.current_thread() is not threading.main_thread():
-        return contextlib.nullcontext()
+        return contextlib.nullcontext(False)
     return _Deferral()
 
 
-def let_through() -> contextlib.AbstractContextManager[Any]:
+def let_through(when: bool = True) -> contextlib.AbstractContextManager[Any]:
     """Lets signals through inside a deferred block: what runs here is the user's step."""
-    return contextlib.nullcontext() if _here.deferral is None else _LetThrough(_here.deferral)
+    deferral = _here.deferral if when else None
+    return contextlib.nullcontext() if deferral is None else _LetThrough(deferral)
 
 
 class _Deferral:
@@ -44,12 +45,13 @@ class _Deferral:
         self._handlers: dict[int, _Handler] = {}
         self._pending: dict[int, FrameType | None] = {}
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> bool:
         try:
             self.hold()
         except BaseException:
             self.release()
             raise
+        return True
 
     def __exit__(self, *error: object) -> None:
         self.release()
