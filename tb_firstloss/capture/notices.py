@@ -8,7 +8,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from tb_firstloss.errors import FirstLossWarning
+from tb_firstloss.errors import CaptureError, CaptureWarning, FirstLossWarning
 
 INSIDE_FUNCTION = (
     "is inside a tf.function, where the loss of the first batch has no value yet: it records "
@@ -26,6 +26,13 @@ def warn(message: str, category: type[FirstLossWarning]) -> None:
     while frame.f_back is not None and _is_internal(frame.f_code.co_filename):
         frame, stacklevel = frame.f_back, stacklevel + 1
     warnings.warn(message, category, stacklevel=stacklevel)
+
+
+def tell(message: str, on_error: str) -> None:
+    """Warns of what is missing, or raises a CaptureError if ``on_error`` is "raise"."""
+    if on_error == "raise":
+        raise CaptureError(message)
+    warn(message, CaptureWarning)
 
 
 def _is_internal(filename: str) -> bool:
