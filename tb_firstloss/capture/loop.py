@@ -19,11 +19,11 @@ from tb_firstloss.capture.notices import INSIDE_FUNCTION, warn
 from tb_firstloss.capture.options import DEFAULT_MAX_TENSOR_BYTES, Options
 from tb_firstloss.capture.recorder import Recorded, Recorder
 from tb_firstloss.capture.step.call import StepCall, is_same_step, second_step
-from tb_firstloss.capture.step.result import Selector, Selectors, StepResult
+from tb_firstloss.capture.step.result import Captured, Selector, Selectors, StepResult
 from tb_firstloss.capture.window.step_trace import StepTrace
 from tb_firstloss.capture.window.tensorflow_private import UnchangingState
 from tb_firstloss.capture.writing import packed
-from tb_firstloss.errors import CaptureWarning
+from tb_firstloss.errors import CaptureWarning, first_line
 from tb_firstloss.first_batch import FirstBatch
 
 
@@ -194,7 +194,8 @@ class FirstLoss(Recorded, UnchangingState):
 
     def serialize(self) -> bytes:
         """Returns what a checkpoint stores: every bit of the first batch, or nothing."""
-        return packed.to_bytes(self.first_batch)
+        first = self.first_batch
+        return packed.to_bytes(first if first and (first.losses or first.outputs) else None)
 
     def deserialize(self, content: bytes) -> None:
         """Restores the first batch from a checkpoint; what was captured here takes precedence."""
@@ -276,15 +277,23 @@ class FirstLoss(Recorded, UnchangingState):
             with self._recorder.guard(f"{self.logdir}: the first loss was not recorded"):
                 workers.check_strategy_is_known(strategy)
                 own = None if self._declines else result
-                if captured := workers.agree(own, strategy, may_be_reduced=True):
-                    self._recorder.commit(
-                        captured,
-                        metadata={"captured_from": "custom loop"},
-                        trace=self._trace or self._recorder.no_window(),
-                        step=call,
-                    )
+                try:
+                    captured = workers.agree(own, strategy, may_be_reduced=True)
+                except Exception as error:
+                    self._commit(Captured(), call, no_loss=first_line(error))
+                    raise
+                if captured is not None:
+                    self._commit(captured, call)
         finally:
             self._end_turn()
+
+    def _commit(self, captured: Captured, call: StepCall | None, **facts: str) -> None:
+        self._recorder.commit(
+            captured,
+            metadata={"captured_from": "custom loop", **facts},
+            trace=self._trace or self._recorder.no_window(),
+            step=call,
+        )
 
     def _end_turn(self) -> None:
         self._turn.finish(over=not self._recorder.awaits_warm_step)

@@ -1,5 +1,6 @@
 import importlib
 import inspect
+import re
 import sys
 import threading
 import warnings
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tb_firstloss import FirstLoss, iter_tensors, read_first_loss
+from tb_firstloss import FirstLoss, iter_tensors, read_first_loss, read_first_losses
 from tb_firstloss.errors import CaptureError, CaptureWarning, LossNotFoundError
 from tests.helpers.training import Linear, batches
 
@@ -212,12 +213,13 @@ def test_one_thread_captures_and_the_others_pass_through(tmp_path):
 @pytest.mark.parametrize(
     ("make_result", "message"),
     [
-        (lambda: None, "the step returned None; say which"),
-        (lambda: (), "a tuple with no items"),
-        (lambda: {"acc": tf.constant(1)}, r"a mapping with 'acc': int32\[\]"),
-        (lambda: (tf.zeros([2]), 3), r"a tuple with \[0\]: float32\[2\], \[1\]: 3"),
-        (lambda: "text", "the step returned a str"),
-        (lambda: tf.constant(3), r"int32\[\], which has no gradient"),
+        (lambda: None, "the step returned None; return the loss from the step"),
+        (lambda: (), "a tuple with no items; return the loss from the step"),
+        (lambda: {"acc": tf.constant(1)}, r"a mapping with 'acc': int32\[\]; return the loss"),
+        (lambda: (tf.zeros([2]), 3), r"a tuple with \[0\]: float32\[2\], \[1\]: 3; say which"),
+        (lambda: {"a": {"b": 1.0}}, "a mapping with 'a': a dict; say which"),
+        (lambda: "text", "the step returned a str; return the loss"),
+        (lambda: tf.constant(3), r"int32\[\], which has no gradient; return the float"),
         (lambda: tf.constant("text"), "tensor of string"),
         (lambda: {"loss": None}, "the loss is None"),
         (lambda: tf.constant(True), "dtype bool"),
@@ -226,8 +228,8 @@ def test_one_thread_captures_and_the_others_pass_through(tmp_path):
         (lambda: {"loss": [tf.zeros([2]), tf.zeros([])]}, "'1' is a scalar among several"),
     ],
     ids=[
-        "none", "empty-tuple", "no-key", "tuple", "str", "integer", "string-tensor", "none-in-dict",
-        "bool", "complex", "empty-mapping", "scalar-among-outputs",
+        "none", "empty-tuple", "no-key", "tuple", "nested", "str", "integer", "string-tensor",
+        "none-in-dict", "bool", "complex", "empty-mapping", "scalar-among-outputs",
     ],
 )  # fmt: skip
 def test_a_step_without_a_usable_loss_is_one_warning_and_training_goes_on(
@@ -240,9 +242,53 @@ def test_a_step_without_a_usable_loss_is_one_warning_and_training_goes_on(
     assert len(caught) == 1
     assert "\n" not in str(caught[0].message)
     assert step() is result
-    assert not list(tmp_path.rglob("*events*"))
+    back = read_first_loss(tmp_path)
+    assert (back.run, dict(back.losses), dict(back.outputs)) == ("first_batch-no-loss", {}, {})
+    assert re.search(message, back.metadata["no_loss"])
     with pytest.raises(LossNotFoundError, match=message):
         FirstLoss(tmp_path, on_error="raise", **PLAIN).wrap(lambda: result)()
+
+
+def test_a_step_without_a_loss_keeps_graph_profile_and_report_and_leaves_its_name_free(tmp_path):
+    @tf.function
+    def train_step(x, loss=None):
+        weight.assign_add(tf.reduce_sum(x))
+        return loss
+
+    weight = tf.Variable(0.0)
+    for run in "first_batch-no-loss", "first_batch-no-loss-2":
+        first = FirstLoss(tmp_path, warm_step=1)
+        step = first.wrap(train_step)
+        with pytest.warns(CaptureWarning, match="the step returned None; return the loss"):
+            step(tf.ones([3]))
+        step(tf.ones([3]))
+        assert first.run_dir == str(tmp_path / run)
+        tags = {datum.tag for datum in iter_tensors(tmp_path / run)}
+        assert {"first_batch/report", "first_batch/tensors/manifest"} <= tags
+        assert any(d.plugin_name == "graph_run_metadata_graph" for d in iter_tensors(tmp_path))
+        (report,) = [d.value for d in iter_tensors(tmp_path / run, tags="first_batch/report")]
+        assert b"| no loss | the step returned None; return the loss" in report.item()
+        for profiled in run, f"{run}-warm":
+            assert len(list((tmp_path / profiled).rglob("*.xplane.pb"))) == 1
+    corrected = FirstLoss(tmp_path, on_error="raise", **PLAIN)
+    corrected.wrap(train_step)(tf.ones([3]), tf.constant(2.0))
+    assert corrected.run_dir == str(tmp_path / "first_batch")
+    assert list(read_first_losses(tmp_path)) == [
+        "first_batch",
+        "first_batch-no-loss",
+        "first_batch-no-loss-2",
+    ]
+
+
+def test_a_recording_without_a_loss_is_not_restored_as_the_first_batch(tmp_path):
+    first = FirstLoss(tmp_path, **PLAIN)
+    with pytest.warns(CaptureWarning, match="returned None"):
+        first.wrap(lambda: None)()
+    path = tf.train.Checkpoint(first=first).save(tmp_path / "checkpoint")
+    resumed = FirstLoss(tmp_path, **PLAIN)
+    tf.train.Checkpoint(first=resumed).restore(path)
+    resumed.wrap(lambda: 2.0)()
+    assert (resumed.first_batch.run, resumed.first_batch.loss) == ("first_batch", 2)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +340,7 @@ def test_recording_a_symbolic_tensor_says_where_to_record(tmp_path):
         step(tf.constant(1.0))
     with pytest.warns(CaptureWarning, match="symbolic"):
         first.record(leaked[0])
-    assert not list(tmp_path.rglob("*events*"))
+    assert first.first_batch.loss is None
 
 
 @pytest.mark.parametrize("where", ["inside", "after"])
@@ -336,7 +382,7 @@ def test_a_bad_record_inside_trace_is_one_warning_and_ends_it(tmp_path):
     with pytest.warns(CaptureWarning, match="not a tensor"), first.trace():
         first.record(None)
     first.record(tf.constant(2.0))
-    assert first.first_batch is None
+    assert first.first_batch.loss is None
 
 
 def test_non_finite_values_are_captured_exactly_and_counted(tmp_path):
