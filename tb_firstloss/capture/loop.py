@@ -13,6 +13,7 @@ import tensorflow as tf
 from tb_firstloss import checks
 from tb_firstloss.capture.keras.train_on_batch import capture_train_on_batch, is_train_on_batch
 from tb_firstloss.capture.options import DEFAULT_MAX_TENSOR_BYTES, Options
+from tb_firstloss.capture.signals import deferred, let_through
 from tb_firstloss.capture.step.call import StepCall, is_same_step, second_step
 from tb_firstloss.capture.step.recorder import StepRecorder
 from tb_firstloss.capture.step.result import Selector, Selectors, StepResult
@@ -139,21 +140,26 @@ class FirstLoss(StepRecorder):
             with contextlib.nullcontext() if self._turn.over else self._counted():
                 yield
             return
-        if self._trace is not None or not self._take_turn("trace()"):
+        if self._trace is not None or self._turn.captured:
             yield
             return
-        try:
-            with self._window() as trace:
-                yield
-        except BaseException:
-            self._pending = None
-            self._turn.give_back()
-            raise
-        self._trace, pending, self._pending = trace, self._pending, None
-        if pending is not None:
-            self._finish(pending)
-            return
-        self._await_record()
+        with deferred():
+            if not self._take_turn("trace()"):
+                with let_through():
+                    yield
+                return
+            try:
+                with self._window() as trace, let_through():
+                    yield
+            except BaseException:
+                self._pending = None
+                self._turn.give_back()
+                raise
+            self._trace, pending, self._pending = trace, self._pending, None
+            if pending is not None:
+                self._finish(pending)
+                return
+            self._await_record()
 
     def record(self, loss: Any, *, total: Any = None) -> None:
         """Records a loss. The first call wins; later ones do nothing.
@@ -165,30 +171,38 @@ class FirstLoss(StepRecorder):
         """
         if self._turn.captured or self._pending is not None:
             return
-        inside_trace = self._turn.is_mine() and tf.executing_eagerly()
-        if not inside_trace and not self._take_turn("record()"):
-            return
         result = StepResult((loss, total), loss=0, total=None if total is None else 1)
-        if not inside_trace:
-            self._finish(result)
-            return
-        # Read now, as a variable may change. Written when the window closes, so that the profile
-        # does not show it; an unusable loss raises again then.
-        with contextlib.suppress(Exception):
-            result.captured()
-        self._pending = result
+        with deferred():
+            inside_trace = self._turn.is_mine() and tf.executing_eagerly()
+            if not inside_trace and not self._take_turn("record()"):
+                return
+            if not inside_trace:
+                self._finish(result)
+                return
+            # Read now, as a variable may change. Written when the window closes, so that the
+            # profile does not show it; an unusable loss raises again then.
+            with contextlib.suppress(Exception):
+                result.captured()
+            self._pending = result
 
     def _first_call(self, call: StepCall, loss: Selector | None, total: Selectors | None) -> Any:
-        if not self._take_turn("the wrapped step"):
-            return call.step_fn(*call.args, **call.kwargs)
+        with deferred():
+            if self._take_turn("the wrapped step"):
+                return self._capture(call, loss, total)
+        return call.step_fn(*call.args, **call.kwargs)
+
+    def _capture(self, call: StepCall, loss: Selector | None, total: Selectors | None) -> Any:
         self._step_fn = call.step_fn
         try:
             if is_train_on_batch(call.step_fn):
-                value = capture_train_on_batch(self._recorder, call.step_fn, call.args, call.kwargs)
+                with let_through():
+                    value = capture_train_on_batch(
+                        self._recorder, call.step_fn, call.args, call.kwargs
+                    )
                 self._end_turn()
                 return value
             self._recorder.take_fingerprint(call)
-            with self._window() as trace:
+            with self._window() as trace, let_through():
                 value = call.step_fn(*call.args, **call.kwargs)
         except BaseException:
             self._turn.give_back()

@@ -14,6 +14,7 @@ from tb_firstloss.capture.environment import describe_environment
 from tb_firstloss.capture.expectation import NOT_SEEN, Expectation
 from tb_firstloss.capture.notices import warn
 from tb_firstloss.capture.options import Options
+from tb_firstloss.capture.signals import deferred, let_through
 from tb_firstloss.capture.step.call import Step
 from tb_firstloss.capture.step.result import Captured
 from tb_firstloss.capture.window.step_trace import StepTrace, step_window
@@ -104,18 +105,22 @@ class Recorder:
     @contextlib.contextmanager
     def window(self) -> Iterator[StepTrace]:
         """Opens the window around the first step; a step that raises leaves nothing behind."""
-        try:
-            step = self.step
-        except Exception as error:  # noqa: BLE001 - commit raises it, after the step
-            step, self._blocked = 0, error
-        self._claim()
         graph, profile = self.options.graph, self.options.profile
-        try:
-            with step_window(self.run_dir, step=step, graph=graph, profile=profile) as trace:
-                yield trace
-        except BaseException:
-            self._release()
-            raise
+        with deferred() as is_outermost:
+            try:
+                step = self.step
+            except Exception as error:  # noqa: BLE001 - commit raises it, after the step
+                step, self._blocked = 0, error
+            try:
+                self._claim()
+                with (
+                    step_window(self.run_dir, step=step, graph=graph, profile=profile) as trace,
+                    let_through(is_outermost),
+                ):
+                    yield trace
+            except BaseException:
+                self._release()
+                raise
 
     def no_window(self) -> StepTrace:
         """Returns the trace of a step that no window was around: what is missing, and why."""
@@ -170,7 +175,14 @@ class Recorder:
             raise self._blocked
         if self.run_dir is None:
             return first  # the chief writes
-        left_out = write_recording(first, self.run_dir, self.options, trace=trace, step=step)
+        try:
+            left_out = write_recording(first, self.run_dir, self.options, trace=trace, step=step)
+        except Exception:
+            raise
+        except BaseException:  # a signal that came twice: absent, so that the next call captures
+            self.first_batch = None
+            self._release()
+            raise
         self._report_trace(trace)
         self._report_left_out(left_out)
         number = self.options.warm_step
@@ -191,11 +203,12 @@ class Recorder:
         if warm is None or warm.over or not tf.executing_eagerly():
             yield
             return
-        with warm.count() as trace:
-            yield
-        if trace is not None:
-            with self.guard(f"{self.run_dir}: the warm step was not reported"):
-                warm.write(trace)
+        with deferred() if warm.is_next else contextlib.nullcontext(False) as is_outermost:
+            with warm.count() as trace, let_through(is_outermost):
+                yield
+            if trace is not None:
+                with self.guard(f"{self.run_dir}: the warm step was not reported"):
+                    warm.write(trace)
 
     def _expectation(self, inferred: Expectation | None) -> Expectation:
         expect = self.options.expect

@@ -15,6 +15,7 @@ from tb_firstloss.capture.environment import why_not_here
 from tb_firstloss.capture.notices import users_line
 from tb_firstloss.capture.options import Options
 from tb_firstloss.capture.recorder import Recorded, Recorder
+from tb_firstloss.capture.signals import deferred
 from tb_firstloss.capture.step.call import StepCall
 from tb_firstloss.capture.step.result import Captured, HasLoss
 from tb_firstloss.capture.window.step_trace import StepTrace
@@ -96,12 +97,13 @@ class StepRecorder(Recorded, UnchangingState):
         """Ends the turn if this thread's last trace() still has no record(): none will follow."""
         if self._tracer != threading.get_ident() or not self._turn.take():
             return
-        try:
-            self._pass_over(_NO_RECORD)
-        finally:
-            with self._recorder.guard(self._doing()):
-                self._commit(Captured(), None, no_loss=_NO_RECORD)
-            self._end_turn()
+        with deferred():
+            try:
+                self._pass_over(_NO_RECORD)
+            finally:
+                with self._recorder.guard(self._doing()):
+                    self._commit(Captured(), None, no_loss=_NO_RECORD)
+                self._end_turn()
 
     def _doing(self) -> str:
         return f"{self.logdir}: no first loss was recorded"
@@ -132,8 +134,13 @@ class StepRecorder(Recorded, UnchangingState):
                     raise
                 if captured is not None:
                     self._commit(captured, call)
-        finally:
+        except BaseException as error:
+            self._end_turn() if isinstance(error, Exception) else self._turn.give_back()
+            raise
+        else:
             self._end_turn()
+        finally:
+            self._trace = None
 
     def _commit(self, captured: Captured, call: StepCall | None, **facts: str) -> None:
         if not self._declines:
@@ -145,7 +152,7 @@ class StepRecorder(Recorded, UnchangingState):
             )
 
     def _end_turn(self) -> None:
-        self._tracer = None
+        self._tracer = self._trace = None
         if self._reminder is not None:
             self._reminder.detach()
         self._turn.finish(over=not self._recorder.awaits_warm_step)

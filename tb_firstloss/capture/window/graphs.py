@@ -18,6 +18,11 @@ NO_GRAPH = (
 )
 NO_COLLECTOR = "graph trace: this version of TensorFlow offers no known way to stop it again"
 USER_TRACE = "graph trace: tf.summary.trace_on is already on, and was left alone"
+OTHER_TRACE = "graph trace: another recorder collects graphs, and was left alone"
+TAKEN = (
+    "graph trace: the step, or another thread, called tf.summary.trace_on, trace_export or "
+    "trace_off itself; the recorder's was withdrawn"
+)
 
 
 @contextlib.contextmanager
@@ -32,31 +37,36 @@ def collecting(missing: list[str]) -> Iterator[list[Any]]:
     """
     collected: list[Any] = []
     collector = tensorflow_private.graph_collector()
-    trace_is_on = tensorflow_private.running_trace() is not None
-    if collector is None or trace_is_on:
-        missing.append(USER_TRACE if trace_is_on else NO_COLLECTOR)
+    if collector is None:
+        missing.append(NO_COLLECTOR)
         yield collected
         return
-    # An earlier trace of the user may still collect graphs (see _stop); they are not this step's.
-    collector.export_run_metadata()
-    tf.summary.trace_on(graph=True, profiler=False)
+
+    def stop() -> Any:
+        try:
+            return collector.export_run_metadata()
+        finally:
+            collector.disable_graph_collection()
+
+    def withdraw() -> None:
+        missing.append(TAKEN)
+        stop()
+
+    ours = tensorflow_private.Precedence(tensorflow_private.Precedence.TRACE, withdraw)
     try:
+        if tensorflow_private.running_trace() is not None:
+            missing.append(USER_TRACE)
+        elif not ours.begin():
+            missing.append(OTHER_TRACE)
+        else:
+            # An earlier trace of the user may still collect graphs; they are not this step's.
+            collector.export_run_metadata()
+            collector.enable_graph_collection()
+            ours.running = True
         yield collected
-    except BaseException:
-        _stop(collector)
-        raise
-    collected.append(_stop(collector))
-
-
-def _stop(collector: Any) -> Any:
-    """Stops collecting and returns the RunMetadata proto.
-
-    ``tf.summary.trace_export`` would need a writer at this moment, and leaves the collection on.
-    """
-    run_metadata = collector.export_run_metadata()
-    tf.summary.trace_off()
-    collector.disable_graph_collection()
-    return run_metadata
+    finally:
+        if ours.end():
+            collected.append(stop())
 
 
 def step_graph(step_fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tf.Graph | None:

@@ -12,7 +12,14 @@ import tensorflow as tf
 from tb_firstloss.capture.window import tensorflow_private
 from tb_firstloss.errors import first_line
 
+STEP_NAME = "train"
+"""Name of the step marker: the trace viewer shows ``train 0``."""
+
 BUSY = "profile: another profiler is running, and was left alone"
+TAKEN = (
+    "profile: the step, or another thread, called TensorFlow's profiler itself; the recorder's "
+    "was withdrawn"
+)
 NO_DEVICE_PLANE = (
     "the profile has no events of the GPU. Usually only root may read its performance counters "
     "(CUPTI_ERROR_INSUFFICIENT_PRIVILEGES): load the driver with "
@@ -22,33 +29,45 @@ NO_DEVICE_PLANE = (
 
 
 @contextlib.contextmanager
-def profiling(run_dir: str, options: Any, missing: list[str]) -> Iterator[None]:
+def profiling(run_dir: str, options: Any, step: int, missing: list[str]) -> Iterator[None]:
     """Profiles what is inside; if it raises, the profiler stops and writes nothing.
 
     Args:
         run_dir: Run directory; the profile goes to ``plugins/profile`` below it.
         options: ``tf.profiler.experimental.ProfilerOptions``, or True for the defaults.
+        step: Number of the step marker.
         missing: Gets a line with the reason if there is no profile.
     """
-    reason = _start(run_dir, None if options is True else options)
-    if reason is not None:
-        missing.append(reason)
-        yield
-        return
+    marker = contextlib.ExitStack()
+
+    def withdraw() -> None:
+        marker.close()  # first, or the profile that starts now would show it
+        tensorflow_private.forget_profiler()
+        missing.append(TAKEN)
+
+    ours = tensorflow_private.Precedence(tensorflow_private.Precedence.PROFILER, withdraw)
+
+    def stop(*, save: bool) -> None:
+        if ours.end():
+            marker.close()
+            missing.extend(_stop(save=save))
+
     try:
+        busy = tensorflow_private.running_profiler() is not None or not ours.begin()
+        reasons = [BUSY] if busy else _start(run_dir, None if options is True else options)
+        missing += reasons
+        if not reasons:
+            # _r marks the root of a step; without it, the overview page finds no step.
+            marker.enter_context(tf.profiler.experimental.Trace(STEP_NAME, step_num=step, _r=1))
+            ours.running = True
         yield
-    except BaseException:
-        _stop(save=False)
-        raise
-    reason = _stop(save=True)
-    if reason is not None:
-        missing.append(reason)
+        stop(save=True)
+    finally:
+        stop(save=False)
 
 
-def _start(run_dir: str, options: Any) -> str | None:
-    """Starts the profiler; returns why it did not start, or None."""
-    if tensorflow_private.running_profiler() is not None:
-        return BUSY
+def _start(run_dir: str, options: Any) -> list[str]:
+    """Starts the profiler; returns why it did not start, if it did not."""
     try:
         with _without_warning():
             tf.profiler.experimental.start(run_dir, options)
@@ -57,21 +76,21 @@ def _start(run_dir: str, options: Any) -> str | None:
             # A session outside Python's API is in the way. TensorFlow 2.16 to 2.21 do not let go
             # of their own session, which never started, and would refuse every later start.
             tf.profiler.experimental.stop(save=False)
-        return BUSY
+        return [BUSY]
     except Exception as error:  # noqa: BLE001 - whatever it is, the step has to run
-        return f"profile: the profiler did not start ({first_line(error)})"
-    return None
+        return [f"profile: the profiler did not start ({first_line(error)})"]
+    return []
 
 
-def _stop(*, save: bool) -> str | None:
-    """Stops the profiler; returns why there is no profile, or None."""
+def _stop(*, save: bool) -> list[str]:
+    """Stops the profiler; returns why there is no profile, if there is none."""
     try:
         tf.profiler.experimental.stop(save=save)
     except tf.errors.UnavailableError:
-        return "profile: the step stopped the profiler"
+        return [TAKEN]  # a version of TensorFlow whose lock is unknown
     except Exception as error:  # noqa: BLE001 - training goes on without a profile
-        return f"profile: it could not be written ({first_line(error)})"
-    return None
+        return [f"profile: it could not be written ({first_line(error)})"]
+    return []
 
 
 @contextlib.contextmanager

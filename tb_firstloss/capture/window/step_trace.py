@@ -12,9 +12,6 @@ import tensorflow as tf
 
 from tb_firstloss.capture.window import graphs, profiler
 
-STEP_NAME = "train"
-"""Name of the step marker: the trace viewer shows ``train 0``."""
-
 
 @dataclasses.dataclass
 class StepTrace:
@@ -61,13 +58,11 @@ def step_window(
         if graph and run_dir is not None:
             collected = window.enter_context(graphs.collecting(trace.missing))
         if profile and run_dir is not None:
-            window.enter_context(profiler.profiling(run_dir, profile, trace.missing))
-        # _r marks the root of a step; without it, the overview page finds no step.
-        with tf.profiler.experimental.Trace(STEP_NAME, step_num=step, _r=1):
-            start = time.perf_counter()
-            yield trace
-            _await_devices()
-            trace.seconds = time.perf_counter() - start
+            window.enter_context(profiler.profiling(run_dir, profile, step, trace.missing))
+        start = time.perf_counter()
+        yield trace
+        _await_devices()
+        trace.seconds = time.perf_counter() - start
     trace.run_metadata = collected[0] if collected else None
     if profile and run_dir is not None:
         _inspect_profile(run_dir, trace)

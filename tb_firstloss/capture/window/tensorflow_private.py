@@ -8,7 +8,8 @@ what is missing.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -30,11 +31,11 @@ class UnchangingState(tf.train.experimental.PythonState):  # type: ignore[misc] 
 def graph_collector() -> Any:
     """Returns the eager context, which collects graphs; None if it cannot be stopped again.
 
-    ``tf.summary.trace_on`` starts the collection. trace_off and trace_export leave it on, so that
-    every function built later is copied into memory; only the context's own method ends it.
+    ``tf.summary.trace_on`` would start the collection too, but trace_off and trace_export leave it
+    on, so that every function built later is copied into memory.
     """
     context = getattr(_module("tensorflow.python.eager.context"), "context", lambda: None)()
-    needed = ("export_run_metadata", "disable_graph_collection")
+    needed = ("enable_graph_collection", "export_run_metadata", "disable_graph_collection")
     return context if all(hasattr(context, name) for name in needed) else None
 
 
@@ -47,6 +48,70 @@ def running_trace() -> Any:
 def running_profiler() -> Any:
     """Returns the profiler session of ``tf.profiler.experimental.start``, or None."""
     return getattr(_module("tensorflow.python.profiler.profiler_v2"), "_profiler", None)
+
+
+def forget_profiler() -> None:
+    """Discards the session of ``tf.profiler.experimental.start``; its lock is held."""
+    vars(_module(Precedence.PROFILER[0]))["_profiler"] = None
+
+
+class Precedence:
+    """Gives all other callers of TensorFlow's profiler, or of its trace, precedence over ours.
+
+    A process has one of each, and TensorFlow takes a lock to start, stop or export it. This stands
+    in for that lock: whoever takes it finds that ours has just been withdrawn.
+
+    Args:
+        lock: Module and name of the lock.
+        withdraw: Discards ours, with the lock held.
+
+    Attributes:
+        running: Whether ours runs; to be set once it has started.
+    """
+
+    PROFILER = ("tensorflow.python.profiler.profiler_v2", "_profiler_lock")
+    TRACE = ("tensorflow.python.ops.summary_ops_v2", "_current_trace_context_lock")
+
+    def __init__(self, lock: tuple[str, str], withdraw: Callable[[], None]) -> None:
+        self.running = False
+        self._module, self._name = _module(lock[0]), lock[1]
+        self._lock = threading.Lock()
+        self._withdraw = withdraw
+
+    def begin(self) -> bool:
+        """Takes the lock's place; returns whether no other recorder has."""
+        lock = getattr(self._module, self._name, None)
+        if isinstance(lock, Precedence):
+            return False
+        if lock is not None:
+            self._lock = lock
+            setattr(self._module, self._name, self)
+        return True
+
+    def end(self) -> bool:
+        """Gives the place back; returns whether ours still runs, and is to be stopped now."""
+        with self._lock:
+            return self._end()
+
+    def _end(self) -> bool:
+        was_running, self.running = self.running, False
+        if getattr(self._module, self._name, None) is self:
+            setattr(self._module, self._name, self._lock)
+        return was_running
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        try:
+            if self.running:
+                self._end()
+                self._withdraw()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    @property
+    def __exit__(self) -> Any:  # noqa: PYI036 - the lock's: no signal comes between it and `with`
+        return self._lock.__exit__
 
 
 def op_determinism() -> bool | None:

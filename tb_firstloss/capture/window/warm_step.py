@@ -44,6 +44,11 @@ class WarmStep:
         self._first = first
         self._lock = threading.Lock()
 
+    @property
+    def is_next(self) -> bool:
+        """Whether the next step counted is the warm step."""
+        return self._left == 1
+
     @contextlib.contextmanager
     def count(self) -> Iterator[StepTrace | None]:
         """Counts the step inside, unless it raises, and profiles it if it is the warm step.

@@ -396,7 +396,7 @@ def test_after_the_warm_step_a_call_goes_straight_through(tmp_path):
 
     for _ in range(4):
         step(tf.constant(1.0))
-    assert seen == ["_first_call", "_later_call", "step", "step"]
+    assert seen == ["_capture", "_later_call", "step", "step"]
 
 
 def test_after_a_warm_step_that_raises_the_next_one_is_the_warm_step(tmp_path):
