@@ -14,6 +14,7 @@ from tb_firstloss.capture.keras.model_step import ModelStep
 from tb_firstloss.capture.keras.stand_in import LaterExecutions, StandIn
 from tb_firstloss.capture.keras.train_function import CapturingFunction
 from tb_firstloss.capture.recorder import Recorder
+from tb_firstloss.capture.signals import deferred, let_through
 from tb_firstloss.capture.step.result import Captured
 from tb_firstloss.capture.window.step_trace import StepTrace
 from tb_firstloss.errors import CaptureError
@@ -87,18 +88,19 @@ class FirstExecution(StandIn):
             self._for_each([recorder for recorder, _ in self._wishes], _refuse_to_be_traced)
         if self.over:
             return self._function(iterator)  # for a function of the user's around this one
-        try:
-            self._recorders = [recorder for recorder, before in self._wishes if before()]
-            self._for_each(self._recorders, lambda _: self._prepare())
-            if self._recorders and self._capturing is not None:
-                return self._capture(self._capturing, iterator)
-            return self._run_own(iterator)
-        except _END_OF_DATA:
-            self.had_no_batch = True
-            raise  # the next call is still the first
-        except BaseException:
-            self.give_back()
-            raise
+        with deferred():
+            try:
+                self._recorders = [recorder for recorder, before in self._wishes if before()]
+                self._for_each(self._recorders, lambda _: self._prepare())
+                if self._recorders and self._capturing is not None:
+                    return self._capture(self._capturing, iterator)
+                return self._run_own(iterator)
+            except _END_OF_DATA:
+                self.had_no_batch = True
+                raise  # the next call is still the first
+            except BaseException:
+                self.give_back()
+                raise
 
     @property
     def _goes_step_by_step(self) -> bool:
@@ -198,9 +200,12 @@ class FirstExecution(StandIn):
         ):
             return logs  # train_on_batch passes an iterator over one batch
         if not self._goes_step_by_step:
-            with library.steps_set_to(self._model, steps - 1):
+            with library.steps_set_to(self._model, steps - 1), let_through():
                 return self._function(iterator)
-        with contextlib.suppress(StopIteration):  # Keras 3.7 and later; before, they raise
+        with (
+            let_through(),
+            contextlib.suppress(StopIteration),
+        ):  # Keras 3.7 and later; before, they raise
             for _ in range(steps - 1):
                 logs, _ = capturing.run(iterator)
         # Before Keras 3.7, the TensorBoard callback asks the tf.function for its graph next.
@@ -211,7 +216,8 @@ class FirstExecution(StandIn):
 
     def _run_own(self, iterator: Any) -> Any:
         self.give_back()
-        logs = self._function(iterator)
+        with let_through():
+            logs = self._function(iterator)
         self.over = True
         everyone = [recorder for recorder, _ in self._wishes]
         self._for_each(everyone, _decline)

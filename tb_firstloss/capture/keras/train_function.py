@@ -12,6 +12,7 @@ from tb_firstloss.capture.keras import library, step_loss
 from tb_firstloss.capture.keras.hooks import temporary_attribute
 from tb_firstloss.capture.keras.observe import Observation, keep_per_replica, observe
 from tb_firstloss.capture.keras.stand_in import StandIn, places_kept
+from tb_firstloss.capture.signals import let_through
 from tb_firstloss.errors import CaptureError
 
 _LOGS, _TENSOR = "tb_firstloss/logs", "tb_firstloss/tensor/"
@@ -111,7 +112,8 @@ class CapturingFunction(StandIn):
                 if isinstance(iterator, list):  # Keras takes it, and TensorFlow cannot trace it
                     iterator = iter(tf.data.Dataset.from_tensors(*iterator))
                 self._refuse_random_state(iterator)
-            result = self._function(iterator)
+            with let_through():
+                result = self._function(iterator)
         return _split(result)
 
     def facts_of(self, tensors: step_loss.Tensors | None) -> step_loss.StepFacts:
@@ -171,7 +173,8 @@ class CapturingFunction(StandIn):
         if function is None:
             return  # run eagerly, the state is TensorFlow's
         # Only a trace that runs to its end initializes the optimizer's variables.
-        function.get_concrete_function(iterator)
+        with let_through():
+            function.get_concrete_function(iterator)
         if self.graph is not None and step_loss.has_seeded_random_ops(self.graph):
             self.has_random_state = True
             raise CaptureError("the step keeps a random state")
