@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tb_firstloss import checks
-from tb_firstloss.capture.notices import warn
+from tb_firstloss.capture.notices import tell, warn
 from tb_firstloss.errors import (
-    CaptureError,
-    CaptureWarning,
     UnexpectedLossError,
     UnexpectedLossWarning,
 )
@@ -51,26 +49,20 @@ class Expectation:
             return  # nothing was captured, and a warning has said so
         if self.value is None:
             if self.reason:
-                _tell(f"{where}: expect='auto' expects nothing: {self.reason}", on_error)
+                tell(f"{where}: expect='auto' expects nothing: {self.reason}", on_error)
             return
         try:
             verdict = checks.check(first, self.value)
         except ValueError as error:
             reason = str(error).removeprefix(f"{first.run}: ")
-            _tell(f"{where}: not compared with the expectation: {reason}", on_error)
+            tell(f"{where}: not compared with the expectation: {reason}", on_error)
             return
         if not verdict.ok and on_error == "raise":
             raise UnexpectedLossError(f"{where}: {verdict}")
         if not verdict.ok:
             warn(f"{where}: {verdict}", UnexpectedLossWarning)
         if self.rest:
-            _tell(f"{where}: expect='auto' expects nothing of {self.rest}", on_error)
+            tell(f"{where}: expect='auto' expects nothing of {self.rest}", on_error)
 
 
 NOT_SEEN = Expectation(None, "the loss function was not seen")
-
-
-def _tell(message: str, on_error: str) -> None:
-    if on_error == "raise":
-        raise CaptureError(message)
-    warn(message, CaptureWarning)

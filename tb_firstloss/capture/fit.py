@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -11,6 +13,8 @@ import tensorflow as tf
 from tb_firstloss.capture import resume
 from tb_firstloss.capture.keras import library
 from tb_firstloss.capture.keras.first_execution import FirstExecution
+from tb_firstloss.capture.keras.stand_in import when_made
+from tb_firstloss.capture.notices import tell
 from tb_firstloss.capture.options import DEFAULT_MAX_TENSOR_BYTES, Options
 from tb_firstloss.capture.recorder import Recorded, Recorder
 
@@ -75,61 +79,133 @@ class FirstLossCallback(Recorded, library.IdleCallback):
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
         given = {name: value for name, value in locals().items() if name != "self"}
-        library.check_backend()
+        _check_backend()
         self._recorder = Recorder(Options(**given))
         self.model: Any = None
         self.params: Mapping[str, Any] | None = None
         self._over = False
-        self._execution: FirstExecution | None = None
-        self._train_function_before: Any = None
+        self._told = False
+        self._training = False
+        self._epoch = 0
+        self._history: Any = None
         self._iterations_before = 0
+        self._waiting = contextlib.ExitStack()
+        self._execution: FirstExecution | None = None
 
-    def set_params(self, params: Mapping[str, Any]) -> None:
+    def set_params(self, params: Mapping[str, Any] | None = None) -> None:
         """Takes fit's parameters."""
         self.params = params
 
-    def set_model(self, model: Any) -> None:
+    def set_model(self, model: Any = None) -> None:
         """Takes the model, before fit makes its train function or restores a checkpoint."""
-        self._finish()  # an exception may have ended an earlier fit without on_train_end
+        if model is None:
+            raise TypeError(
+                "callbacks: FirstLossCallback is a class; give an instance, such as "
+                "FirstLossCallback('runs/mine')"
+            )
+        self._leave()  # an exception may have ended an earlier fit without on_train_end
         self.model = model
-        self._train_function_before = getattr(model, "train_function", None)
+        self._history = getattr(model, "history", None)
         self._iterations_before = library.iterations_of(model)
+        if not self._over:
+            self._waiting.enter_context(when_made(model, self._take))
+
+    def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's
+        """Notes that what follows is training."""
+        self._training = True
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras's
-        """Takes the train function's place: the last hook before the first batch."""
-        if self._over or self._execution is not None:
-            return
-        model, history = self.model, getattr(self.model, "history", None)
-        self._execution = FirstExecution(
-            model,
-            self._recorder,
-            source="model.fit",
-            is_new=self._train_function_before is None,
-            # Another history means another fit: this one ended before its first batch.
-            before=lambda: getattr(model, "history", None) is history and self._begin(epoch),
-        )
+        """Makes sure of the train function's place: the last hook before the first batch."""
+        self._epoch = epoch
+        if self._execution is not None:
+            self._execution.retake()
+        elif getattr(self.model, "train_function", None) is not None:
+            self._take(is_new=False)
 
     def on_train_end(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's
-        """Gives the train function back if fit has trained on no batch."""
-        self._finish()
+        """Gives the train function back, and says so if fit has not trained with it."""
+        self._end("model.fit")
 
-    def _finish(self) -> None:
-        if self._execution is not None:
-            self._execution.give_back()
-            self._over = self._execution.over
-            self._execution = None
+    def on_test_end(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's
+        """Says that evaluation trains on nothing, unless it is a part of training."""
+        if not self._training:
+            self._end("model.evaluate")
 
-    def _begin(self, epoch: int) -> bool:
+    def on_predict_end(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's
+        """Says that prediction trains on nothing, unless it is a part of training."""
+        if not self._training:
+            self._end("model.predict")
+
+    def _take(self, *, is_new: bool) -> None:
+        """Takes the place of the train function for the first batch, unless it is past."""
+        if not self._over and self._execution is None and self._is_this_fit():
+            self._execution = FirstExecution.in_place(self.model, "model.fit", is_new=is_new)
+            self._execution.add(self._recorder, before=self._begin)
+
+    def _is_this_fit(self) -> bool:
+        # Another history means another fit: this one ended before its first batch.
+        return getattr(self.model, "history", None) is self._history
+
+    def _leave(self) -> FirstExecution | None:
+        """Leaves the model alone, and returns what held the place of its train function."""
+        self._waiting.close()
+        execution, self._execution = self._execution, None
+        self._training = False
+        if execution is not None:
+            execution.give_back()
+            self._over = self._over or execution.over
+        return execution
+
+    def _end(self, what: str) -> None:
+        execution = self._leave()
+        if self._over or self._told:
+            return
+        self._told = True
+        reason = (
+            "the model's train function was not called; wrap the step of a training loop of your "
+            "own with FirstLoss.wrap"
+        )
+        if what != "model.fit":
+            reason = "it trains on no batch; give the callback to model.fit"
+        elif execution is not None and execution.had_no_batch:
+            reason = "there was no batch to train on; check the dataset"
+        tell(
+            f"{self.logdir}: no first loss of {what} was recorded: {reason}",
+            self._recorder.options.on_error,
+        )
+
+    def _begin(self) -> bool:
         """Returns whether to record; the first train call asks, once callbacks have restored.
 
         Whichever callback restores a checkpoint, the optimizer has then trained on batches that
         this process has not.
         """
+        if not self._is_this_fit():
+            return False
         iterations = library.iterations_of(self.model)
-        if epoch > 0:
-            signs = f"fit begins with epoch {epoch}"
+        if self._epoch > 0:
+            signs = f"fit begins with epoch {self._epoch}"
         elif iterations != self._iterations_before:
             signs = f"a callback has restored an optimizer after {iterations} batches"
         else:
             return True
         return resume.may_record(self._recorder, signs, trained=iterations)
+
+
+def _check_backend() -> None:
+    """Makes sure that Keras computes with TensorFlow.
+
+    Raises:
+        ValueError: Keras 3 is set to another backend, and tf_keras is not in use.
+    """
+    keras = sys.modules.get("keras")
+    if keras is None:
+        # Importing it for the question would cost seconds; a model of Keras 3 cannot exist yet.
+        backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    else:
+        backend = keras.config.backend()
+    if backend != "tensorflow" and "tf_keras" not in sys.modules:
+        raise ValueError(
+            f"FirstLossCallback: Keras computes with {backend}; only TensorFlow is supported: set "
+            "KERAS_BACKEND=tensorflow before importing Keras"
+        )

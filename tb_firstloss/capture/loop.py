@@ -11,24 +11,15 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from tb_firstloss import checks
-from tb_firstloss.capture import resume
-from tb_firstloss.capture.distribution import workers
-from tb_firstloss.capture.distribution.turn import Turn
 from tb_firstloss.capture.keras.train_on_batch import capture_train_on_batch, is_train_on_batch
-from tb_firstloss.capture.notices import INSIDE_FUNCTION, warn
 from tb_firstloss.capture.options import DEFAULT_MAX_TENSOR_BYTES, Options
-from tb_firstloss.capture.recorder import Recorded, Recorder
 from tb_firstloss.capture.signals import deferred, let_through
 from tb_firstloss.capture.step.call import StepCall, is_same_step, second_step
+from tb_firstloss.capture.step.recorder import StepRecorder
 from tb_firstloss.capture.step.result import Selector, Selectors, StepResult
-from tb_firstloss.capture.window.step_trace import StepTrace
-from tb_firstloss.capture.window.tensorflow_private import UnchangingState
-from tb_firstloss.capture.writing import packed
-from tb_firstloss.errors import CaptureWarning
-from tb_firstloss.first_batch import FirstBatch
 
 
-class FirstLoss(Recorded, UnchangingState):
+class FirstLoss(StepRecorder):
     """Records the loss of the first training batch, exactly as training computed it.
 
     ::
@@ -87,22 +78,13 @@ class FirstLoss(Recorded, UnchangingState):
         on_resume: Literal["skip", "record", "error"] = "skip",
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
-        given = {name: value for name, value in locals().items() if name != "self"}
+        given = dict(locals())
+        del given["self"], given["__class__"]
         # Refuses "auto": nobody sees the loss function of a loop.
         given["expect"] = None if expect is None else checks.parse_expectations(expect)
-        self._recorder = Recorder(Options(**given))
-        self._turn = Turn()
-        self._trace: StepTrace | None = None
+        super().__init__(Options(**given))
         self._pending: StepResult | None = None
-        self._restored: FirstBatch | None = None
-        self._declines = False
         self._step_fn: Callable[..., Any] | None = None
-        self._warned_inside_function = False
-
-    @property
-    def first_batch(self) -> FirstBatch | None:
-        """What was captured, or restored from a checkpoint; None before that."""
-        return self._recorder.first_batch or self._restored
 
     def wrap(
         self,
@@ -153,8 +135,9 @@ class FirstLoss(Recorded, UnchangingState):
         ``with first.trace(): loss = step(x, y); first.record(loss)``. It can stay in the loop: from
         the second time on, it only counts steps for ``warm_step``.
         """
-        if self._turn.captured and not self._turn.over:
-            with self._counted():
+        self._end_awaiting_record()
+        if self._turn.captured:
+            with contextlib.nullcontext() if self._turn.over else self._counted():
                 yield
             return
         if self._trace is not None or self._turn.captured:
@@ -173,7 +156,10 @@ class FirstLoss(Recorded, UnchangingState):
                 self._turn.give_back()
                 raise
             self._trace, pending, self._pending = trace, self._pending, None
-            self._turn.give_back() if pending is None else self._finish(pending)
+            if pending is not None:
+                self._finish(pending)
+                return
+            self._await_record()
 
     def record(self, loss: Any, *, total: Any = None) -> None:
         """Records a loss. The first call wins; later ones do nothing.
@@ -198,40 +184,6 @@ class FirstLoss(Recorded, UnchangingState):
             with contextlib.suppress(Exception):
                 result.captured()
             self._pending = result
-
-    def serialize(self) -> bytes:
-        """Returns what a checkpoint stores: every bit of the first batch, or nothing."""
-        return packed.to_bytes(self.first_batch)
-
-    def deserialize(self, content: bytes) -> None:
-        """Restores the first batch from a checkpoint; what was captured here takes precedence."""
-        with self._recorder.guard(f"{self.logdir}: the first loss was not restored"):
-            self._restored = packed.from_bytes(content)
-
-    def _take_turn(self, caller: str) -> bool:
-        """Returns whether this call captures."""
-        if not tf.executing_eagerly():
-            if not self._warned_inside_function:
-                self._warned_inside_function = True
-                warn(f"{caller} {INSIDE_FUNCTION}", CaptureWarning)
-            return False
-        if not self._turn.take():
-            return False
-        try:
-            if self._restored is None or resume.may_record(
-                self._recorder,
-                f"a checkpoint has restored the first batch of step {self._restored.step}",
-                earlier=self._restored,
-            ):
-                return True
-        except BaseException:
-            self._turn.give_back()
-            raise
-        if workers.worker_count(self._recorder.strategy) > 1:
-            self._declines = True  # the other workers may want to record, and wait for this one
-            return True
-        self._turn.finish(over=True)
-        return False
 
     def _first_call(self, call: StepCall, loss: Selector | None, total: Selectors | None) -> Any:
         with deferred():
@@ -270,40 +222,3 @@ class FirstLoss(Recorded, UnchangingState):
         with self._recorder.guard(f"{self.logdir}: the loss of a second step was not recorded"):
             raise second_step(self._step_fn, step_fn)
         return True
-
-    @contextlib.contextmanager
-    def _counted(self) -> Iterator[None]:
-        """Counts the step inside towards the warm step."""
-        try:
-            with self._recorder.later_step():
-                yield
-        finally:
-            self._turn.over = not self._recorder.awaits_warm_step
-
-    def _window(self) -> contextlib.AbstractContextManager[StepTrace | None]:
-        return contextlib.nullcontext() if self._declines else self._recorder.window()
-
-    def _finish(self, result: StepResult, call: StepCall | None = None) -> None:
-        """Writes the first batch and ends the turn, whether or not writing succeeds."""
-        strategy = self._recorder.strategy
-        try:
-            with self._recorder.guard(f"{self.logdir}: the first loss was not recorded"):
-                workers.check_strategy_is_known(strategy)
-                own = None if self._declines else result
-                if captured := workers.agree(own, strategy, may_be_reduced=True):
-                    self._recorder.commit(
-                        captured,
-                        metadata={"captured_from": "custom loop"},
-                        trace=self._trace or self._recorder.no_window(),
-                        step=call,
-                    )
-        except BaseException as error:
-            self._end_turn() if isinstance(error, Exception) else self._turn.give_back()
-            raise
-        else:
-            self._end_turn()
-        finally:
-            self._trace = None
-
-    def _end_turn(self) -> None:
-        self._turn.finish(over=not self._recorder.awaits_warm_step)

@@ -2,31 +2,53 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
+import traceback
 import warnings
 from pathlib import Path
+from types import FrameType
 
-from tb_firstloss.errors import FirstLossWarning
+from tb_firstloss.errors import CaptureError, CaptureWarning, FirstLossWarning
 
-INSIDE_FUNCTION = (
-    "is inside a tf.function, where the loss of the first batch has no value yet: it records "
-    "nothing and changes nothing there. Wrap the outermost call, the one that your Python loop "
-    "makes; if the loop itself is in the tf.function, take one batch from the iterator, pass it to "
-    "a wrapped step, and pass the iterator to the tf.function for the rest"
-)
-
-_PACKAGE = str(Path(__file__).parents[1]) + os.sep
+_OURS = frozenset({__name__.partition(".")[0], "contextlib"})
+_LIBRARIES = frozenset({"tensorflow", "keras", "tf_keras"})
 
 
 def warn(message: str, category: type[FirstLossWarning]) -> None:
-    """Warns at the nearest frame outside this package: the line that called it."""
-    frame, stacklevel = sys._getframe(1), 2  # noqa: SLF001 - warnings.warn needs the depth
-    while frame.f_back is not None and _is_internal(frame.f_code.co_filename):
-        frame, stacklevel = frame.f_back, stacklevel + 1
-    warnings.warn(message, category, stacklevel=stacklevel)
+    """Warns at the user's line."""
+    warnings.warn(message, category, stacklevel=_users_frame()[0])
 
 
-def _is_internal(filename: str) -> bool:
-    return filename.startswith(_PACKAGE) or filename == contextlib.__file__
+def tell(message: str, on_error: str) -> None:
+    """Warns of what is missing, or raises a CaptureError if ``on_error`` is "raise"."""
+    if on_error == "raise":
+        raise CaptureError(message)
+    warn(message, CaptureWarning)
+
+
+def users_line() -> tuple[str, int]:
+    """Returns file and number of the user's line, for ``warnings.warn_explicit``."""
+    _, frame = _users_frame()
+    return frame.f_code.co_filename, frame.f_lineno
+
+
+def _users_frame() -> tuple[int, FrameType]:
+    """Returns the nearest frame outside this package and the libraries, and its stacklevel.
+
+    Where there is none, as in a thread that TensorFlow starts, it is the nearest outside this
+    package.
+    """
+    calls = traceback.walk_stack(sys._getframe(1))  # noqa: SLF001 - documented by Python
+    frames = list(enumerate((frame for frame, _ in calls), start=1))
+    outside = [(level, frame) for level, frame in frames if _package_of(frame) not in _OURS]
+    users = (found for found in outside if not _is_of_library(found[1]))
+    return next(users, (outside or frames)[0])
+
+
+def _is_of_library(frame: FrameType) -> bool:
+    is_generated = Path(frame.f_code.co_filename).name.startswith("__autograph_generated_file")
+    return is_generated or _package_of(frame) in _LIBRARIES
+
+
+def _package_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]

@@ -145,7 +145,7 @@ class Recorder:
         """Makes the first batch out of a step's loss, writes it, and returns it.
 
         Args:
-            captured: The loss.
+            captured: The loss; an empty one goes to the run ``<tag>-no-loss``, on a local disk.
             metadata: How it was captured. The environment, the size of the batch, the fingerprint
                 and the user's own metadata are added.
             trace: What the window gathered; None where there was no window.
@@ -156,6 +156,9 @@ class Recorder:
             NotDurableError: The first batch is in memory, and not on disk.
         """
         self._claim()
+        if captured.is_empty and self.run_dir is not None:
+            # The corrected run can then have the tag's own name.
+            self.run_dir = run_dirs.rename_run_dir(self.run_dir, f"{self.options.tag}-no-loss")
         trace = trace or StepTrace(step=self.step)
         expectation = self._expectation(inferred)
         facts = {

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import re
 
 from tb_firstloss.capture.recorder import Recorder
 from tb_firstloss.errors import CaptureError, ReadError, ResumedRunError
 from tb_firstloss.first_batch import FirstBatch
 from tb_firstloss.reading.recordings import read_first_losses
-
-logger = logging.getLogger(__name__)
 
 
 def may_record(
@@ -26,15 +23,16 @@ def may_record(
 
     Raises:
         ResumedRunError: ``on_resume="error"``.
-        CaptureError: ``on_resume="record"`` and ``on_error="raise"``, and the step is not later
-            than the recording's.
+        CaptureError: ``on_error="raise"``, and there is no recording to adopt, or none to make
+            because the step is not later than the recording's.
     """
     if recorder.options.on_resume == "error":
         raise ResumedRunError(
             f"{recorder.logdir}: {signs}, so its first batch is past; on_resume='skip' takes the "
             "recording that exists, on_resume='record' records under a later step"
         )
-    with recorder.guard(f"{recorder.logdir}: the first loss was not recorded"):
+    failure = f"{recorder.logdir}: the first loss was not recorded"
+    with recorder.guard(failure):
         if earlier is None:
             earlier = _newest_recording(recorder.logdir, recorder.options.tag)
         if recorder.options.on_resume == "record":
@@ -42,10 +40,9 @@ def may_record(
             return True
         recorder.adopt(earlier)
         if earlier is None:
-            logger.warning(
-                "%s: %s, and there is no recording of its first batch; none is made",
-                recorder.logdir,
-                signs,
+            raise CaptureError(
+                f"{failure}: {signs}, and there is no recording of its first batch; "
+                "on_resume='record' records the first batch from there on"
             )
     return False
 

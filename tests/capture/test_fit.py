@@ -1,7 +1,6 @@
 """model.fit with the callback: training unchanged bit for bit, and the first batch's loss."""
 
 import importlib
-import logging
 import random
 import subprocess
 import sys
@@ -270,7 +269,7 @@ class _Restores(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize("ours_first", [True, False], ids=["before", "after"])
-def test_a_restored_fit_adopts_the_existing_recording(ours_first, tmp_path, caplog):
+def test_a_restored_fit_adopts_the_existing_recording(ours_first, tmp_path):
     earlier = callback(tmp_path)
     fit(fit_cases.regression(keras), [earlier])
 
@@ -287,16 +286,15 @@ def test_a_restored_fit_adopts_the_existing_recording(ours_first, tmp_path, capl
         resume(on_resume="error")
     with pytest.warns(errors.CaptureWarning, match="step 1 is not later"):
         assert resume(on_resume="record", step=1).first_batch is None
-    with caplog.at_level(logging.WARNING):
+    with pytest.warns(errors.CaptureWarning, match="no recording of its first batch"):
         assert resume(tag="other").first_batch is None
-    assert "no recording of its first batch" in caplog.text
 
 
-def test_a_restored_fit_may_have_a_new_logdir(tmp_path, caplog):
+def test_a_restored_fit_without_an_earlier_recording_raises_where_it_may(tmp_path):
     first = FirstLossCallback(tmp_path / "new", on_error="raise")
-    fit(fit_cases.regression(keras), [_Restores(), first])
+    with pytest.raises(errors.CaptureError, match="no recording of its first batch"):
+        fit(fit_cases.regression(keras), [_Restores(), first])
     assert first.first_batch is None
-    assert "no recording of its first batch" in caplog.text
 
 
 @pytest.mark.skipif(
@@ -360,7 +358,10 @@ def test_an_unwritable_logdir_is_one_warning_and_training_goes_on(tmp_path):
 def test_without_a_batch_nothing_is_recorded_and_the_model_is_untouched(tmp_path):
     model = fit_cases.regression(keras).model
     nothing = tf.data.Dataset.from_tensor_slices(fit_cases.numbers()[:2]).take(0).batch(8)
-    model.fit(nothing, verbose=0, callbacks=[first := callback(tmp_path)])
+    first = callback(tmp_path)
+    with pytest.warns(errors.CaptureWarning, match="no batch to train on") as caught:
+        model.fit(nothing, verbose=0, callbacks=[first])
+    assert sum(issubclass(w.category, errors.CaptureWarning) for w in caught) == 1
     assert first.first_batch is None
     assert not list(tmp_path.iterdir())
 

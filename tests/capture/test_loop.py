@@ -1,5 +1,9 @@
+import contextlib
+import gc
 import importlib
 import inspect
+import re
+import subprocess
 import sys
 import threading
 import warnings
@@ -8,8 +12,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tb_firstloss import FirstLoss, iter_tensors, read_first_loss
-from tb_firstloss.errors import CaptureError, CaptureWarning, LossNotFoundError
+from tb_firstloss import (
+    FirstLoss,
+    FirstLossCallback,
+    iter_tensors,
+    read_first_loss,
+    read_first_losses,
+)
+from tb_firstloss.errors import (
+    CaptureError,
+    CaptureWarning,
+    LossNotFoundError,
+    UnexpectedLossWarning,
+)
 from tests.helpers.training import Linear, batches
 
 PLAIN = {"graph": False, "profile": False}
@@ -212,12 +227,13 @@ def test_one_thread_captures_and_the_others_pass_through(tmp_path):
 @pytest.mark.parametrize(
     ("make_result", "message"),
     [
-        (lambda: None, "the step returned None; say which"),
-        (lambda: (), "a tuple with no items"),
-        (lambda: {"acc": tf.constant(1)}, r"a mapping with 'acc': int32\[\]"),
-        (lambda: (tf.zeros([2]), 3), r"a tuple with \[0\]: float32\[2\], \[1\]: 3"),
-        (lambda: "text", "the step returned a str"),
-        (lambda: tf.constant(3), r"int32\[\], which has no gradient"),
+        (lambda: None, "the step returned None; return the loss from the step"),
+        (lambda: (), "a tuple with no items; return the loss from the step"),
+        (lambda: {"acc": tf.constant(1)}, r"a mapping with 'acc': int32\[\]; return the loss"),
+        (lambda: (tf.zeros([2]), 3), r"a tuple with \[0\]: float32\[2\], \[1\]: 3; say which"),
+        (lambda: {"a": {"b": 1.0}}, "a mapping with 'a': a dict; say which"),
+        (lambda: "text", "the step returned a str; return the loss"),
+        (lambda: tf.constant(3), r"int32\[\], which has no gradient; return the float"),
         (lambda: tf.constant("text"), "tensor of string"),
         (lambda: {"loss": None}, "the loss is None"),
         (lambda: tf.constant(True), "dtype bool"),
@@ -226,8 +242,8 @@ def test_one_thread_captures_and_the_others_pass_through(tmp_path):
         (lambda: {"loss": [tf.zeros([2]), tf.zeros([])]}, "'1' is a scalar among several"),
     ],
     ids=[
-        "none", "empty-tuple", "no-key", "tuple", "str", "integer", "string-tensor", "none-in-dict",
-        "bool", "complex", "empty-mapping", "scalar-among-outputs",
+        "none", "empty-tuple", "no-key", "tuple", "nested", "str", "integer", "string-tensor",
+        "none-in-dict", "bool", "complex", "empty-mapping", "scalar-among-outputs",
     ],
 )  # fmt: skip
 def test_a_step_without_a_usable_loss_is_one_warning_and_training_goes_on(
@@ -240,9 +256,53 @@ def test_a_step_without_a_usable_loss_is_one_warning_and_training_goes_on(
     assert len(caught) == 1
     assert "\n" not in str(caught[0].message)
     assert step() is result
-    assert not list(tmp_path.rglob("*events*"))
+    back = read_first_loss(tmp_path)
+    assert (back.run, dict(back.losses), dict(back.outputs)) == ("first_batch-no-loss", {}, {})
+    assert re.search(message, back.metadata["no_loss"])
     with pytest.raises(LossNotFoundError, match=message):
         FirstLoss(tmp_path, on_error="raise", **PLAIN).wrap(lambda: result)()
+
+
+def test_a_step_without_a_loss_keeps_graph_profile_and_report_and_leaves_its_name_free(tmp_path):
+    @tf.function
+    def train_step(x, loss=None):
+        weight.assign_add(tf.reduce_sum(x))
+        return loss
+
+    weight = tf.Variable(0.0)
+    for run in "first_batch-no-loss", "first_batch-no-loss-2":
+        first = FirstLoss(tmp_path, warm_step=1)
+        step = first.wrap(train_step)
+        with pytest.warns(CaptureWarning, match="the step returned None; return the loss"):
+            step(tf.ones([3]))
+        step(tf.ones([3]))
+        assert first.run_dir == str(tmp_path / run)
+        tags = {datum.tag for datum in iter_tensors(tmp_path / run)}
+        assert {"first_batch/report", "first_batch/tensors/manifest"} <= tags
+        assert any(d.plugin_name == "graph_run_metadata_graph" for d in iter_tensors(tmp_path))
+        (report,) = [d.value for d in iter_tensors(tmp_path / run, tags="first_batch/report")]
+        assert b"| no loss | the step returned None; return the loss" in report.item()
+        for profiled in run, f"{run}-warm":
+            assert len(list((tmp_path / profiled).rglob("*.xplane.pb"))) == 1
+    corrected = FirstLoss(tmp_path, on_error="raise", **PLAIN)
+    corrected.wrap(train_step)(tf.ones([3]), tf.constant(2.0))
+    assert corrected.run_dir == str(tmp_path / "first_batch")
+    assert list(read_first_losses(tmp_path)) == [
+        "first_batch",
+        "first_batch-no-loss",
+        "first_batch-no-loss-2",
+    ]
+
+
+def test_a_recording_without_a_loss_is_not_restored_as_the_first_batch(tmp_path):
+    first = FirstLoss(tmp_path, **PLAIN)
+    with pytest.warns(CaptureWarning, match="returned None"):
+        first.wrap(lambda: None)()
+    path = tf.train.Checkpoint(first=first).save(tmp_path / "checkpoint")
+    resumed = FirstLoss(tmp_path, **PLAIN)
+    tf.train.Checkpoint(first=resumed).restore(path)
+    resumed.wrap(lambda: 2.0)()
+    assert (resumed.first_batch.run, resumed.first_batch.loss) == ("first_batch", 2)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +354,7 @@ def test_recording_a_symbolic_tensor_says_where_to_record(tmp_path):
         step(tf.constant(1.0))
     with pytest.warns(CaptureWarning, match="symbolic"):
         first.record(leaked[0])
-    assert not list(tmp_path.rglob("*events*"))
+    assert first.first_batch.loss is None
 
 
 @pytest.mark.parametrize("where", ["inside", "after"])
@@ -312,13 +372,202 @@ def test_trace_and_record_in_a_loop_that_is_not_wrapped(tmp_path, where):
     assert len(list(tmp_path.rglob("*.xplane.pb"))) == 1
 
 
-def test_trace_without_record_writes_no_recording_and_stays_out_of_the_way(tmp_path):
-    first = FirstLoss(tmp_path)
-    for _ in range(3):
+def test_trace_without_record_is_one_warning_and_a_recording_without_a_loss(tmp_path):
+    first, plain, model = FirstLoss(tmp_path), Linear("function"), Linear("function")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for x, y in batches():
+            plain.step(x, y)
+            with first.trace():
+                model.step(x, y)
+    assert model.weight.numpy().tobytes() == plain.weight.numpy().tobytes()
+    (warning,) = [w for w in caught if w.category is CaptureWarning]
+    assert "trace() was left without record(loss); call it" in str(warning.message)
+    first.record(2.0)
+    back = read_first_loss(tmp_path)
+    assert (back.run, dict(back.losses)) == ("first_batch-no-loss", {})
+    assert len(list(tmp_path.rglob("*.xplane.pb"))) == 1
+
+
+def test_trace_without_record_raises_where_errors_are_wanted(tmp_path):
+    first = FirstLoss(tmp_path, on_error="raise", **PLAIN)
+    with first.trace():
+        pass
+    with pytest.raises(CaptureError, match="without record"), first.trace():
+        raise AssertionError
+    assert read_first_loss(tmp_path).loss is None
+
+
+def test_the_trace_of_another_thread_does_not_take_record_away(tmp_path):
+    first = FirstLoss(tmp_path, on_error="raise", **PLAIN)
+
+    def other():
         with first.trace():
             pass
+
+    with first.trace():
+        pass
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    first.record(2.0)
+    assert first.first_batch.loss == 2
+
+
+def test_a_recorder_that_goes_after_trace_without_record_warns_of_the_line(tmp_path):
+    first = FirstLoss(tmp_path, **PLAIN)
+    line = inspect.currentframe().f_lineno + 1
+    with first.trace():
+        pass
+    with pytest.warns(CaptureWarning, match="without record") as caught:
+        del first
+    assert [(w.filename, w.lineno) for w in caught] == [(__file__, line)]
+
+
+def test_a_recorder_with_a_loss_goes_without_a_word(tmp_path):
+    first = FirstLoss(tmp_path, **PLAIN)
+    with first.trace():
+        pass
+    first.record(1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        del first
+
+
+def test_trace_without_record_is_said_at_the_end_of_the_process(tmp_path):
+    script = f"""
+from tb_firstloss import FirstLoss
+first = FirstLoss({str(tmp_path)!r}, graph=False, profile=False)
+with first.trace():
+    pass
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr.count("<string>:4: CaptureWarning: ") == 1
+    assert done.stderr.count("without record(loss)") == 1
+
+
+@pytest.mark.parametrize("on_error", ["warn", "raise"])
+@pytest.mark.parametrize("caller", ["wrap", "record", "trace"])
+def test_inside_a_tf_function_it_warns_once_or_raises_each_time(tmp_path, caller, on_error):
+    first = FirstLoss(tmp_path, on_error=on_error, **PLAIN)
+    step = first.wrap(tf.square) if caller == "wrap" else tf.square
+
+    @tf.function
+    def outer(x):
+        with first.trace() if caller == "trace" else contextlib.nullcontext():
+            loss = step(x)
+        if caller == "record":
+            first.record(loss)
+        return loss
+
+    if on_error == "raise":
+        for _ in range(2):
+            with pytest.raises(CaptureError, match=r"is inside a tf\.function"):
+                outer(tf.constant(2.0))
+        return
+    line = inspect.currentframe().f_lineno + 2
+    with pytest.warns(CaptureWarning, match=r"is inside a tf\.function") as caught:
+        assert outer(tf.constant(2.0)).numpy() == 4
+    assert [(w.filename, w.lineno) for w in caught] == [(__file__, line)]
     assert first.first_batch is None
-    assert len(list(tmp_path.rglob("*.xplane.pb"))) == 1
+
+
+def test_a_captured_step_may_be_called_inside_a_tf_function(tmp_path):
+    first = FirstLoss(tmp_path, on_error="raise", **PLAIN)
+    step = first.wrap(tf.square)
+    step(2.0)
+
+    @tf.function
+    def outer(x):
+        with first.trace():
+            first.record(x)
+            return step(x)
+
+    assert outer(tf.constant(3.0)).numpy() == 9
+    assert first.first_batch.loss == 4
+
+
+def test_record_inside_a_tf_function_inside_trace_is_one_warning(tmp_path):
+    def train():
+        first = FirstLoss(tmp_path, **PLAIN)
+
+        @tf.function
+        def step(x):
+            first.record(x)
+            return x
+
+        for _ in range(2):
+            with first.trace():
+                step(tf.constant(1.0))
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train()
+        gc.collect()
+    assert len([w for w in caught if w.category is CaptureWarning]) == 1
+
+
+WITHOUT_EAGER = """
+import sys, numpy as np, tensorflow as tf
+from tb_firstloss import FirstLoss
+how, caller, on_error, logdir = sys.argv[1:]
+if how == "off":
+    tf.compat.v1.disable_eager_execution()
+graph = tf.Graph()
+with graph.as_default(), tf.compat.v1.Session(graph=graph) as session:
+    first = FirstLoss(logdir, on_error=on_error, graph=False, profile=False)
+    x = tf.compat.v1.placeholder(tf.float32)
+    run = lambda value: session.run(x, {x: value})
+    if caller == "wrap":
+        run = first.wrap(run)
+    for value in (1.0, 2.0):
+        loss = run(value)
+        if caller == "record":
+            first.record(loss)
+print(loss)
+"""
+
+
+@pytest.mark.parametrize("how", ["off", "graph"])
+@pytest.mark.parametrize("caller", ["wrap", "record"])
+@pytest.mark.parametrize("on_error", ["warn", "raise"])
+def test_without_eager_execution_the_reason_says_so(tmp_path, how, caller, on_error):
+    command = [sys.executable, "-c", WITHOUT_EAGER, how, caller, on_error, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == ("2.0\n" if on_error == "warn" else "")
+    name = "CaptureWarning" if on_error == "warn" else "CaptureError"
+    (said,) = [line for line in done.stderr.splitlines() if f"{name}: " in line]
+    assert "needs eager execution, which is off here" in said
+    assert "inside a tf.function" not in said
+
+
+def test_warnings_of_a_thread_point_at_its_line(tmp_path):
+    lines = []
+
+    def loop():
+        step = FirstLoss(tmp_path, **PLAIN).wrap(tf.function(lambda: None))
+        lines.append(inspect.currentframe().f_lineno + 1)
+        step()
+
+    with pytest.warns(CaptureWarning) as caught:
+        thread = threading.Thread(target=loop)
+        thread.start()
+        thread.join()
+    assert [(w.filename, w.lineno) for w in caught] == [(__file__, *lines)]
+
+
+@pytest.mark.parametrize("library", ["keras", "tf_keras"])
+def test_warnings_of_fit_point_at_the_line_that_called_it(tmp_path, library):
+    k = importlib.import_module(library)
+    model = k.Sequential([k.layers.Input((2,)), k.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x, y = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
+    first = FirstLossCallback(tmp_path, expect=99.0, **PLAIN)
+    line = inspect.currentframe().f_lineno + 2
+    with pytest.warns(UnexpectedLossWarning) as caught:
+        model.fit(x, y, verbose=0, callbacks=[first])
+    assert [(w.filename, w.lineno) for w in caught] == [(__file__, line)]
 
 
 def test_an_exception_in_trace_forgets_what_was_recorded(tmp_path):
@@ -336,7 +585,7 @@ def test_a_bad_record_inside_trace_is_one_warning_and_ends_it(tmp_path):
     with pytest.warns(CaptureWarning, match="not a tensor"), first.trace():
         first.record(None)
     first.record(tf.constant(2.0))
-    assert first.first_batch is None
+    assert first.first_batch.loss is None
 
 
 def test_non_finite_values_are_captured_exactly_and_counted(tmp_path):

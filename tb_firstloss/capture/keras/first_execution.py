@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -14,6 +14,7 @@ from tb_firstloss.capture.keras.model_step import ModelStep
 from tb_firstloss.capture.keras.stand_in import LaterExecutions, StandIn
 from tb_firstloss.capture.keras.train_function import CapturingFunction
 from tb_firstloss.capture.recorder import Recorder
+from tb_firstloss.capture.signals import deferred, let_through
 from tb_firstloss.capture.step.result import Captured
 from tb_firstloss.capture.window.step_trace import StepTrace
 from tb_firstloss.errors import CaptureError
@@ -30,117 +31,167 @@ class FirstExecution(StandIn):
 
     Args:
         model: Compiled model whose train function has been made.
-        recorder: Where the first batch goes.
         source: What trains: "model.fit" or "model.train_on_batch".
         is_new: Whether the train function was made for this training, and so has no trace yet.
-        before: Asked before each call; False leaves the model to itself.
 
     Attributes:
         over: Whether a batch has been trained on, captured or not.
+        had_no_batch: Whether a call has found the data at its end.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        recorder: Recorder,
-        *,
-        source: str,
-        is_new: bool,
-        before: Callable[[], bool] = lambda: True,
-    ) -> None:
+    def __init__(self, model: Any, source: str, *, is_new: bool) -> None:
         super().__init__(model)
-        self._recorder = recorder
         self._source = source
-        self._before = before
-        recorder.use(model.distribute_strategy)
+        self._wishes: list[tuple[Recorder, Callable[[], bool]]] = []
+        self._recorders: list[Recorder] = []
         self._is_new = is_new and not library.has_been_traced(self._function)
         self._capturing: CapturingFunction | None = None
-        self._later: LaterExecutions | None = None
+        self._later: list[LaterExecutions] = []
         self.over = False
+        self.had_no_batch = False
         self.take()
+
+    @classmethod
+    def in_place(cls, model: Any, source: str, *, is_new: bool) -> FirstExecution:
+        """Returns what waits in the place for the first batch already, or takes the place."""
+        held = model.train_function
+        waits = isinstance(held, FirstExecution) and not held.over
+        return held if waits else cls(model, source, is_new=is_new)
+
+    def add(self, recorder: Recorder, before: Callable[[], bool] = lambda: True) -> None:
+        """Adds a recorder that gets the first batch, unless ``before`` returns False by then."""
+        recorder.use(self._model.distribute_strategy)
+        self._wishes.append((recorder, before))
+
+    def retake(self) -> None:
+        """Takes the place again if Keras has made another function, as after ``compile``.
+
+        A function of the user's in the place may call this one.
+        """
+        function = self._model.train_function
+        if not self.over and function is not self and library.is_own_train_function(function):
+            super().__init__(self._model)
+            self._capturing = None
+            self._is_new = not library.has_been_traced(function)
+            self.take()
 
     def give_back(self) -> None:
         """Gives the place back, also where the steps on the way to the warm one are counted."""
-        if self._later is not None:
-            self._later.give_back()
+        for later in reversed(self._later):
+            later.give_back()
         super().give_back()
 
     def __call__(self, iterator: Any) -> Any:
         """Trains on the batch that the model's train function would have, and captures it."""
-        try:
-            if self._before() and self._capturing is None:
-                self._prepare()
-            if self._capturing is not None:
-                return self._capture(self._capturing, iterator)
-            return self._run_own(iterator)
-        except _END_OF_DATA:
-            raise  # there was no batch, so the next call is still the first
-        except BaseException:
-            self.give_back()
-            raise
+        if not (self.over or tf.executing_eagerly()):
+            self.over = True
+            self._for_each([recorder for recorder, _ in self._wishes], _refuse_to_be_traced)
+        if self.over:
+            return self._function(iterator)  # for a function of the user's around this one
+        with deferred():
+            try:
+                self._recorders = [recorder for recorder, before in self._wishes if before()]
+                self._for_each(self._recorders, lambda _: self._prepare())
+                if self._recorders and self._capturing is not None:
+                    return self._capture(self._capturing, iterator)
+                return self._run_own(iterator)
+            except _END_OF_DATA:
+                self.had_no_batch = True
+                raise  # the next call is still the first
+            except BaseException:
+                self.give_back()
+                raise
 
     @property
     def _goes_step_by_step(self) -> bool:
         several = library.steps_per_execution(self._model) > 1
         return several and library.library_of(self._model) == "keras"
 
+    def _for_each(
+        self, recorders: Sequence[Recorder], do: Callable[[Recorder], None], doing: str = ""
+    ) -> None:
+        """Does something for each recorder, whichever of them fails."""
+
+        def guarded(recorder: Recorder) -> None:
+            with recorder.guard(doing or f"{recorder.logdir}: {self._failure}"):
+                do(recorder)
+
+        with contextlib.ExitStack() as stack:
+            for recorder in reversed(recorders):
+                stack.callback(guarded, recorder)
+
+    @property
+    def _failure(self) -> str:
+        return f"the first loss of {self._source} was not captured"
+
     def _prepare(self) -> None:
-        with self._recorder.guard(self._doing()):
-            reason = library.why_not_capturable(self._model)
-            if reason is not None:
-                raise CaptureError(f"{self._doing()}: {reason}")
-            if isinstance(self._function, CapturingFunction):
-                self._capturing = self._function  # of an earlier fit, and traced with its loss
-                return
-            self._capturing = CapturingFunction(
-                self._model,
-                single_step=self._goes_step_by_step,
-                forbid_random_state=self._goes_step_by_step or not self._is_new,
-            )
+        if self._capturing is not None:
+            return
+        reason = library.why_not_capturable(self._model, self._function)
+        if reason is not None:
+            raise CaptureError(reason)
+        if isinstance(self._function, CapturingFunction):
+            self._capturing = self._function  # of an earlier training, and returns its tensors
+            return
+        self._capturing = CapturingFunction(
+            self._model,
+            single_step=self._goes_step_by_step,
+            forbid_random_state=self._goes_step_by_step or not self._is_new,
+        )
 
     def _capture(self, capturing: CapturingFunction, iterator: Any) -> Any:
-        steps = library.steps_per_execution(self._model)
-        self._recorder.take_fingerprint(ModelStep(self._model))
+        model, steps = self._model, library.steps_per_execution(self._model)
+        for recorder in self._recorders:
+            recorder.take_fingerprint(ModelStep(model))
+        # train_on_batch of Keras 3.7 and later passes its one batch in a generator.
+        batches = None
+        if isinstance(iterator, Generator) and library.binds_train_step(model):
+            batches = list(iterator)
         try:
-            with (
-                library.steps_set_to(self._model, 1),
-                self._recorder.window() as trace,
-            ):
-                logs, tensors = capturing.run(iterator)
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(library.steps_set_to(model, 1))
+                traces = [stack.enter_context(each.window()) for each in self._recorders]
+                logs, tensors = capturing.run(iterator if batches is None else batches)
         except Exception as error:
             if not (capturing.failed_in_trace or capturing.has_random_state):
                 raise
-            return self._run_uncaptured(capturing, iterator, error)
-        graph = capturing.graph
+            again = iterator if batches is None else iter(batches)
+            return self._run_uncaptured(capturing, again, error)
         self.over = True
+        result = step_loss.StepTensors(capturing.facts_of(tensors), tensors)
+        step, missing = ModelStep(model, capturing.graph), result.facts.missing
         self._hand_over(capturing)
-        capturing.close()
-        missing: list[str] = []
-        with self._recorder.guard(self._doing()):
-            missing = self._commit(capturing, trace, logs, tensors, graph)
-        with self._recorder.guard(self._source):
-            if missing:
-                raise CaptureError(
-                    f"{self._recorder.run_dir}: recorded without {'; '.join(missing)}"
-                )
+        traced = dict(zip(self._recorders, traces, strict=True))
+        written: list[Recorder] = []
+
+        def commit(recorder: Recorder) -> None:
+            if self._commit(recorder, result, logs, traced[recorder], step):
+                written.append(recorder)
+
+        def report_missing(recorder: Recorder) -> None:
+            raise CaptureError(f"{recorder.run_dir}: recorded without {'; '.join(missing)}")
+
+        self._for_each(self._recorders, commit)
+        self._for_each(written if missing else [], report_missing, doing=self._source)
         logs = self._run_rest(capturing, iterator, steps, logs)
-        if self._source == "model.fit" and self._recorder.awaits_warm_step:
-            self._later = LaterExecutions(self._model, self._recorder)
+        for recorder in self._recorders:
+            if self._source == "model.fit" and recorder.awaits_warm_step:
+                self._later.append(LaterExecutions(model, recorder))
         return logs
 
     def _hand_over(self, capturing: CapturingFunction) -> None:
         """Leaves the place to the function that takes over, random state included."""
         eager = self._model.run_eagerly or tf.config.functions_run_eagerly()
-        if not self._is_new or eager:
-            self.give_back()
-            return
-        successor = capturing.make_successor()
+        successor = capturing.make_successor() if self._is_new and not eager else None
         if successor is not None:
             self.leave_to(successor)
-        elif self._goes_step_by_step:
-            self.give_back()
+        elif self._is_new and not eager and not self._goes_step_by_step:
+            self.leave_to(capturing)
+            capturing.stay()
         else:
-            capturing.take()
+            self.give_back()
+        if self._function is not capturing:
+            capturing.close()
 
     def _run_rest(self, capturing: CapturingFunction, iterator: Any, steps: int, logs: Any) -> Any:
         """Runs the remaining steps of the first execution, and returns its logs."""
@@ -149,9 +200,12 @@ class FirstExecution(StandIn):
         ):
             return logs  # train_on_batch passes an iterator over one batch
         if not self._goes_step_by_step:
-            with library.steps_set_to(self._model, steps - 1):
-                return self._model.train_function(iterator)
-        with contextlib.suppress(StopIteration):  # Keras 3.7 and later; before, they raise
+            with library.steps_set_to(self._model, steps - 1), let_through():
+                return self._function(iterator)
+        with (
+            let_through(),
+            contextlib.suppress(StopIteration),
+        ):  # Keras 3.7 and later; before, they raise
             for _ in range(steps - 1):
                 logs, _ = capturing.run(iterator)
         # Before Keras 3.7, the TensorBoard callback asks the tf.function for its graph next.
@@ -162,10 +216,11 @@ class FirstExecution(StandIn):
 
     def _run_own(self, iterator: Any) -> Any:
         self.give_back()
-        logs = self._function(iterator)
+        with let_through():
+            logs = self._function(iterator)
         self.over = True
-        with self._recorder.guard(self._doing()):
-            workers.agree(None, self._recorder.strategy, may_be_reduced=False)
+        everyone = [recorder for recorder, _ in self._wishes]
+        self._for_each(everyone, _decline)
         return logs
 
     def _run_uncaptured(self, capturing: CapturingFunction, iterator: Any, error: Exception) -> Any:
@@ -179,37 +234,35 @@ class FirstExecution(StandIn):
                 "draw the same numbers again. Use keras.random or the layers of Keras 3, or "
                 "steps_per_execution=1"
             )
-        with self._recorder.guard(self._doing()):
-            self._recorder.commit(Captured(), metadata=self._metadata(logs))
-            raise CaptureError(f"{self._doing()}: {reason}")
+
+        def record(recorder: Recorder) -> None:
+            recorder.commit(Captured(), metadata=self._metadata(logs))
+            raise CaptureError(reason)
+
+        self._for_each(self._recorders, record)
         return logs
 
     def _commit(
         self,
-        capturing: CapturingFunction,
-        trace: StepTrace,
+        recorder: Recorder,
+        result: step_loss.StepTensors,
         logs: Any,
-        tensors: step_loss.Tensors | None,
-        graph: tf.Graph | None,
-    ) -> list[str]:
-        """Writes the first batch and returns what it lacks, and why, one line each."""
-        facts = capturing.facts or step_loss.StepFacts()
-        missing = list(facts.missing)
-        if tensors is None and (capturing.facts is None or facts.losses or facts.outputs):
-            missing.append("the loss: the train function had been traced before")
-        result = step_loss.StepTensors(facts, tensors)
-        captured = workers.agree(result, self._recorder.strategy, may_be_reduced=False)
+        trace: StepTrace,
+        step: ModelStep,
+    ) -> bool:
+        """Writes the first batch, unless all workers decline; returns whether it was recorded."""
+        captured = workers.agree(result, recorder.strategy, may_be_reduced=False)
         if captured is None:
-            return []
+            return False
         found = captured.losses or captured.outputs
-        self._recorder.commit(
+        recorder.commit(
             captured,
-            metadata=self._metadata(None if found else logs, facts.unseen),
-            inferred=facts.expectation if found else None,
+            metadata=self._metadata(None if found else logs, result.facts.unseen),
+            inferred=result.facts.expectation if found else None,
             trace=trace,
-            step=ModelStep(self._model, graph),
+            step=step,
         )
-        return missing
+        return True
 
     def _metadata(self, logs: Any, unseen: Sequence[str] = ()) -> dict[str, Any]:
         """Returns facts about the training, and the logs where no loss was found."""
@@ -226,8 +279,14 @@ class FirstExecution(StandIn):
             facts["running_means_after_first_execution"] = _plain_numbers(logs)
         return facts
 
-    def _doing(self) -> str:
-        return f"{self._recorder.logdir}: the first loss of {self._source} was not captured"
+
+def _refuse_to_be_traced(_recorder: Recorder) -> None:
+    raise CaptureError("a tf.function calls the train function; call it from Python instead")
+
+
+def _decline(recorder: Recorder) -> None:
+    """Tells other workers, if there are any, that nothing is recorded."""
+    workers.agree(None, recorder.strategy, may_be_reduced=False)
 
 
 def _plain_numbers(logs: Any) -> dict[str, float]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -97,33 +96,39 @@ def is_librarys(defined: Any) -> bool:
     return str(defined.__module__).partition(".")[0] in LIBRARIES
 
 
-def check_backend() -> None:
-    """Makes sure that Keras computes with TensorFlow.
+def is_own_train_function(function: Any) -> bool:
+    """Returns whether Keras made a train function, and not the user, who may have wrapped one."""
+    plain = getattr(function, "python_function", function)
+    while (module := _module_of(plain)) == "tensorflow" and hasattr(plain, "__wrapped__"):
+        plain = plain.__wrapped__  # AutoGraph's do_not_convert
+    return module in LIBRARIES
 
-    Raises:
-        ValueError: Keras 3 is set to another backend, and tf_keras is not in use.
+
+def _module_of(function: Any) -> str:
+    # functools.wraps copies __module__, but not the globals.
+    return str(getattr(function, "__globals__", {}).get("__name__")).partition(".")[0]
+
+
+def why_not_capturable(model: Any, train_function: Any) -> str | None:
+    """Returns why a model's training step cannot be captured, or None if it can.
+
+    Args:
+        model: The model.
+        train_function: What it trains with: Keras's own function, or one of this package.
     """
-    keras = sys.modules.get("keras")
-    if keras is None:
-        # Importing it for the question would cost seconds; a model of Keras 3 cannot exist yet.
-        backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
-    else:
-        backend = keras.config.backend()
-    if backend != "tensorflow" and "tf_keras" not in sys.modules:
-        raise ValueError(
-            f"FirstLossCallback: Keras computes with {backend}; only TensorFlow is supported: set "
-            "KERAS_BACKEND=tensorflow before importing Keras"
-        )
-
-
-def why_not_capturable(model: Any) -> str | None:
-    """Returns why a model's training step cannot be captured, or None if it can."""
     if library_of(model) is None:
         return "the model is neither a Keras 3 nor a tf_keras model"
     if not is_librarys(model.make_train_function):
         return (
             "the model has a custom make_train_function, and only it knows its steps; wrap the "
             "step in it with FirstLoss.wrap, or override train_step instead"
+        )
+    ours = type(train_function).__module__.startswith(f"{__package__}.")
+    if not (ours or is_own_train_function(train_function)):
+        return (
+            "model.train_function is not the one that Keras makes, and only it knows its steps; it "
+            "is left alone. Override train_step instead, or set model.train_function in a "
+            "callback's on_train_begin, around the one that is there"
         )
     if getattr(model, "_cluster_coordinator", None) is not None:
         return (
@@ -265,24 +270,6 @@ def binds_train_step(model: Any) -> bool:
     Other versions look the model's up whenever they are traced.
     """
     return hasattr(model, "_make_function")
-
-
-class _OneStep(int):
-    """One step per execution, built the way several are.
-
-    Since Keras 3.7 an execution of several steps is a loop that ends where the data ends. For
-    exactly 1 there is no loop, and at the end of the data everything that does not depend on the
-    batch, such as counting the optimizer's iterations, has run once too often.
-    """
-
-    def __eq__(self, other: object) -> bool:
-        return False
-
-    def __hash__(self) -> int:
-        return 1
-
-
-ONE_STEP = _OneStep(1)
 
 
 def tf_function_of(train_function: Any) -> Any:

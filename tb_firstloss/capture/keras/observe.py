@@ -20,6 +20,7 @@ import tensorflow as tf
 from tb_firstloss.capture.distribution.replicas import local_values
 from tb_firstloss.capture.keras import library
 from tb_firstloss.capture.keras.hooks import hooked
+from tb_firstloss.capture.signals import deferred, let_through
 from tb_firstloss.errors import CaptureError
 
 
@@ -208,7 +209,7 @@ def observe(model: Any) -> Iterator[Observation]:
     With several replicas, one thread per replica traces the step, in turn, on the same model.
     """
     seen = Observation()
-    with contextlib.ExitStack() as stack:
+    with deferred(), contextlib.ExitStack() as stack:
 
         def hook(owner: Any, name: str, note: Callable[..., Any]) -> list[str]:
             return stack.enter_context(hooked(owner, name, _in_front(note)))
@@ -234,7 +235,8 @@ def observe(model: Any) -> Iterator[Observation]:
             seen.tape = stack.enter_context(tape)
         outer, _watching.seen = _watching.seen, seen
         try:
-            yield seen
+            with let_through():
+                yield seen
         finally:
             _watching.seen = outer
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from tb_firstloss.capture.keras.hooks import temporary_attribute
 from tb_firstloss.capture.recorder import Recorder
 
 logger = logging.getLogger(__name__)
@@ -17,20 +19,19 @@ class StandIn:
 
     ``model.train_function`` has one holder at a time:
 
-    1. `FirstExecution`, from the first ``on_epoch_begin`` (in ``train_on_batch``, from
-       ``make_train_function``) to the end of the first call that trains on a batch.
+    1. `FirstExecution`, from ``make_train_function``, before callbacks may wrap the function, to
+       the end of the first call that trains on a batch.
     2. For the rest of the training one of these: the model's own function, if it has been traced
        before or runs eagerly; the successor that calls the traced step; `CapturingFunction`.
     3. `LaterExecutions`, on top of that, only until the warm step has been profiled.
 
-    A holder that ends without having trained gives the place back, unless another function has
-    taken it since.
+    A holder that ends without having trained gives the place back. One that another function has
+    taken the place of, and may go on calling, passes every call on.
     """
 
     def __init__(self, model: Any) -> None:
         self._model = model
         self._function = model.train_function
-        self._tf_function: Any = None
 
     def __getattr__(self, name: str) -> Any:
         # Callbacks look for the parts of a tf.function; Keras's TensorBoard, for the graph.
@@ -39,19 +40,18 @@ class StandIn:
         return getattr(self._function, name)
 
     def take(self) -> None:
-        """Takes the place, and that of ``train_tf_function`` if it has a function for it."""
-        self.leave_to(self)
-        if self._tf_function is not None:
-            self._model.train_tf_function = self._tf_function
+        """Takes the place."""
+        self._model.train_function = self
 
     def give_back(self) -> None:
         """Puts back the function that it stands for, if it still holds the place."""
-        if self._model.train_function is self:
-            self.leave_to(self._function)
+        self.leave_to(self._function)
 
     def leave_to(self, function: Any) -> None:
-        """Puts another function in the place."""
-        self._model.train_function = function
+        """Leaves the place to another function, or passes calls on to it from where it is."""
+        self._function = function
+        if self._model.train_function is self:
+            self._model.train_function = function
 
 
 class LaterExecutions(StandIn):
@@ -78,6 +78,31 @@ class LaterExecutions(StandIn):
         if self._recorder.awaits_warm_step:
             logger.warning("%s: no warm profile: training ended before", self._recorder.run_dir)
         super().give_back()
+
+
+@contextlib.contextmanager
+def when_made(model: Any, made: Callable[..., None]) -> Iterator[None]:
+    """Calls ``made(is_new=…)`` once a model has next made its train function, or has kept it.
+
+    The model is built by then, which decides whether it can be jit-compiled.
+    """
+    make = getattr(model, "make_train_function", None)
+    with contextlib.ExitStack() as hook:
+        if make is not None:
+
+            @functools.wraps(make)
+            def make_train_function(*args: Any, **kwargs: Any) -> Any:
+                hook.close()
+                is_new = model.train_function is None
+                function = make(*args, **kwargs)
+                if function is not None:  # tf_keras puts in the place what is returned
+                    model.train_function = function
+                made(is_new=is_new)
+                return model.train_function
+
+            own = temporary_attribute(model, "make_train_function", make_train_function)
+            hook.enter_context(own)
+        yield
 
 
 @contextlib.contextmanager

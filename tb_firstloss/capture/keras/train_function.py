@@ -12,11 +12,30 @@ from tb_firstloss.capture.keras import library, step_loss
 from tb_firstloss.capture.keras.hooks import temporary_attribute
 from tb_firstloss.capture.keras.observe import Observation, keep_per_replica, observe
 from tb_firstloss.capture.keras.stand_in import StandIn, places_kept
+from tb_firstloss.capture.signals import let_through
 from tb_firstloss.errors import CaptureError
 
 _LOGS, _TENSOR = "tb_firstloss/logs", "tb_firstloss/tensor/"
 
 _MANY_VARIABLES = 24  # of a model whose step takes milliseconds: a dozen layers
+
+
+class _OneStep(int):
+    """One step per execution, built the way several are.
+
+    Since Keras 3.7 an execution of several steps is a loop that ends where the data ends. For
+    exactly 1 there is no loop, and at the end of the data everything that does not depend on the
+    batch, such as counting the optimizer's iterations, has run once too often.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    def __hash__(self) -> int:
+        return 1
+
+
+_ONE_STEP = _OneStep(1)
 
 
 class CapturingFunction(StandIn):
@@ -28,7 +47,7 @@ class CapturingFunction(StandIn):
 
     - Since Keras 3.7, into a separate tf.function. `make_successor` returns a train function that
       calls the traced step and returns only the logs, at no extra cost.
-    - Otherwise this function stays (`take`) and discards its extra outputs, at about 50
+    - Otherwise this function stays (`stay`) and discards its extra outputs, at about 50
       microseconds per step. The same goes for steps whose random operations keep a state, which
       lives in this function alone; under a distribution strategy; and for models with many
       variables, whose steps dwarf those microseconds, while TensorFlow would optimize a separate
@@ -41,8 +60,7 @@ class CapturingFunction(StandIn):
             function takes over.
 
     Attributes:
-        facts: What the tensors are; None until the step has been traced.
-        graph: The traced graph of one step, until `close`; None when run eagerly.
+        graph: The graph of one step as it was last traced; None when run eagerly.
         failed_in_trace: Whether tracing the step failed, so that nothing of it has run.
         has_random_state: Whether it has refused to run because of its random state.
     """
@@ -51,7 +69,6 @@ class CapturingFunction(StandIn):
         self, model: Any, *, single_step: bool = False, forbid_random_state: bool = False
     ) -> None:
         super().__init__(model)
-        self.facts: step_loss.StepFacts | None = None
         self.graph: tf.Graph | None = None
         self.failed_in_trace = False
         self.has_random_state = False
@@ -59,13 +76,13 @@ class CapturingFunction(StandIn):
         self._jit_compile = bool(model.jit_compile)
         self._single_step = single_step
         self._forbid_random_state = forbid_random_state
-        self._capturing = True
+        self._closed = False
+        self._facts: dict[frozenset[str], step_loss.StepFacts] = {}
         self._step: Callable[[Any], Any] = self._observed_step
         self._is_distributed = library.is_distributed(model)
-        large = len(model.trainable_variables) > _MANY_VARIABLES and not single_step
         # Replicas, even a single one, meet in the optimizer: it cannot run inside one's function.
-        stays = model.run_eagerly or self._is_distributed or large
-        self._shares_step = library.binds_train_step(model) and not stays
+        stays = model.run_eagerly or self._is_distributed or not library.binds_train_step(model)
+        self._shares_step = not stays and (single_step or not _has_many_variables(model))
         if self._shares_step:
             # Without AutoGraph, as Keras traces its steps.
             self._step = tf.function(
@@ -81,16 +98,28 @@ class CapturingFunction(StandIn):
         return _split(self._function(iterator))[0]
 
     def run(self, iterator: Any) -> tuple[Any, step_loss.Tensors | None]:
-        """Returns the logs and the tensors; None in their place if it was traced without them.
+        """Returns the logs and the tensors, or None if there are none.
+
+        Args:
+            iterator: What Keras passes to a train function; a list of batches is one, too.
 
         Raises:
             CaptureError: The step keeps a random state and must not; nothing has run.
         """
+        self.failed_in_trace = False
         with self._in_model(self._step, single_step=self._single_step):
-            if self._forbid_random_state and self.facts is None:
+            if self._forbid_random_state and not self._facts:
+                if isinstance(iterator, list):  # Keras takes it, and TensorFlow cannot trace it
+                    iterator = iter(tf.data.Dataset.from_tensors(*iterator))
                 self._refuse_random_state(iterator)
-            result = self._function(iterator)
+            with let_through():
+                result = self._function(iterator)
         return _split(result)
+
+    def facts_of(self, tensors: step_loss.Tensors | None) -> step_loss.StepFacts:
+        """Returns what is known of tensors that `run` returned."""
+        unknown = step_loss.StepFacts(missing=["the loss: the step was traced without it"])
+        return self._facts.get(frozenset(tensors or ()), unknown)
 
     def make_successor(self) -> Any | None:
         """Returns a train function that calls the traced step, or None if this one stays."""
@@ -104,9 +133,14 @@ class CapturingFunction(StandIn):
 
         return self._make(step, single_step=False)[0]
 
+    def stay(self) -> None:
+        """Stays for the rest of the training, and for later ones."""
+        if self._tf_function is not None:
+            self._model.train_tf_function = self._tf_function
+
     def close(self) -> None:
         """Ends the capture; what is traced from now on is the plain step."""
-        self._capturing = False
+        self._closed = True
         self.graph = None
 
     def _make(self, train_step: Callable[[Any], Any], *, single_step: bool) -> tuple[Any, Any]:
@@ -125,7 +159,7 @@ class CapturingFunction(StandIn):
         with contextlib.ExitStack() as stack:
             stack.enter_context(temporary_attribute(model, "train_step", train_step))
             if single_step:
-                one = temporary_attribute(model, "steps_per_execution", library.ONE_STEP)
+                one = temporary_attribute(model, "steps_per_execution", _ONE_STEP)
                 stack.enter_context(one)
             if self._shares_step:
                 # The step itself is compiled, so that the successor finds it compiled.
@@ -139,36 +173,54 @@ class CapturingFunction(StandIn):
         if function is None:
             return  # run eagerly, the state is TensorFlow's
         # Only a trace that runs to its end initializes the optimizer's variables.
-        function.get_concrete_function(iterator)
+        with let_through():
+            function.get_concrete_function(iterator)
         if self.graph is not None and step_loss.has_seeded_random_ops(self.graph):
             self.has_random_state = True
             raise CaptureError("the step keeps a random state")
 
     def _observed_step(self, data: Any) -> Any:
-        if not self._capturing:
+        if self._closed:
             return self._train_step(data)
         eager = tf.executing_eagerly()
-        try:
-            with observe(self._model) as seen:
+        with contextlib.ExitStack() as stack:
+            try:
+                seen = stack.enter_context(observe(self._model))
+            except Exception as error:  # noqa: BLE001 - private parts may have changed
+                seen = Observation()
+                seen.missing.append(f"the loss: the step cannot be observed ({error!r})")
+            try:
                 logs = self._train_step(data)
-        except BaseException:
-            self.failed_in_trace = not eager
-            raise
+            except BaseException:
+                self.failed_in_trace = not eager
+                raise
         by_xla = self._jit_compile and not eager
-        self.facts, tensors = _gather(self._model, seen, logs, by_xla=by_xla)
+        facts, tensors = _gather(self._model, seen, logs, by_xla=by_xla)
+        self._facts[frozenset(tensors)] = facts
         if not eager:
             self.graph = tf.compat.v1.get_default_graph()
         return _join(logs, tensors)
 
 
+def _has_many_variables(model: Any) -> bool:
+    try:
+        return len(model.trainable_variables) > _MANY_VARIABLES
+    except Exception:  # noqa: BLE001 - the first batch creates them, or the property is the user's
+        return False
+
+
 def _gather(
     model: Any, seen: Observation, logs: Any, *, by_xla: bool
 ) -> tuple[step_loss.StepFacts, step_loss.Tensors]:
+    # tf_keras traces its steps with AutoGraph, which would convert this package's code as well.
+    gather = tf.autograph.experimental.do_not_convert(step_loss.gather)
+    found: tuple[step_loss.StepFacts, step_loss.Tensors]
     try:
-        return step_loss.gather(model, seen, logs, by_xla=by_xla)
+        found = gather(model, seen, logs, by_xla=by_xla)
     except Exception as error:  # noqa: BLE001 - the step is done; private parts may have changed
         reason = f"the loss: what the step computed could not be read ({error!r})"
-        return step_loss.StepFacts(missing=[reason]), {}
+        found = step_loss.StepFacts(missing=[reason]), {}
+    return found
 
 
 def _join(logs: Any, tensors: step_loss.Tensors) -> dict[str, Any]:
@@ -180,7 +232,7 @@ def _join(logs: Any, tensors: step_loss.Tensors) -> dict[str, Any]:
 
 
 def _split(result: Any) -> tuple[Any, step_loss.Tensors | None]:
-    """Undoes `_join`; the tensors are None in what was traced after `close`."""
+    """Undoes `_join`; the tensors are None where there are none."""
     if type(result) is not dict:
         return result, None
     tensors = {}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable
 from typing import Any
 
 from tb_firstloss.capture.keras import library
 from tb_firstloss.capture.keras.first_execution import FirstExecution
-from tb_firstloss.capture.keras.hooks import temporary_attribute
+from tb_firstloss.capture.keras.stand_in import when_made
 from tb_firstloss.capture.recorder import Recorder
 
 
@@ -28,20 +27,12 @@ def capture_train_on_batch(
 ) -> Any:
     """Calls a model's ``train_on_batch`` and records the batch; returns what the method returns."""
     model = train_on_batch.__self__  # type: ignore[attr-defined]
-    make, is_new = model.make_train_function, model.train_function is None
     with contextlib.ExitStack() as stack:
 
-        @functools.wraps(make)
-        def make_train_function(force: bool = False) -> Any:
-            hook.close()
-            make(force)
-            execution = FirstExecution(
-                model, recorder, source="model.train_on_batch", is_new=is_new
-            )
+        def made(*, is_new: bool) -> None:
+            execution = FirstExecution.in_place(model, "model.train_on_batch", is_new=is_new)
+            execution.add(recorder)
             stack.callback(execution.give_back)
-            return execution
 
-        # The model is built by then: whether it can be jit-compiled depends on its layers.
-        hook = stack.enter_context(contextlib.ExitStack())
-        hook.enter_context(temporary_attribute(model, "make_train_function", make_train_function))
+        stack.enter_context(when_made(model, made))
         return train_on_batch(*args, **kwargs)

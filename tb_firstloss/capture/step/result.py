@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import time
@@ -47,6 +48,11 @@ class Captured:
     losses: Mapping[str, Array] = dataclasses.field(default_factory=dict)
     outputs: Mapping[str, OutputLoss] = dataclasses.field(default_factory=dict)
     replica_counts: tuple[int, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the step gave no loss at all."""
+        return not self.losses and not self.outputs
 
     def describe_batch(self) -> dict[str, Any]:
         """Returns the batch's size, and each replica's share of it, for the metadata."""
@@ -114,8 +120,8 @@ class StepResult:
             result = result.fetch()
         totals = [] if self.total is None else _pick_totals(result, self.total)
         value = self._pick_loss(result)
-        if _are_losses(value):
-            return _capture(totals or list(value.items()))
+        if losses := _losses_of(value):
+            return _capture(totals or list(losses.items()))
         if isinstance(value, (Mapping, list, tuple)):
             outputs = dict(_outputs(value))
             return _capture(totals, outputs, count_rows(next(_leaves(value, ()))[1]))
@@ -135,16 +141,13 @@ class StepResult:
         fields = _fields(result)
         if "loss" in fields:
             return fields["loss"]
-        if fields and self.total is None and _are_losses(fields):
-            return fields
+        if self.total is None and (losses := _losses_of(fields)):
+            return losses
         if is_value(result):
             return result
         if self.total is not None:
             return None
-        raise LossNotFoundError(
-            f"the step returned {outline(result)}; say which part is the loss per example, with "
-            "loss=, and what is differentiated, with total= (keys, indexes or callables)"
-        )
+        raise LossNotFoundError(f"the step returned {outline(result)}; {_remedy(result)}")
 
 
 def _pick_totals(result: Any, total: Selectors) -> list[tuple[str, Any]]:
@@ -156,7 +159,8 @@ def _pick_totals(result: Any, total: Selectors) -> list[tuple[str, Any]]:
     if isinstance(total, Mapping):
         found = [(name, _pick(result, each, "total")) for name, each in total.items()]
     elif isinstance(total, (list, tuple)):
-        found = [(each, _pick(result, each, "total")) for each in total]
+        once = [each for index, each in enumerate(total) if each not in total[:index]]
+        found = [(each, _pick(result, each, "total")) for each in once]
         found = [(key if isinstance(key, str) else None, value) for key, value in found]
     else:
         picked = _pick(result, total, "total")
@@ -192,8 +196,8 @@ def _capture(
         array, row_splits = to_array(value, name)
         if not is_floating(array):
             raise LossNotFoundError(
-                f"the loss {name!r} is {describe(array)}, which has no gradient; return a float, "
-                "or select one with total="
+                f"the loss {name!r} is {describe(array)}, which has no gradient; return the float "
+                "that the step differentiates (of several values, select it with total=)"
             )
         losses[name] = add_up(array)
         if array.ndim:
@@ -210,15 +214,29 @@ def _fields(result: Any) -> Mapping[Any, Any]:
     return result if isinstance(result, Mapping) else {}
 
 
-def _are_losses(value: Any) -> bool:
-    """Returns whether a value is a mapping of floating scalars alone, at least one."""
-    if not isinstance(value, Mapping) or not value:
-        return False
+def _losses_of(value: Any) -> Mapping[Any, Array]:
+    """Returns what a mapping of floating scalars alone holds, read once; {} of anything else."""
+    if not isinstance(value, Mapping):
+        return {}
     try:
-        arrays = [to_array(each)[0] for each in value.values()]
+        arrays = {name: to_array(each)[0] for name, each in value.items()}
     except LossNotFoundError:
-        return False
-    return all(array.ndim == 0 and is_floating(array) for array in arrays)
+        return {}
+    are_losses = all(array.ndim == 0 and is_floating(array) for array in arrays.values())
+    return arrays if are_losses else {}
+
+
+def _remedy(result: Any) -> str:
+    """Returns what to do about a result: selecting a loss works only if there is one."""
+    for _, leaf in _leaves(result, ()):
+        with contextlib.suppress(LossNotFoundError):
+            array, _ = to_array(leaf)
+            if array.ndim or is_floating(array):
+                return (
+                    "say which part is the loss per example, with loss=, and what is "
+                    "differentiated, with total= (keys, indexes or callables)"
+                )
+    return "return the loss from the step: per example, or the float that it differentiates"
 
 
 def _pick(result: Any, selector: Selector, option: str) -> Any:
@@ -245,7 +263,8 @@ def _outputs(value: Any) -> Iterator[tuple[str, OutputLoss]]:
         array, row_splits = to_array(leaf, name)
         if array.ndim == 0:
             raise LossNotFoundError(
-                f"the loss {name!r} is a scalar among several outputs; return its per-example loss"
+                f"the loss {name!r} is a scalar among several values; return a flat mapping of "
+                "scalars alone, the losses, or values per example alone"
             )
         yield name, OutputLoss(per_example=array, row_splits=row_splits)
 

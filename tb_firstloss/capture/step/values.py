@@ -55,7 +55,7 @@ def _one_array(value: Any, what: str = "the loss") -> tuple[Array, tuple[Array, 
     elif isinstance(value, (np.ndarray, np.generic, float, int)):
         array = np.asarray(value)
     else:
-        raise LossNotFoundError(f"{what} is {outline(value)}, not a tensor")
+        raise LossNotFoundError(f"{what} is {outline(value)}, not a tensor; return the tensor")
     if not _is_real_number(array.dtype):
         raise LossNotFoundError(f"{what} has dtype {array.dtype.name}; it needs real numbers")
     return array, ()

@@ -36,6 +36,17 @@ def claim_run_dir(logdir: str, tag: str) -> str:
     return run_dir
 
 
+def rename_run_dir(run_dir: str, tag: str) -> str:
+    """Moves a claimed local directory and what is in it to the first free name, as in claiming."""
+    if is_url(run_dir):
+        return run_dir
+    logdir = str(Path(run_dir).parent)
+    free = claim_run_dir(logdir, tag)
+    Path(run_dir).rename(free)  # takes the place of an empty directory
+    sync(logdir)
+    return free
+
+
 def release_run_dir(run_dir: str) -> None:
     """Removes a claimed run directory if nothing was written to it."""
     with contextlib.suppress(OSError, tf.errors.OpError):

@@ -1,10 +1,12 @@
+import contextlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tb_firstloss import FirstLoss, read_first_loss
 from tb_firstloss.capture.distribution import replicas
-from tb_firstloss.errors import LossNotFoundError
+from tb_firstloss.errors import CaptureError, CaptureWarning, LossNotFoundError
 
 QUIET = {"graph": False, "profile": False, "on_error": "raise"}
 ROWS = np.arange(20, dtype=np.float32).reshape(10, 2)
@@ -201,3 +203,52 @@ def test_ragged_levels_that_differ_between_replicas_are_an_error(other):
     parts = [(np.ones(3, np.float32), splits), (np.ones(2, np.float32), splits[:other])]
     with pytest.raises(LossNotFoundError, match=r"float32\[3\], float32\[2\]"):
         replicas.combine(parts)
+
+
+def train_eagerly(strategy, logdir, caller, **options):
+    """Trains with a recorder inside strategy.run, called eagerly; returns the final weight."""
+    first = FirstLoss(logdir, strategy=strategy, graph=False, profile=False, **options)
+    with strategy.scope():
+        weight = tf.Variable(1.0, aggregation=tf.VariableAggregation.MEAN)
+
+    def replica_step(x):
+        with first.trace() if caller == "trace" else contextlib.nullcontext():
+            loss = tf.reduce_sum(x) * weight / 4
+            weight.assign_add(loss)
+        if caller == "record":
+            first.record(loss)
+        return loss
+
+    step = first.wrap(replica_step) if caller == "wrap" else replica_step
+    dataset = tf.data.Dataset.from_tensor_slices(ROWS).batch(4)
+    for x in strategy.experimental_distribute_dataset(dataset):
+        strategy.run(step, args=(x,))
+    return weight.numpy(), first
+
+
+@pytest.mark.parametrize("caller", ["wrap", "record", "trace"])
+def test_one_replicas_share_is_not_taken_for_the_loss(tmp_path, mirrored, caller):
+    plain, _ = train_eagerly(mirrored, tmp_path, "nobody")
+    with pytest.warns(CaptureWarning, match="wrap the function that calls strategy.run") as caught:
+        weight, first = train_eagerly(mirrored, tmp_path, caller)
+    assert len(caught) == 1
+    assert weight.tobytes() == plain.tobytes()
+    assert first.first_batch is None
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(CaptureError, match=r"is inside strategy\.run"):
+        train_eagerly(mirrored, tmp_path, caller, on_error="raise")
+
+
+@pytest.mark.parametrize("caller", ["wrap", "record"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tf.distribute.MirroredStrategy(["CPU:0"]),
+        lambda: tf.distribute.OneDeviceStrategy("CPU:1"),
+        tf.distribute.get_strategy,
+    ],
+    ids=["mirrored", "one-device", "default"],
+)
+def test_the_only_replicas_loss_is_recorded(tmp_path, make, caller):
+    _, first = train_eagerly(make(), tmp_path, caller, on_error="raise")
+    assert first.first_batch.loss == ROWS[:4].sum() / 4

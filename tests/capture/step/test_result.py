@@ -14,6 +14,7 @@ from tensorboard.util import tensor_util
 
 from tb_firstloss import FirstLoss, iter_tensors, read_first_loss
 from tb_firstloss.capture.step import values as step_values
+from tb_firstloss.capture.step.result import StepResult
 from tb_firstloss.errors import LossNotFoundError
 
 SMALL = {
@@ -316,6 +317,7 @@ class Losses(NamedTuple):
         ({1: scalar(1), "1": scalar(2)}, {}, {"1": 1, "1_2": 2}),
         ((scalar(1), values(0), scalar(2)), {"total": [2, 0]}, {"loss_1": 2, "loss_2": 1}),
         ((scalar(1), values(0)), {"total": [0]}, {"loss": 1}),
+        ({"a": 1.0, "b": 3}, {"total": ["a", "a"]}, {"a": 1}),
         ((scalar(1), values(0)), {"total": lambda r: [r[0], r[0]]}, {"loss_1": 1, "loss_2": 1}),
         ({"a": 1.0, "b": [2.0]}, {"total": {"x": "a", "y": lambda r: r["b"][0]}}, {"x": 1, "y": 2}),
         ({"d_loss": 1.0, "acc": 3}, {"loss": "d_loss"}, {"d_loss": 1}),
@@ -324,7 +326,7 @@ class Losses(NamedTuple):
     ids=[
         "mapping", "named-tuple", "keys-of-named-tuple", "one-key", "loss-goes-first",
         "loss-mapping", "total-mapping", "one-name-twice", "indexes", "one-index",
-        "callable-list", "by-name", "loss-key", "total-key",
+        "one-key-twice", "callable-list", "by-name", "loss-key", "total-key",
     ],
 )  # fmt: skip
 def test_several_losses_are_taken_by_name_in_order(take, returned, selectors, expected):
@@ -414,3 +416,15 @@ def test_a_replicated_dtensor_is_recorded_and_a_sharded_one_named(tmp_path):
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert said[0] == "{'d': 3.5, 'g': 1.0}"
     assert said[1].startswith("LossNotFoundError the loss is a DTensor in shards; return it")
+
+
+@pytest.mark.parametrize("selectors", [{}, {"total": ["d", "g"]}], ids=["default", "total"])
+def test_a_loss_is_copied_from_its_device_once(selectors):
+    returned = {"d": tf.constant(1.0), "g": tf.constant(2.0)}
+    called = []
+    sys.setprofile(lambda frame, event, _: event == "call" and called.append(frame.f_code.co_name))
+    try:
+        StepResult(returned, **selectors).captured()
+    finally:
+        sys.setprofile(None)
+    assert called.count("numpy") == 2
