@@ -128,7 +128,7 @@ class InPackage:
             self.left -= 1
             if self.left == 0:
                 sys.setprofile(None)
-                signal.setitimer(signal.ITIMER_REAL, random.choice([1e-6, 2e-5, 1e-4]))
+                signal.setitimer(signal.ITIMER_REAL, random.choice([1e-5, 3e-5, 1e-4]))
 
 
 MOMENTS = {"time": AtTime, "package": InPackage}
