@@ -137,6 +137,11 @@ def operation_types(nodes: Sequence[Any]) -> set[str]:
     return {node.op.removeprefix("_Mkl") for node in nodes if node.op not in _ENDS}
 
 
+def custom_gradient_call() -> tuple[Any, str]:
+    """Returns the module and name of what calls a ``tf.custom_gradient`` function eagerly."""
+    return _module("tensorflow.python.ops.custom_gradient"), "_eager_mode_decorator"
+
+
 def _module(name: str) -> Any:
     try:
         return importlib.import_module(name)
