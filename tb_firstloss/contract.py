@@ -52,6 +52,10 @@ descriptions" where runs disagree."""
 HISTOGRAM = "loss_per_example"
 HISTOGRAM_DESCRIPTION = "The finite per-example losses of the first training batch."
 
+SECONDS_BETWEEN_STEPS = "seconds_between_steps"
+SECONDS_BETWEEN_STEPS_DESCRIPTION = "Seconds from the previous step's return to the warm step."
+"""The one scalar of a warm step's run, which is no recording."""
+
 
 def escape(name: str) -> str:
     """Returns an output's name as one tag component, with everything unusual percent-encoded."""

@@ -9,7 +9,7 @@ from typing import Any
 SHARES = {
     "tracing": "Python functions into graphs",
     "compilation": "graph optimization, kernel set-up, XLA",
-    "input": "waiting for the next batch",
+    "input": "waiting for the next batch inside the step",
     "compute": "operations",
     "other": "Python, and whatever else",
 }

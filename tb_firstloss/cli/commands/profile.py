@@ -85,6 +85,11 @@ def print_shares(profiles: Sequence[StepProfile]) -> None:
     """Prints step time, what it was spent on and peak memory, one column per profile."""
     times = ["" if p.step is None else _milliseconds(p.seconds) for p in profiles]
     rows = [["step time", *times, ""]]
+    gaps = [p.seconds_between_steps for p in profiles]
+    if any(gap is not None for gap in gaps):
+        texts = ["not measured" if gap is None else _milliseconds(gap) for gap in gaps]
+        meaning = "since the previous step: input, and whatever else the loop does"
+        rows.insert(0, ["between steps", *texts, meaning])
     for name, meaning in SHARES.items():
         rows.append([name, *(_share(profile, name) for profile in profiles), meaning])
     allocators = sorted({name for profile in profiles for name in profile.peak_bytes})
@@ -94,6 +99,9 @@ def print_shares(profiles: Sequence[StepProfile]) -> None:
     if not allocators:
         rows.append(["peak memory", *("" for _ in profiles), "not tracked on this device"])
     print_table(["", *(_title(profile) for profile in profiles), ""], rows)
+    if not any(p.seconds_between_steps or p.shares.get("input") for p in profiles):
+        hint = "record with warm_step=N to measure the time between steps"
+        print(f"\nWaiting for input outside the step is not in this profile; {hint}")
 
 
 def print_operations(profiles: Sequence[StepProfile], top: int) -> None:
@@ -129,6 +137,8 @@ def _share(profile: StepProfile, name: str) -> str:
     if not profile.seconds:
         return ""
     seconds = profile.shares[name]
+    if name == "input" and not seconds:
+        return "none inside"  # outside, a profile sees nothing
     return f"{_milliseconds(seconds)} {seconds / profile.seconds:4.0%}"
 
 
