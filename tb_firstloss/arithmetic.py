@@ -1,7 +1,5 @@
 """Evaluates simple arithmetic, and nothing as Python code."""
 
-from __future__ import annotations
-
 import ast
 import math
 import operator

@@ -1,7 +1,5 @@
 """Arrays described, summarized, counted into buckets and digested, with NumPy alone."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib
@@ -37,7 +35,7 @@ class LossStatistics:
     nonfinite_count: int
 
     @classmethod
-    def of(cls, values: Array) -> LossStatistics:
+    def of(cls, values: Array) -> "LossStatistics":
         """Computes the statistics of an array of any shape and any real dtype."""
         finite = finite_values(values)
         nonfinite_count = int(values.size - finite.size)

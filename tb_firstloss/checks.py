@@ -1,7 +1,5 @@
 """The verdict on a first loss: what it should be, and whether it is."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import reprlib
@@ -48,7 +46,7 @@ class Verdict:
     value: float
     expected: float
     message: str
-    parts: Mapping[str, Verdict] = dataclasses.field(default_factory=dict, hash=False)
+    parts: Mapping[str, "Verdict"] = dataclasses.field(default_factory=dict, hash=False)
 
     @property
     def ok(self) -> bool:

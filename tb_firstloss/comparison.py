@@ -1,7 +1,5 @@
 """The comparison of two first batches: whether their losses agree, and what else differs."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeVar

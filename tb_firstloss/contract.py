@@ -9,8 +9,6 @@ disagrees with it, it is no recording.
 Encoding and decoding are side by side here, so that neither can change alone.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json

@@ -1,7 +1,5 @@
 """One epoch on scikit-learn's digits, with the first loss captured."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections.abc import Callable, Iterable

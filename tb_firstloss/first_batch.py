@@ -1,7 +1,5 @@
 """What was captured of the first training batch, in plain NumPy: no I/O and no TensorFlow."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ The terminal, notebooks, the report and the TensorBoard tab all render these row
 row's kind is dtype and shape, ``float32[64]``, and whether values are ragged or left out.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Mapping

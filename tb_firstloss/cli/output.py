@@ -3,8 +3,6 @@
 Drawn by hand: a table library takes longer to import than the recordings to read.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json
@@ -82,7 +80,7 @@ def shows_escapes(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
-def histogram_line(values: Array, bins: int = 12) -> str:
+def histogram_line(values: "Array", bins: int = 12) -> str:
     """Draws the finite values as one line of bars; empty without any."""
     from tb_firstloss.arrays import bar_heights
 

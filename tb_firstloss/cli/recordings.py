@@ -1,7 +1,5 @@
 """The recordings that a command was asked for."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A step's profile in numbers, through xprof's converters: no browser and no TensorFlow."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

@@ -1,7 +1,5 @@
 """Where a profiled step's time went, from the events of xprof's trace viewer."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any

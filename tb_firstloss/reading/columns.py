@@ -1,7 +1,5 @@
 """Scalars as columns, and the columns as pandas, Arrow, CSV or Parquet."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import dataclasses

@@ -1,7 +1,5 @@
 """Damage in event files: what it is, and how it becomes a warning or an exception."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import warnings

@@ -1,7 +1,5 @@
 """Live tail: the values of a logdir as they are written, each once."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import os
@@ -118,8 +116,8 @@ class _Tail:
     path: str
     reader: RunReader
     seen: tuple[int, int, int, int] = (0, 0, 0, 0)
-    ends: array[int] = dataclasses.field(default_factory=lambda: array("Q"))
-    checksums: array[int] = dataclasses.field(default_factory=lambda: array("I"))
+    ends: "array[int]" = dataclasses.field(default_factory=lambda: array("Q"))
+    checksums: "array[int]" = dataclasses.field(default_factory=lambda: array("I"))
 
     def read(self) -> Iterator[TensorDatum]:
         """Yields what is new."""

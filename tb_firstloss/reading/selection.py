@@ -1,7 +1,5 @@
 """What a reader was asked for: which runs, tags and steps, and which of several values."""
 
-from __future__ import annotations
-
 import dataclasses
 import fnmatch
 from collections.abc import Container, Iterable
@@ -44,7 +42,7 @@ class Selection:
         *,
         keep: Keep = "all",
         max_tensor_bytes: int = MAX_TENSOR_BYTES,
-    ) -> Selection:
+    ) -> "Selection":
         """Returns what a public function's arguments ask for, checked."""
         if isinstance(steps, int):
             steps = range(steps, steps + 1)

@@ -1,7 +1,5 @@
 """Recordings from TensorBoard's data provider; each is read once, and a bad run hides no other."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """A first batch, and the comparison of two, as the JSON that the page shows."""
 
-from __future__ import annotations
-
 import contextlib
 from typing import Any
 

@@ -10,8 +10,6 @@ Examples::
   tb-firstloss check runs/gan --expect 'd_loss=2*log(2)' --expect 'g_loss=log(2)'
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import sys

@@ -8,8 +8,6 @@ Examples::
   tb-firstloss compare runs/before runs/after/* --rtol 1e-6
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 from typing import Any

@@ -7,8 +7,6 @@ Examples::
   tb-firstloss demo --keras
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import os

@@ -8,8 +8,6 @@ Examples::
   tb-firstloss doctor /data/runs --json
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 

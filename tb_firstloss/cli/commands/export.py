@@ -8,8 +8,6 @@ Examples::
   tb-firstloss export runs --run 'demo/*' --tag '*/loss' | head
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import shutil

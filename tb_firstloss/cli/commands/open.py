@@ -6,8 +6,6 @@ Examples::
   tb-firstloss open runs --port 6006
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import re

@@ -6,8 +6,6 @@ Examples::
   tb-firstloss profile runs --json --top 20
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Sequence

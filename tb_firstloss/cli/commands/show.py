@@ -6,8 +6,6 @@ Examples::
   tb-firstloss show runs --run 'demo/*' --json
 """
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

@@ -6,8 +6,6 @@ Examples::
   tb-firstloss tags runs --run 'demo/*' --tag '*loss*'
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 from collections.abc import Iterable

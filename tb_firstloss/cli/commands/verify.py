@@ -9,8 +9,6 @@ Examples::
   tb-firstloss verify runs --json
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import warnings

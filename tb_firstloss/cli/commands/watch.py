@@ -9,8 +9,6 @@ Examples::
   tb-firstloss watch runs --tag '*/loss*' --timeout 600
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json

@@ -4,8 +4,6 @@ TensorFlow and TensorBoard are run in child processes: only running them shows w
 and a crash takes nothing else down.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -21,8 +21,6 @@ to looks the same, and there the frames are real. And in a file made to be searc
 search ends after `Window.spend` bytes; from there on only short records are found.
 """
 
-from __future__ import annotations
-
 import itertools
 import struct
 from collections.abc import Iterator

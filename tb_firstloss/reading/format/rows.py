@@ -5,8 +5,6 @@ regular stretches and stops at whatever it does not expect, which the reference 
 reports are the same with and without it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -41,7 +39,7 @@ class Rows:
     content_type: npt.NDArray[np.int32]  # as in `wire.RawValue`
 
     @classmethod
-    def of(cls, rows: list[tuple[Any, ...]]) -> Rows:
+    def of(cls, rows: list[tuple[Any, ...]]) -> "Rows":
         """Returns the columns of rows given as tuples."""
         return cls(*map(np.array, zip(*rows, strict=True), _DTYPES))
 
@@ -53,7 +51,7 @@ class Rows:
         """All columns, in the order above."""
         return [getattr(self, name) for name in self.__slots__]
 
-    def take(self, chosen: npt.NDArray[np.bool_]) -> Rows:
+    def take(self, chosen: npt.NDArray[np.bool_]) -> "Rows":
         """Returns the rows that a boolean mask [n] chooses."""
         return Rows(*(column[chosen] for column in self.columns))
 

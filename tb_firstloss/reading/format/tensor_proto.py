@@ -4,8 +4,6 @@ TensorFlow's decoder fills in whatever is missing; here a tensor whose parts dis
 error. The format's one abbreviation is kept: a single value stands for all elements.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 """Summary values to NumPy: tensors, and the older histograms, images and audio."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -8,8 +8,6 @@ protocol buffer parser, unknown fields and known ones of another wire type are s
 allocates in proportion to what a message claims.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
