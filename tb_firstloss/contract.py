@@ -100,13 +100,10 @@ class Recording:
 def encode(
     first: FirstBatch, *, tag: str, recording_id: str, max_tensor_bytes: int = PROTO_LIMIT_BYTES
 ) -> Recording:
-    """Turns a first batch into the tensors and the manifest to write.
+    """Turns a first batch into the tensors and the manifest to write under a tag.
 
-    Args:
-        first: What was captured.
-        tag: The recorder's tag.
-        recording_id: Anything unique; it distinguishes a copy from a new recording of equal values.
-        max_tensor_bytes: Leaves out arrays stored in more bytes than this.
+    ``recording_id``, which is anything unique, distinguishes a copy from a new recording of equal
+    values. Arrays stored in more bytes than ``max_tensor_bytes`` are left out.
     """
     tensors: list[tuple[str, Array]] = []
     left_out: list[str] = []
@@ -231,6 +228,10 @@ def _decode_facts(
     for out in facts["outputs"]:
         entries += [out["per_example"], *out["row_splits"], out["sample_weight"], out["mask"]]
         row_splits = [load(entry) for entry in out["row_splits"]]
+        statistics: dict[str, Any] = {
+            name: float(number) if isinstance(number, str) else number
+            for name, number in out["statistics"].items()
+        }
         outputs[out["name"]] = OutputLoss(
             per_example=load(out["per_example"]),
             row_splits=tuple(splits for splits in row_splits if splits is not None),
@@ -238,7 +239,7 @@ def _decode_facts(
             mask=load(out["mask"]),
             reduction=out["reduction"],
             loss_weight=out["loss_weight"],
-            statistics=_decode_statistics(out["statistics"]),
+            statistics=LossStatistics(**statistics),
         )
     if not any(entry is not None and entry.get("left_out") for entry in entries):
         digest = compute_digest(losses, outputs)
@@ -269,11 +270,6 @@ def _sum_loss_of_version_1(
         return losses, outputs
     total = arrays.to_float64(loss).sum().astype(loss.dtype)
     return {"loss": total}, outputs or {"loss": OutputLoss(per_example=loss, reduction="sum")}
-
-
-def _decode_statistics(facts: dict[str, Any]) -> LossStatistics:
-    numbers: dict[str, Any] = {k: float(v) if isinstance(v, str) else v for k, v in facts.items()}
-    return LossStatistics(**numbers)
 
 
 def _load(entry: dict[str, Any] | None, tensors: Mapping[str, Array]) -> Array | None:

@@ -17,15 +17,7 @@ Keep = Literal["all", "first", "last"]
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """What was asked for; names match exactly or as globs, and None stands for everything.
-
-    Attributes:
-        runs: Names or globs of runs.
-        tags: Names or globs of tags.
-        steps: Steps.
-        keep: Which of several values of one run, tag and step.
-        max_tensor_bytes: Largest tensor to decode.
-    """
+    """What was asked for; names match exactly or as globs, and None stands for everything."""
 
     runs: tuple[str, ...] | None = None
     tags: tuple[str, ...] | None = None
