@@ -96,12 +96,7 @@ def count_in_buckets(
 
 
 def bar_heights(values: Array, count: int | None = None) -> list[float]:
-    """Returns the heights of a histogram's bars, 0 to 1; none without a finite value.
-
-    Args:
-        values: Any shape and any real dtype; only finite values count.
-        count: Number of bars; None to choose it by the number of values.
-    """
+    """Returns the heights of a histogram's bars, 0 to 1, of the finite values; none without any."""
     finite = finite_values(values)
     if not finite.size:
         return []

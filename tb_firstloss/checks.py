@@ -98,11 +98,7 @@ def check(
 def check_recorded(
     first_batch: FirstBatch, *, rtol: float = 0.1, atol: float = 0.0
 ) -> Verdict | None:
-    """Compares a first loss, as `check` does, with the expectation recorded with it, if any.
-
-    Raises:
-        ValueError: As `check`, also where the recorded expectation has the wrong type.
-    """
+    """Compares a first loss, as `check` does, with the expectation recorded with it, if any."""
     recorded = first_batch.metadata.get("expected_loss")
     if recorded is None:
         return None

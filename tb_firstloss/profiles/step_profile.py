@@ -110,11 +110,7 @@ def _read(path: Path, files: Sequence[Path]) -> StepProfile:
 
 
 def find_profile(run_dir: Path) -> list[Path]:
-    """Returns the files of the newest profile in a run directory, one per host.
-
-    Raises:
-        FileNotFoundError: There is no such directory.
-    """
+    """Returns the files of the newest profile in an existing run directory, one per host."""
     if not run_dir.is_dir():
         raise FileNotFoundError(f"{run_dir}: no such directory")
     # Session names are dates, so the last one is the newest.

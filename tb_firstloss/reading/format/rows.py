@@ -80,11 +80,7 @@ class Names:
         self._plugin_of_tag: list[int] = []
 
     def number(self, tag: bytes, plugin_name: bytes) -> tuple[int, int]:
-        """Returns the numbers of a value's tag and of its plugin name.
-
-        Raises:
-            UnicodeDecodeError: One of the two is not UTF-8.
-        """
+        """Returns the numbers of a value's tag and of its plugin name, both of them UTF-8."""
         number = self._tag_numbers.get(tag, -1)
         plugin = self._plugin_numbers.get(plugin_name, -1)
         if number < 0 or plugin < 0 or (plugin and not self._plugin_of_tag[number]):
