@@ -17,7 +17,7 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
-import ml_dtypes
+import ml_dtypes  # noqa: F401  # NumPy then knows its dtypes by name
 import numpy as np
 
 from tb_firstloss import arrays, errors
@@ -276,7 +276,7 @@ def _load(entry: dict[str, Any] | None, tensors: Mapping[str, Array]) -> Array |
     """Returns the array that a manifest entry names, in its true dtype; None if it was left out."""
     if entry is None or entry.get("left_out"):
         return None
-    dtype, tag, encoding = _dtype_of(entry["dtype"]), entry["tag"], entry["encoding"]
+    dtype, tag, encoding = np.dtype(entry["dtype"]), entry["tag"], entry["encoding"]
     stored_tag = tag + ".bits" if encoding == "bits" else tag
     if stored_tag not in tensors:
         raise _AlteredError(f"{stored_tag} is missing")
@@ -288,10 +288,3 @@ def _load(entry: dict[str, Any] | None, tensors: Mapping[str, Array]) -> Array |
             f"{dtype}{entry['shape']} with {entry['sha256'][:12]}…"
         )
     return array
-
-
-@functools.cache
-def _dtype_of(name: str) -> np.dtype[Any]:
-    """Returns the dtype that NumPy or ml_dtypes knows by a name."""
-    extended = getattr(ml_dtypes, name, None)
-    return np.dtype(name if extended is None else extended)
