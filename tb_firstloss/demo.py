@@ -1,7 +1,5 @@
 """One epoch on scikit-learn's digits, with the first loss captured."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections.abc import Callable, Iterable
@@ -58,13 +56,7 @@ def train(
 ) -> Outcome:
     """Trains the demo network for one epoch and records its first batch under ``logdir``.
 
-    Args:
-        logdir: Where the recording goes.
-        data_seed: Seed of the order of the images.
-        weight_seed: Seed of the initial weights.
-        loss: One of `LOSSES`.
-        with_fit: Whether to train with ``model.fit`` instead of a custom loop.
-        track: Called with the loop's batches and their number; returns them, to show progress.
+    ``track`` is called with a loop's batches and their number, and returns them, to show progress.
     """
     model = make_model(weight_seed)
     training, test = load_images()

@@ -1,7 +1,5 @@
 """A logdir's scalars, read into columns."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor

@@ -7,8 +7,6 @@ Examples::
   tb-firstloss demo --keras
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import os
@@ -23,7 +21,6 @@ from tb_firstloss.reading.recordings import read_first_loss
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's arguments."""
     parser.add_argument(
         "--logdir", default="runs/demo", help="where the event files go (default: runs/demo)"
     )
