@@ -48,6 +48,9 @@ class NotDurableError(CaptureError):
         super().__init__(message)
         self.path = os.fspath(path)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return functools.partial(type(self), path=self.path), self.args
+
 
 class ResumedRunError(CaptureError):
     """The run continues an earlier one, and ``on_resume="error"``."""

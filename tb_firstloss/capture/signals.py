@@ -11,16 +11,7 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
-
-_Handler = Callable[[int, FrameType | None], Any]
-
-
-class _Here(threading.local):
-    deferral: _Deferral | None = None
-
-
-_here = _Here()
+from typing import Any, ClassVar
 
 
 def deferred() -> contextlib.AbstractContextManager[bool]:
@@ -29,20 +20,25 @@ def deferred() -> contextlib.AbstractContextManager[bool]:
     Entered, it is True; or False in a thread other than the main one, which no handler reaches, and
     inside another such block. A signal that comes twice goes through: it can end a hanging write.
     """
-    if _here.deferral is not None or threading.current_thread() is not threading.main_thread():
-        return contextlib.nullcontext(False)
-    return _Deferral()
+    is_outermost = _is_main_thread() and _Deferral.current is None
+    return _Deferral() if is_outermost else contextlib.nullcontext(False)
 
 
-def let_through(when: bool = True) -> contextlib.AbstractContextManager[Any]:
+def let_through(when: bool = True) -> contextlib.AbstractContextManager[None]:
     """Lets signals through inside a deferred block: what runs here is the user's step."""
-    deferral = _here.deferral if when else None
+    deferral = _Deferral.current if when and _is_main_thread() else None
     return contextlib.nullcontext() if deferral is None else _LetThrough(deferral)
 
 
-class _Deferral:
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+class _Deferral(contextlib.AbstractContextManager[bool]):
+    current: ClassVar[_Deferral | None] = None
+
     def __init__(self) -> None:
-        self._handlers: dict[int, _Handler] = {}
+        self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
         self._pending: dict[int, FrameType | None] = {}
 
     def __enter__(self) -> bool:
@@ -57,7 +53,7 @@ class _Deferral:
         self.release()
 
     def hold(self) -> None:
-        _here.deferral = self
+        _Deferral.current = self
         for number in signal.valid_signals():
             handler = signal.getsignal(number)
             if callable(handler):
@@ -65,12 +61,15 @@ class _Deferral:
                 signal.signal(number, self._remember)
 
     def release(self) -> None:
+        _Deferral.current = None
         try:
             self._restore()
         finally:
             self._restore()  # a handler that was back may have raised before all were
-            _here.deferral, handlers, self._handlers = None, self._handlers, {}
-            self._deliver(handlers)
+            pending, self._pending = self._pending, {}
+            with contextlib.ExitStack() as calls:  # of each, even if one raises
+                for number, frame in pending.items():
+                    calls.callback(self._handlers[number], number, frame)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if number in self._pending:
@@ -84,16 +83,8 @@ class _Deferral:
             if signal.getsignal(number) == self._remember:
                 signal.signal(number, handler)
 
-    def _deliver(self, handlers: dict[int, _Handler]) -> None:
-        while self._pending:
-            number, frame = self._pending.popitem()
-            try:
-                handlers[number](number, frame)
-            finally:
-                self._deliver(handlers)
 
-
-class _LetThrough:
+class _LetThrough(contextlib.AbstractContextManager[None]):
     def __init__(self, deferral: _Deferral) -> None:
         self._deferral = deferral
 

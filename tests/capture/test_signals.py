@@ -1,3 +1,4 @@
+import itertools
 import os
 import signal
 import threading
@@ -145,21 +146,31 @@ def test_other_threads_change_no_handler():
 
 def test_a_signal_while_handlers_are_exchanged_leaves_none_behind(calls, monkeypatch):
     """At every moment of the exchange, one after the other."""
-    real, moments = signal.signal, [0, 0]
+    before, came = caught_signals(), True
+    for moment in itertools.count(1):
+        left = itertools.count(moment, -1)
 
-    def interrupted(number, handler):
-        moments[0] += 1
-        if moments[0] == moments[1]:
-            send()
-        return real(number, handler)
+        def interrupted(function, left=left):
+            def call(*args):
+                if next(left) == 1:
+                    send()
+                return function(*args)
 
-    before = caught_signals()
-    for moment in range(1, 2 * len(before) + 1):
-        moments[:] = 0, moment
-        monkeypatch.setattr(signal, "signal", interrupted)
-        with pytest.raises(KeyboardInterrupt), deferred():
-            pass
-        monkeypatch.setattr(signal, "signal", real)
+            return call
+
+        with monkeypatch.context() as patch:
+            for name in ("signal", "getsignal"):
+                patch.setattr(signal, name, interrupted(getattr(signal, name)))
+            try:
+                with deferred():
+                    pass
+                came = False
+            except KeyboardInterrupt:
+                pass
         assert caught_signals() == before, moment
-        with deferred():
+        with deferred() as is_outermost:
+            assert is_outermost
             assert set(caught_signals().values()).isdisjoint(before.values())
+        if not came:
+            break
+    assert moment > len(signal.valid_signals()) + 4 * len(before)

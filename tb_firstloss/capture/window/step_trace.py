@@ -24,6 +24,7 @@ class StepTrace:
         profile_bytes: Size of the profile on disk; None if none was written.
         missing: One line per requested artifact that could not be produced, and why.
         warning: What is wrong with the profile, and what to do about it; None if nothing is.
+        barrier: Seconds of each part of writing the values, for which training waited.
     """
 
     step: int
@@ -32,6 +33,7 @@ class StepTrace:
     profile_bytes: int | None = None
     missing: list[str] = dataclasses.field(default_factory=list)
     warning: str | None = None
+    barrier: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @contextlib.contextmanager

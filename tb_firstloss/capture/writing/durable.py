@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
-import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from tb_firstloss import contract, errors
 from tb_firstloss.capture.writing import summaries
-from tb_firstloss.capture.writing.run_dirs import sync
+from tb_firstloss.capture.writing.storage import said_if_slow, sync, why_unwritable
 from tb_firstloss.first_batch import FirstBatch
 from tb_firstloss.paths import is_url
 from tb_firstloss.reading.logdir import verify
@@ -31,7 +31,8 @@ class RecordingFile:
     ::
 
         with file.open() as writer:
-            ...               # write the values, and flush them
+            with file.part("writing"):
+                ...           # write the values, and flush them
             file.settle()     # from here on they survive whatever happens
             ...               # write the rest
         file.finish()
@@ -40,10 +41,16 @@ class RecordingFile:
         first: The first batch.
         run_dir: Claimed run directory, local or remote.
         recording_id: Unique, so that the file is found among those of other recordings.
+        size: Bytes of the values, about.
+
+    Attributes:
+        seconds: How long each part took, the one that goes on last.
     """
 
-    def __init__(self, first: FirstBatch, run_dir: str, recording_id: str) -> None:
+    def __init__(self, first: FirstBatch, run_dir: str, recording_id: str, size: int) -> None:
+        self.seconds: dict[str, float] = {}
         self._first = first
+        self._size = size
         self._run_dir = run_dir
         self._suffix = f".{recording_id[:16]}{contract.FILE_SUFFIX}"
         self._is_remote = is_url(run_dir)
@@ -58,14 +65,27 @@ class RecordingFile:
             NotDurableError: What is on disk is not the first batch.
         """
         try:
-            with summaries.event_file(self._run_dir, self._suffix) as writer:
+            with (
+                said_if_slow(self._run_dir, self.seconds),
+                summaries.event_file(self._run_dir, self._suffix) as writer,
+            ):
                 yield writer
             if self._is_remote:
                 self._check_copy()
-        except Exception as error:
+        except BaseException as error:
             if not self._settled_bytes:
                 self.discard()
+            if not isinstance(error, Exception):
+                raise
+            if not self._settled_bytes:
                 raise self._not_durable(error) from error
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Measures a part of what training waits for."""
+        start, self.seconds[name] = time.perf_counter(), 0.0
+        yield
+        self.seconds[name] = time.perf_counter() - start
 
     def settle(self) -> None:
         """Makes the flushed values durable, and compares what is on disk with the first batch.
@@ -81,26 +101,26 @@ class RecordingFile:
             raise FileNotFoundError("the event file is gone; was the directory removed?")
         self._path = found[0]
         if not self._is_remote:
-            sync(self._path)
-            sync(self._run_dir)
-            self._check(self._path)
+            with self.part("syncing"):
+                sync(self._path)
+                sync(self._run_dir)
+            with self.part("reading back"):
+                self._check(self._path)
             self._settled_bytes = Path(self._path).stat().st_size
 
-    def finish(self) -> bool:
-        """Makes the closed file durable; returns whether what follows the values is intact.
+    def finish(self) -> str | None:
+        """Returns why what follows the values in the closed file is not intact; None if it is.
 
         If it is not, the file is cut back to the values, so that no torn record stays behind them.
+        Only the values have to survive a power failure, so nothing is synced again.
         """
         if self._is_remote:
-            return True
-        with contextlib.suppress(OSError):
-            sync(self._path)
+            return None
         if Path(self._path).stat().st_size > self._settled_bytes and not verify(self._path):
-            return True
+            return None
         os.truncate(self._path, self._settled_bytes)
-        with contextlib.suppress(OSError):
-            sync(self._path)
-        return False
+        cause = why_unwritable(self._run_dir, self._settled_bytes + 2**20)
+        return cause or "an unknown cause"
 
     def discard(self) -> None:
         """Removes the file: it holds no complete recording."""
@@ -136,16 +156,9 @@ class RecordingFile:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         # TensorFlow's errors begin with the operation that failed and end with the cause.
         reason = lines[-1].partition(" [Op:")[0] if lines else type(error).__name__
+        with contextlib.suppress(Exception):
+            reason = why_unwritable(self._run_dir, self._size) or reason
         return errors.NotDurableError(
-            f"{self._run_dir}: {reason}{_free_space(self._run_dir)}; the first loss is kept in "
-            "memory only (.first_batch)",
+            f"{self._run_dir}: {reason}; the first loss is kept in memory only (.first_batch)",
             path=self._run_dir,
         )
-
-
-def _free_space(run_dir: str) -> str:
-    with contextlib.suppress(OSError):
-        free = shutil.disk_usage(run_dir).free
-        if free < 2**20:
-            return f" ({free:,} bytes are free on its file system)"
-    return ""

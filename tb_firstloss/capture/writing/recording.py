@@ -48,14 +48,19 @@ def write_recording(
     shown = step if options.graph else None
     # Asked in the scopes of the user's call: in others, a tf.function may be traced anew.
     graph = _graph_of(shown, trace.missing)
-    file = RecordingFile(first, run_dir, recording_id)
+    run_metadata, trace.run_metadata = trace.run_metadata, None  # the trace lives on
+    size = 4096 + sum(array.nbytes for _, array in recording.tensors)
+    file = RecordingFile(first, run_dir, recording_id, size)
     with file.open() as writer:
-        _write_values(first, recording, tag)
-        writer.flush()
+        with file.part("writing"):
+            _write_values(first, recording, tag)
+            writer.flush()
         file.settle()
+        trace.barrier = dict(file.seconds)
+        file.seconds["adding graph and report"] = 0.0
         try:
             graphs.write_graphs(
-                graph, trace.run_metadata, tag=tag, step=first.step, missing=trace.missing
+                graph, run_metadata, tag=tag, step=first.step, missing=trace.missing
             )
             layers = None if shown is None else shown.layers()
             if layers is not None:
@@ -65,8 +70,9 @@ def write_recording(
                 _write_hparams(options.hparams, run_dir, recording_id)
         except Exception as error:  # noqa: BLE001 - the values are safe; nothing else may lose them
             trace.missing.append(f"graph or report: {first_line(error, named=True)}")
-    if not file.finish():
-        trace.missing.append("graph and report: they could not be written, but the values were")
+    cause = file.finish()
+    if cause is not None:
+        trace.missing.append(f"graph and report: they could not be written ({cause})")
     return recording.left_out
 
 

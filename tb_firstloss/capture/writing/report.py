@@ -39,6 +39,9 @@ def _trace_rows(trace: StepTrace, what: str) -> list[tuple[str, str]]:
         rows.append(("step wall time", f"{trace.seconds:.4g} s, {what}"))
     if trace.profile_bytes is not None:
         rows.append(("profile", f"{trace.profile_bytes:,} bytes"))
+    if trace.barrier:
+        parts = [f"{part} {seconds:.3g} s" for part, seconds in trace.barrier.items()]
+        rows.append(("values on disk after", ", ".join(parts)))
     return rows
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 from pathlib import Path
 
 import tensorflow as tf
 
+from tb_firstloss.capture.writing.storage import said_if_slow, sync
 from tb_firstloss.paths import is_url
 
 
@@ -28,10 +28,11 @@ def claim_run_dir(logdir: str, tag: str) -> str:
         tf.io.gfile.makedirs(run_dir)
         return run_dir
     new_parents = [path for path in (Path(logdir), *Path(logdir).parents) if not path.exists()]
-    Path(logdir).mkdir(parents=True, exist_ok=True)
-    run_dir = next(path for path in candidates if _make(path))
-    for path in (Path(run_dir), *new_parents):
-        sync(str(path.parent))
+    with said_if_slow(logdir, ["creating the run directory"]):
+        Path(logdir).mkdir(parents=True, exist_ok=True)
+        run_dir = next(path for path in candidates if _make(path))
+        for path in (Path(run_dir), *new_parents):
+            sync(str(path.parent))
     return run_dir
 
 
@@ -53,15 +54,6 @@ def release_run_dir(run_dir: str) -> None:
             Path(run_dir).rmdir()
         elif not tf.io.gfile.listdir(run_dir):
             tf.io.gfile.rmtree(run_dir)
-
-
-def sync(path: str) -> None:
-    """Makes a local file's bytes, or a directory's entries, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _make(path: str) -> bool:

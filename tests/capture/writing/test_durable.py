@@ -1,5 +1,7 @@
 import contextlib
 import os
+import pickle
+import re
 import resource
 import shutil
 import stat
@@ -7,6 +9,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ import pytest
 import tensorflow as tf
 
 from tb_firstloss import FirstLoss, iter_tensors, read_first_loss, read_first_losses, verify
+from tb_firstloss.capture.writing import durable
 from tb_firstloss.errors import CaptureWarning, NotDurableError
 
 PLAIN = {"graph": False, "profile": False}
@@ -44,7 +48,8 @@ def test_a_write_cut_short_is_detected_and_training_goes_on(tmp_path, limit):
         pytest.warns(CaptureWarning, match="kept in memory only") as caught,
     ):
         returned = step()
-    assert len(caught) == 1
+    (warning,) = caught
+    assert "above the limit on file sizes (ulimit -f): File too large; " in str(warning.message)
     assert returned.numpy().tobytes() == first.first_batch.per_example.tobytes() == LOSS.tobytes()
     step()
     assert event_files(tmp_path) == []
@@ -55,6 +60,8 @@ def test_a_write_cut_short_raises_when_asked(tmp_path):
     with file_size_limit(4000), pytest.raises(NotDurableError) as caught:
         first.record(LOSS)
     assert caught.value.path == first.run_dir
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.path) == (str(caught.value), first.run_dir)
     assert first.first_batch.count == 2000
 
 
@@ -68,7 +75,7 @@ def test_the_values_survive_when_what_follows_them_cannot_be_written(tmp_path, r
         step()
     assert read_first_loss(tmp_path / "logs").per_example.tobytes() == LOSS.tobytes()
     assert verify(tmp_path / "logs") == []
-    assert "could not be written" in caplog.text
+    assert "they could not be written (above the limit on file sizes" in caplog.text
 
 
 def test_after_a_failed_write_the_default_writer_is_the_users_again(tmp_path):
@@ -111,10 +118,106 @@ def small_disk(path, options):
 def test_a_full_disk_is_reported_with_its_free_space(tmp_path, size):
     with small_disk(tmp_path / "disk", f"size={size}") as disk:
         first = FirstLoss(disk / "logs", **PLAIN)
-        with pytest.warns(CaptureWarning, match="kept in memory only|No space left"):
+        free = r"disk full: No space left on device \([\d,]+ bytes are free on its file system\)"
+        with pytest.warns(CaptureWarning, match=f"{free}; the first loss is kept in memory"):
             first.record(np.zeros(20_000))
         assert first.first_batch.count == 20_000
-        assert all(not verify(file) for file in event_files(disk))
+        assert [path for path in disk.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root; RLIMIT_FSIZE is tested above")
+@pytest.mark.parametrize("kilobytes", range(168, 200, 8))
+def test_a_disk_that_fills_up_after_the_values_is_named(tmp_path, kilobytes, caplog):
+    """The values fit, and the graph does not."""
+    with small_disk(tmp_path / "disk", f"size={kilobytes}k") as disk:
+        first = FirstLoss(disk / "logs", profile=False, on_error="raise")
+        weights = tf.Variable(tf.zeros([8]))
+
+        @tf.function
+        def step():
+            for _ in range(150):
+                weights.assign_add(tf.sin(weights) + 1)
+            return tf.zeros([19_000], tf.float64)
+
+        first.wrap(step)()
+        assert read_first_loss(disk).per_example.shape == (19_000,)
+        assert verify(disk) == []
+    assert "they could not be written (disk full: No space left on device (" in caplog.text
+
+
+def test_a_disk_that_takes_the_file_after_all_is_blamed_for_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: [file.unlink() for file in event_files(tmp_path)]
+    )
+    with pytest.warns(CaptureWarning, match="logs/first_batch: .*No such file") as caught:
+        FirstLoss(tmp_path / "logs", **PLAIN).record(LOSS)
+    assert "disk full" not in str(caught[0].message)
+
+
+WAITS = "; training waits for this storage"
+
+
+@pytest.mark.parametrize(
+    ("slow", "what"),
+    [
+        ("mkdir", "creating the run directory"),
+        ("flush", "writing"),
+        ("fsync", "syncing"),
+        ("read", "reading back"),
+        ("graph", "adding graph and report"),
+    ],
+)
+def test_slow_storage_is_said_in_one_line_after_a_second(tmp_path, monkeypatch, ours, slow, what):
+    places = {
+        "mkdir": (Path, "mkdir"),
+        "flush": (tf.summary, "write"),
+        "fsync": (os, "fsync"),
+        "read": (durable, "read_first_loss"),
+        "graph": (durable.summaries, "write_text"),
+    }
+    real, waited = getattr(*places[slow]), []
+
+    def wait(*args, **kwargs):
+        if not waited and (slow != "fsync" or event_files(tmp_path)):
+            waited.append(time.sleep(1.2))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(*places[slow], wait)
+    FirstLoss(tmp_path / "logs", on_error="raise", **PLAIN).record(LOSS)
+    where = tmp_path / "logs" if slow == "mkdir" else tmp_path / "logs" / "first_batch"
+    said = [line for line in ours() if WAITS in line]
+    assert said == [f"{where}: still {what} after 1 s{WAITS}"]
+    FirstLoss(tmp_path / "logs", on_error="raise", **PLAIN).record(LOSS)
+    time.sleep(1.1)
+    assert [line for line in ours() if WAITS in line] == said
+
+
+def test_the_report_says_what_training_waited_for(tmp_path, monkeypatch):
+    real = os.fsync
+
+    def slow(descriptor):
+        time.sleep(0.2)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    FirstLoss(tmp_path, on_error="raise", **PLAIN).record(LOSS)
+    (text,) = [d.value.item().decode() for d in iter_tensors(tmp_path) if d.tag.endswith("/report")]
+    row = re.search(
+        r"values on disk after \| writing (\S+) s, syncing (\S+) s, reading back (\S+) s \|", text
+    )
+    writing, syncing, reading = map(float, row.groups())
+    assert 0.4 <= syncing < 1  # the file and its directory
+    assert 0 < writing < 0.4
+    assert 0 < reading < 0.4
+
+
+def test_a_process_that_may_start_no_thread_records(tmp_path, monkeypatch):
+    def fail(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    FirstLoss(tmp_path, on_error="raise", **PLAIN).record(LOSS)
+    assert read_first_loss(tmp_path).count == 2000
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root; others are tested below")
@@ -287,12 +390,15 @@ def strace_of(tmp_path):
     script.write_text(
         "import tensorflow as tf\n"
         "from tb_firstloss import FirstLoss\n"
-        f"step = FirstLoss({str(tmp_path / 'logs')!r}, graph=False, profile=False).wrap(\n"
-        f"    lambda i: open({str(tmp_path)!r} + f'/step{{i}}', 'w') and tf.constant(1.0))\n"
+        "function = tf.function(lambda x: tf.sin(x) + 1)\n"
+        "def step(i):\n"
+        f"    open({str(tmp_path)!r} + f'/step{{i}}', 'w').close()\n"
+        "    return function(tf.ones([4]))\n"
+        f"step = FirstLoss({str(tmp_path / 'new' / 'logs')!r}, profile=False).wrap(step)\n"
         "step(0); step(1)\n"
     )
     trace = tmp_path / "trace"
-    command = ["strace", "-f", "-y", "-e", "trace=fsync,openat,mkdir", "-o", str(trace)]
+    command = ["strace", "-f", "-y", "-e", "trace=fsync,fdatasync,openat", "-o", str(trace)]
     subprocess.run([*command, sys.executable, str(script)], check=True)
     return trace.read_text().splitlines()
 
@@ -301,18 +407,25 @@ def strace_of(tmp_path):
 @pytest.mark.skipif(
     not shutil.which("strace") and not os.environ.get("CI"), reason="strace is not installed"
 )
-def test_file_and_directories_are_synced_before_step_1(tmp_path):
+def test_file_and_directories_are_synced_once_each_before_step_1(tmp_path):
     lines = strace_of(tmp_path)
 
-    def first_index(*words):
-        return next(i for i, line in enumerate(lines) if all(word in line for word in words))
+    def index(word):
+        return next(i for i, line in enumerate(lines) if "openat" in line and word in line)
 
-    step_1 = first_index("openat", "/step1")
-    logs = str(tmp_path / "logs")
-    for path in (f"{logs}/first_batch/events", f"{logs}/first_batch>"):
-        assert first_index("/step0") < first_index("fsync", f"<{path}") < step_1, path
-    for path in (f"{logs}>", f"{tmp_path}>"):  # made before the step, with the run directory
-        assert first_index("fsync", f"<{path}") < step_1, path
+    synced = [
+        (i, found.group(1))
+        for i, line in enumerate(lines)
+        if (found := re.search(rf"sync\(\d+<({tmp_path}[^>]*)>", line))
+    ]
+    (file,) = event_files(tmp_path)
+    run_dir = tmp_path / "new" / "logs" / "first_batch"
+    assert sorted(path for _, path in synced) == sorted(
+        map(str, [tmp_path, tmp_path / "new", tmp_path / "new" / "logs", run_dir, file])
+    )
+    during = {path for i, path in synced if i > index("/step0")}
+    assert during == {str(run_dir), str(file)}  # the others exist before the step
+    assert all(i < index("/step1") for i, _ in synced)
 
 
 def test_nothing_of_the_training_data_is_stored(tmp_path):
