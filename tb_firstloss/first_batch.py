@@ -95,7 +95,7 @@ class FirstBatch:
         # Executors pickle a FirstBatch, which a mappingproxy prevents.
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields |= {name: dict(fields[name]) for name in ("losses", "outputs", "metadata")}
-        return functools.partial(FirstBatch, **fields), ()
+        return _rebuild, (fields,)  # as arguments, which a deep copy copies
 
     @property
     def loss(self) -> Array | None:
@@ -185,6 +185,10 @@ class FirstBatch:
         from tb_firstloss.notebook import to_html  # only a notebook needs it
 
         return to_html(tabulate(self))
+
+
+def _rebuild(fields: dict[str, Any]) -> FirstBatch:
+    return FirstBatch(**fields)
 
 
 def tabulate(first: FirstBatch) -> LossTable:

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tb_firstloss import contract, errors
+from tb_firstloss import errors
 from tb_firstloss.profiles import timeline
-from tb_firstloss.reading.scalars import read_scalars
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +81,9 @@ def read_profile(run_dir: str | os.PathLike[str]) -> StepProfile:
         raise errors.UndecodableError(
             f"{path}: damaged profile, or unexpected output from xprof ({error!r})", path=path
         ) from error
+    from tb_firstloss import contract  # NumPy, which --help does without
+    from tb_firstloss.reading.scalars import read_scalars
+
     # Other runs may lie below this one.
     found = read_scalars(path, runs=".", tags=f"*/{contract.SECONDS_BETWEEN_STEPS}", keep="last")
     seconds = found.value[found.step == profile.step].tolist()

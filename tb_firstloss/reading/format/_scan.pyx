@@ -67,10 +67,8 @@ cdef extern from *:
     }
     static int has_sse42(void) { __builtin_cpu_init(); return __builtin_cpu_supports("sse4.2"); }
     #else
-    static uint32_t crc_sse42(uint32_t c, const uint8_t *p, size_t n) {
-        return crc_portable(c, p, n);
-    }
-    static int has_sse42(void) { return 0; }
+    #define crc_sse42 crc_portable
+    #define has_sse42() 0
     #endif
     """
     void crc_prepare() nogil
