@@ -101,7 +101,7 @@ def first_batch(seed):
         run="first_batch",
         step=0,
         wall_time=1.7e9,
-        loss=values.mean().reshape(()),
+        losses={"loss": values.mean().reshape(())},
         outputs={"loss": OutputLoss(per_example=values)},
     )
 

@@ -11,8 +11,6 @@ Names are loaded when they are first used, so that importing the package costs n
 never imports TensorFlow.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Evaluates simple arithmetic, and nothing as Python code."""
 
-from __future__ import annotations
-
 import ast
 import math
 import operator
@@ -32,11 +30,7 @@ _MAX_LENGTH = 1000
 
 
 def evaluate(text: str) -> float:
-    """Returns the value of numbers, ``+ - * /``, parentheses, log (natural), log2, sqrt, pi, ….
-
-    Raises:
-        ValueError: There is no value, or the text is anything else.
-    """
+    """Returns the value of numbers, ``+ - * /``, parentheses, log, sqrt, pi, …; else ValueError."""
     if len(text) > _MAX_LENGTH:
         raise ValueError(f"more than {_MAX_LENGTH} characters")
     try:

@@ -1,7 +1,5 @@
 """Arrays described, summarized, counted into buckets and digested, with NumPy alone."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib
@@ -37,7 +35,7 @@ class LossStatistics:
     nonfinite_count: int
 
     @classmethod
-    def of(cls, values: Array) -> LossStatistics:
+    def of(cls, values: Array) -> "LossStatistics":
         """Computes the statistics of an array of any shape and any real dtype."""
         finite = finite_values(values)
         nonfinite_count = int(values.size - finite.size)
@@ -98,12 +96,7 @@ def count_in_buckets(
 
 
 def bar_heights(values: Array, count: int | None = None) -> list[float]:
-    """Returns the heights of a histogram's bars, 0 to 1; none without a finite value.
-
-    Args:
-        values: Any shape and any real dtype; only finite values count.
-        count: Number of bars; None to choose it by the number of values.
-    """
+    """Returns the heights of a histogram's bars, 0 to 1, of the finite values; none without any."""
     finite = finite_values(values)
     if not finite.size:
         return []

@@ -1,7 +1,5 @@
 """The verdict on a first loss: what it should be, and whether it is."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import reprlib
@@ -48,7 +46,7 @@ class Verdict:
     value: float
     expected: float
     message: str
-    parts: Mapping[str, Verdict] = dataclasses.field(default_factory=dict, hash=False)
+    parts: Mapping[str, "Verdict"] = dataclasses.field(default_factory=dict, hash=False)
 
     @property
     def ok(self) -> bool:
@@ -100,11 +98,7 @@ def check(
 def check_recorded(
     first_batch: FirstBatch, *, rtol: float = 0.1, atol: float = 0.0
 ) -> Verdict | None:
-    """Compares a first loss, as `check` does, with the expectation recorded with it, if any.
-
-    Raises:
-        ValueError: As `check`, also where the recorded expectation has the wrong type.
-    """
+    """Compares a first loss, as `check` does, with the expectation recorded with it, if any."""
     recorded = first_batch.metadata.get("expected_loss")
     if recorded is None:
         return None

@@ -1,7 +1,5 @@
 """The comparison of two first batches: whether their losses agree, and what else differs."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeVar
@@ -157,10 +155,7 @@ def compare_losses(
     a: Array | None, b: Array | None, *, rtol: float = 0.0, atol: float = 0.0
 ) -> ValueComparison:
     """Compares a loss with a baseline's; None stands for a loss that is missing."""
-    if a is None or b is None:
-        where = "the baseline" if a is None else "the other run"
-        return ValueComparison(agreement="different", reason=f"{where} has no such loss")
-    return _compare_arrays(a, b, rtol=rtol, atol=atol)
+    return _compare_arrays(a, b, "loss", rtol=rtol, atol=atol)
 
 
 def compare_outputs(
@@ -175,15 +170,20 @@ def compare_outputs(
     if a.per_example is None and b.per_example is None:
         reason = "both recordings left it out as too large, and their digests differ"
         return ValueComparison(agreement="different", reason=reason)
-    return _compare_arrays(a.per_example, b.per_example, a.row_splits, rtol=rtol, atol=atol)
+    x, y, splits = a.per_example, b.per_example, a.row_splits
+    return _compare_arrays(x, y, "values", splits, rtol=rtol, atol=atol)
 
 
 def _compare_arrays(
-    a: Array | None, b: Array | None, row_splits: tuple[Array, ...] = (), **tolerances: float
+    a: Array | None,
+    b: Array | None,
+    what: str,
+    row_splits: tuple[Array, ...] = (),
+    **tolerances: float,
 ) -> ValueComparison:
     if a is None or b is None:
         where = "baseline" if a is None else "other run"
-        return ValueComparison(agreement="different", reason=f"the {where} has no such values")
+        return ValueComparison(agreement="different", reason=f"the {where} has no such {what}")
     if a.shape != b.shape:
         return ValueComparison(agreement="different", reason=f"{describe(a)} against {describe(b)}")
     other_bits = _bits_differ(a, b) if a.dtype == b.dtype else None

@@ -9,8 +9,6 @@ disagrees with it, it is no recording.
 Encoding and decoding are side by side here, so that neither can change alone.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json
@@ -19,7 +17,7 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
-import ml_dtypes
+import ml_dtypes  # noqa: F401  # NumPy then knows its dtypes by name
 import numpy as np
 
 from tb_firstloss import arrays, errors
@@ -51,6 +49,10 @@ descriptions" where runs disagree."""
 
 HISTOGRAM = "loss_per_example"
 HISTOGRAM_DESCRIPTION = "The finite per-example losses of the first training batch."
+
+SECONDS_BETWEEN_STEPS = "seconds_between_steps"
+SECONDS_BETWEEN_STEPS_DESCRIPTION = "Seconds from the previous step's return to the warm step."
+"""The one scalar of a warm step's run, which is no recording."""
 
 
 def escape(name: str) -> str:
@@ -98,13 +100,10 @@ class Recording:
 def encode(
     first: FirstBatch, *, tag: str, recording_id: str, max_tensor_bytes: int = PROTO_LIMIT_BYTES
 ) -> Recording:
-    """Turns a first batch into the tensors and the manifest to write.
+    """Turns a first batch into the tensors and the manifest to write under a tag.
 
-    Args:
-        first: What was captured.
-        tag: The recorder's tag.
-        recording_id: Anything unique; it distinguishes a copy from a new recording of equal values.
-        max_tensor_bytes: Leaves out arrays stored in more bytes than this.
+    ``recording_id``, which is anything unique, distinguishes a copy from a new recording of equal
+    values. Arrays stored in more bytes than ``max_tensor_bytes`` are left out.
     """
     tensors: list[tuple[str, Array]] = []
     left_out: list[str] = []
@@ -229,6 +228,10 @@ def _decode_facts(
     for out in facts["outputs"]:
         entries += [out["per_example"], *out["row_splits"], out["sample_weight"], out["mask"]]
         row_splits = [load(entry) for entry in out["row_splits"]]
+        statistics: dict[str, Any] = {
+            name: float(number) if isinstance(number, str) else number
+            for name, number in out["statistics"].items()
+        }
         outputs[out["name"]] = OutputLoss(
             per_example=load(out["per_example"]),
             row_splits=tuple(splits for splits in row_splits if splits is not None),
@@ -236,7 +239,7 @@ def _decode_facts(
             mask=load(out["mask"]),
             reduction=out["reduction"],
             loss_weight=out["loss_weight"],
-            statistics=_decode_statistics(out["statistics"]),
+            statistics=LossStatistics(**statistics),
         )
     if not any(entry is not None and entry.get("left_out") for entry in entries):
         digest = compute_digest(losses, outputs)
@@ -269,16 +272,11 @@ def _sum_loss_of_version_1(
     return {"loss": total}, outputs or {"loss": OutputLoss(per_example=loss, reduction="sum")}
 
 
-def _decode_statistics(facts: dict[str, Any]) -> LossStatistics:
-    numbers: dict[str, Any] = {k: float(v) if isinstance(v, str) else v for k, v in facts.items()}
-    return LossStatistics(**numbers)
-
-
 def _load(entry: dict[str, Any] | None, tensors: Mapping[str, Array]) -> Array | None:
     """Returns the array that a manifest entry names, in its true dtype; None if it was left out."""
     if entry is None or entry.get("left_out"):
         return None
-    dtype, tag, encoding = _dtype_of(entry["dtype"]), entry["tag"], entry["encoding"]
+    dtype, tag, encoding = np.dtype(entry["dtype"]), entry["tag"], entry["encoding"]
     stored_tag = tag + ".bits" if encoding == "bits" else tag
     if stored_tag not in tensors:
         raise _AlteredError(f"{stored_tag} is missing")
@@ -290,10 +288,3 @@ def _load(entry: dict[str, Any] | None, tensors: Mapping[str, Array]) -> Array |
             f"{dtype}{entry['shape']} with {entry['sha256'][:12]}…"
         )
     return array
-
-
-@functools.cache
-def _dtype_of(name: str) -> np.dtype[Any]:
-    """Returns the dtype that NumPy or ml_dtypes knows by a name."""
-    extended = getattr(ml_dtypes, name, None)
-    return np.dtype(name if extended is None else extended)

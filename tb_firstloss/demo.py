@@ -1,8 +1,5 @@
 """One epoch on scikit-learn's digits, with the first loss captured."""
 
-from __future__ import annotations
-
-import dataclasses
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -34,14 +31,6 @@ LOSSES: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
 TEST_COUNT = 297
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """Where the demo's recording is, and the share of test images recognised, 0 to 1."""
-
-    run_dir: str
-    accuracy: float
-
-
 def start_devices() -> None:
     """Lets TensorFlow find, and log, its devices now and not at the first step."""
     tf.config.list_logical_devices()
@@ -55,16 +44,13 @@ def train(
     loss: str = "cross-entropy",
     with_fit: bool = False,
     track: Callable[[Iterable[Any], int], Iterable[Any]] = lambda batches, _: batches,
-) -> Outcome:
+) -> tuple[str, float]:
     """Trains the demo network for one epoch and records its first batch under ``logdir``.
 
-    Args:
-        logdir: Where the recording goes.
-        data_seed: Seed of the order of the images.
-        weight_seed: Seed of the initial weights.
-        loss: One of `LOSSES`.
-        with_fit: Whether to train with ``model.fit`` instead of a custom loop.
-        track: Called with the loop's batches and their number; returns them, to show progress.
+    ``track`` is called with a loop's batches and their number, and returns them, to show progress.
+
+    Returns:
+        The recording's run directory, and the share of test images recognised, 0 to 1.
     """
     model = make_model(weight_seed)
     training, test = load_images()
@@ -85,7 +71,9 @@ def train(
             train_step(x, y)
     if first.run_dir is None:
         raise OSError(f"{first.logdir}: the recording could not be written; see the warning")
-    return Outcome(run_dir=first.run_dir, accuracy=measure_accuracy(model, *test))
+    images, labels = test
+    predicted = np.argmax(model(images, training=False), axis=-1)
+    return first.run_dir, float(np.mean(predicted == labels))
 
 
 def _fit(
@@ -146,9 +134,3 @@ def make_train_step(
         return {"per_example": per_example, "loss": loss}
 
     return tf.function(train_step)
-
-
-def measure_accuracy(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the share of images [count, 8, 8, 1] whose label [count] the model predicts."""
-    predicted = np.argmax(model(images, training=False), axis=-1)
-    return float(np.mean(predicted == labels))

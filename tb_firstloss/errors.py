@@ -3,8 +3,6 @@
 A caller's mistake (a bad tag, an unknown option) is a built-in TypeError or ValueError instead.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What was captured of the first training batch, in plain NumPy: no I/O and no TensorFlow."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Mapping
@@ -41,12 +39,10 @@ class OutputLoss:
     statistics: LossStatistics = None  # type: ignore[assignment]  # set by __post_init__
 
     def __post_init__(self) -> None:
-        if self.per_example is not None:
-            if np.ndim(self.per_example) == 0:
-                raise ValueError("per_example: a scalar; it needs one value per example")
-            object.__setattr__(self, "per_example", frozen(self.per_example))
+        if self.per_example is not None and np.ndim(self.per_example) == 0:
+            raise ValueError("per_example: a scalar; it needs one value per example")
         object.__setattr__(self, "row_splits", tuple(frozen(s) for s in self.row_splits))
-        for field in ("sample_weight", "mask"):
+        for field in ("per_example", "sample_weight", "mask"):
             if getattr(self, field) is not None:
                 object.__setattr__(self, field, frozen(getattr(self, field)))
         if self.statistics is None:
@@ -98,9 +94,8 @@ class FirstBatch:
     def __reduce__(self) -> tuple[Any, ...]:
         # Executors pickle a FirstBatch, which a mappingproxy prevents.
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        for mapping in ("losses", "outputs", "metadata"):
-            fields[mapping] = dict(fields[mapping])
-        return _rebuild, (fields,)
+        fields |= {name: dict(fields[name]) for name in ("losses", "outputs", "metadata")}
+        return _rebuild, (fields,)  # as arguments, which a deep copy copies
 
     @property
     def loss(self) -> Array | None:
@@ -222,11 +217,8 @@ def compute_digest(losses: Mapping[str, Array], outputs: Mapping[str, OutputLoss
     """Returns a digest, which two first batches share if they are equal bit for bit.
 
     It covers, in order, each loss (None where there is none) and each output's per-example values
-    and row splits, as `digest_of` hashes them. It ignores names.
-
-    Args:
-        losses: The losses in order; of contract version 1, one of any shape.
-        outputs: The outputs in order.
+    and row splits, as `digest_of` hashes them. It ignores names. Of contract version 1, the loss
+    may have any shape.
     """
     arrays: list[Array | None] = list(losses.values()) or [None]
     for output in outputs.values():

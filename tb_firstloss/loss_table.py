@@ -4,8 +4,6 @@ The terminal, notebooks, the report and the TensorBoard tab all render these row
 row's kind is dtype and shape, ``float32[64]``, and whether values are ragged or left out.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Mapping
@@ -86,16 +84,11 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossTable:
-    """A first batch as it is shown.
+    """A first batch as it is shown; fields of the same name are those of `FirstBatch`.
 
     Attributes:
-        run: Name of the run.
-        step: Step under which it was recorded.
-        digest: Of the whole recording.
         expectation: What was expected, as recorded: a number, a number by name, or None; anything
             else is taken for no expectation.
-        losses: In the order in which gradients were taken.
-        outputs: In the model's order.
         all_seen: Whether these are all losses that the step differentiates.
     """
 

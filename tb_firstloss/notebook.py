@@ -1,7 +1,5 @@
 """First batches as HTML with inline SVG, for notebooks: small tables with histograms."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """Which paths are URLs: one rule for what is written, read and shown."""
 
-from __future__ import annotations
-
 import re
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")

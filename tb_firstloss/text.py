@@ -1,7 +1,5 @@
 """Text for terminals: names that cannot steer them, and how many columns a text takes."""
 
-from __future__ import annotations
-
 import unicodedata
 
 

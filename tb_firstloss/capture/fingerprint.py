@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tb_firstloss.arrays import describe
 from tb_firstloss.capture.distribution import replicas
+from tb_firstloss.capture.window import tensorflow_private
 
 
 def fingerprint_call(
@@ -73,7 +74,7 @@ def _weights(objects: Sequence[Any]) -> Iterator[Any]:
 def _referred_to(step_fn: Callable[..., Any]) -> list[Any]:
     """Returns the objects that a step refers to: its owner, and what its code names."""
     function = getattr(step_fn, "python_function", step_fn)
-    owner = getattr(function, "__self__", None) or getattr(step_fn, "__self__", None)
+    owner = tensorflow_private.owner_of(step_fn)
     found = [] if owner is None else [owner, *getattr(owner, "__dict__", {}).values()]
     with contextlib.suppress(TypeError, ValueError):
         variables = inspect.getclosurevars(inspect.unwrap(function))

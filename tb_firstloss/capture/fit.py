@@ -34,27 +34,15 @@ class FirstLossCallback(Recorded, library.IdleCallback):
     It works with Keras 3 and with tf_keras. It subclasses neither's Callback: both take any object
     with a callback's methods, and importing this module imports neither.
 
+    The options are those of `FirstLoss`, without ``strategy``, which the model has. These differ:
+
     Args:
-        logdir: Directory under which the run directory is created: a local path, or a URL of a
-            scheme that TensorFlow can write to (``gs://``). Resolved at once; ``~`` is expanded.
-        tag: Name of the run directory, and first component of every summary tag.
-        step: Step of the summaries, or a callable that returns it, called with the first batch.
-        graph: Whether to record the step's graph.
-        profile: Whether to profile the step, or ``tf.profiler.experimental.ProfilerOptions``.
-        warm_step: Number of a later step to profile as well, or None.
-        expect: Expected mean loss: a number, an expression such as ``"log(10)"``, or a mapping from
-            names of losses to these. "auto" infers it from the loss function: ln K for a softmax
+        expect: As there, or "auto", which infers it from the loss function: ln K for a softmax
             cross-entropy over K classes, ln 2 for a binary one; for any other loss, a warning says
-            that nothing is expected. An UnexpectedLossWarning reports a first loss that differs.
-        hparams: Hyperparameters for TensorBoard's HParams dashboard.
-        metadata: Anything that JSON can hold; ``FirstBatch.metadata`` returns it.
+            that nothing is expected.
         fingerprint: Whether to add a digest of the initial weights. The batch is left alone:
             reading it would take it away from training.
-        max_tensor_bytes: Size above which a tensor is left out, with one warning.
-        on_resume: What a resumed fit does: "skip" keeps the earlier recording, "record" records
-            under a later step, "error" raises.
-        on_error: "warn" turns every failure of the capture into a warning, and training goes on;
-            "raise", meant for CI, raises it.
+        on_resume: What a resumed fit does; the first epoch and the optimizer show that it is one.
 
     Raises:
         ValueError: An option is unusable, or Keras computes with another backend.

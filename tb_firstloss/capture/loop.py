@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, overload
 
 import tensorflow as tf
 
@@ -17,6 +17,10 @@ from tb_firstloss.capture.signals import deferred, let_through
 from tb_firstloss.capture.step.call import StepCall, is_same_step, second_step
 from tb_firstloss.capture.step.recorder import StepRecorder
 from tb_firstloss.capture.step.result import Selector, Selectors, StepResult
+from tb_firstloss.capture.window.tensorflow_private import is_tf_function, wrapped_tf_function
+
+# Not a ParamSpec: a tf.function keeps its attributes, and an untyped one can be called as before.
+_Step = TypeVar("_Step", bound=Callable[..., Any])
 
 
 class FirstLoss(StepRecorder):
@@ -86,6 +90,16 @@ class FirstLoss(StepRecorder):
         self._pending: StepResult | None = None
         self._step_fn: Callable[..., Any] | None = None
 
+    @overload
+    def wrap(
+        self, step_fn: _Step, *, loss: Selector | None = None, total: Selectors | None = None
+    ) -> _Step: ...
+
+    @overload
+    def wrap(
+        self, step_fn: None = None, *, loss: Selector | None = None, total: Selectors | None = None
+    ) -> Callable[[_Step], _Step]: ...
+
     def wrap(
         self,
         step_fn: Callable[..., Any] | None = None,
@@ -95,9 +109,9 @@ class FirstLoss(StepRecorder):
     ) -> Callable[..., Any]:
         """Wraps a training step so that its first call is recorded: same arguments, same result.
 
-        Also a decorator, with or without options. A ``tf.function`` keeps its
-        ``get_concrete_function``; ``.__wrapped__`` has the rest. A second step is not recorded,
-        and a warning says so.
+        Also a decorator, with or without options. A ``tf.function`` stays one: it has the
+        attributes and traces of the one that it wraps, and tf.saved_model.save keeps it. A second
+        step is not recorded, and a warning says so.
 
         Args:
             step_fn: Eager function, tf.function or jit-compiled tf.function.
@@ -111,6 +125,17 @@ class FirstLoss(StepRecorder):
         """
         if step_fn is None:
             return functools.partial(self.wrap, loss=loss, total=total)
+        return self._around(step_fn, step_fn, loss=loss, total=total)
+
+    def _around(
+        self,
+        step_fn: Callable[..., Any],
+        given: Callable[..., Any],
+        *,
+        loss: Selector | None,
+        total: Selectors | None,
+    ) -> Callable[..., Any]:
+        """Wraps a step, or what TensorFlow has made of the step that the user has given."""
         over = False
 
         @functools.wraps(step_fn, updated=())
@@ -118,12 +143,17 @@ class FirstLoss(StepRecorder):
             nonlocal over
             if over:
                 return step_fn(*args, **kwargs)
-            call = StepCall(step_fn, args, kwargs)
+            call = StepCall(step_fn, args, kwargs, given)
             if not self._turn.captured:
                 return self._first_call(call, loss, total)
-            over = self._is_over_for(step_fn)
+            over = self._is_over_for(given)
             return step_fn(*args, **kwargs) if over else self._later_call(call)
 
+        if is_tf_function(step_fn):
+            again = functools.partial(self._around, given=given, loss=loss, total=total)
+            return wrapped_tf_function(  # type: ignore[no-any-return]
+                step_fn, step, wrap=again, on_schedule=self._pass_over_scheduled
+            )
         if hasattr(step_fn, "get_concrete_function"):
             step.get_concrete_function = step_fn.get_concrete_function  # type: ignore[attr-defined]
         return step
@@ -192,7 +222,7 @@ class FirstLoss(StepRecorder):
         return call.step_fn(*call.args, **call.kwargs)
 
     def _capture(self, call: StepCall, loss: Selector | None, total: Selectors | None) -> Any:
-        self._step_fn = call.step_fn
+        self._step_fn = call.given
         try:
             if is_train_on_batch(call.step_fn):
                 with let_through():

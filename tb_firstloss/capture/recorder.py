@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -195,6 +196,11 @@ class Recorder:
     def awaits_warm_step(self) -> bool:
         """Whether later steps still have to go through `later_step`."""
         return self._warm is not None and not self._warm.over
+
+    def end_first_call(self) -> None:
+        """Leaves what an execution did after step 0 out of the time up to the warm step."""
+        if self._warm is not None:
+            self._warm.call_ended = time.perf_counter()
 
     @contextlib.contextmanager
     def later_step(self) -> Iterator[None]:

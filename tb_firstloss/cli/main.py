@@ -3,8 +3,6 @@
 Results go to stdout, everything else to stderr.
 """
 
-from __future__ import annotations
-
 import argparse
 import codecs
 import importlib

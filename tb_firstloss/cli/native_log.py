@@ -3,8 +3,6 @@
 Only the command line does this: a library must not touch the log or stderr of its process.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

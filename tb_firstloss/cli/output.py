@@ -3,8 +3,6 @@
 Drawn by hand: a table library takes longer to import than the recordings to read.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json
@@ -46,7 +44,8 @@ def print_table(headers: list[str], rows: Sequence[Row], *, left: Sequence[int] 
     cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
     cells = [[Cell(printable(cell.text), cell.colour) for cell in row] for row in cells]
     limit = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    widths = _widths(headers, cells)
+    columns = zip(headers, *([cell.text for cell in row] for row in cells), strict=True)
+    widths = [max(map(width_of, column)) for column in columns]
     if limit is not None and sum(widths) + len(_GAP) * (len(widths) - 1) > limit:
         if not headers[-1]:
             print_table(headers[:-1], [row[:-1] for row in cells], left=left)
@@ -82,7 +81,7 @@ def shows_escapes(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
-def histogram_line(values: Array, bins: int = 12) -> str:
+def histogram_line(values: "Array", bins: int = 12) -> str:
     """Draws the finite values as one line of bars; empty without any."""
     from tb_firstloss.arrays import bar_heights
 
@@ -108,11 +107,6 @@ def _print_records(headers: list[str], rows: list[list[Cell]]) -> None:
         for header, cell in zip(headers, row, strict=True):
             if cell.text:
                 print(_join([Cell(header, "bold"), cell], [width, 0], {0, 1}))
-
-
-def _widths(headers: list[str], rows: list[list[Cell]]) -> list[int]:
-    columns = zip(headers, *([cell.text for cell in row] for row in rows), strict=True)
-    return [max(map(width_of, column)) for column in columns]
 
 
 def _join(row: list[Cell], widths: list[int], at_left: set[int]) -> str:

@@ -1,7 +1,5 @@
 """A progress bar on stderr, on terminals only and after a second."""
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 import sys
@@ -88,7 +86,7 @@ def track(items: Iterable[_T], doing: str, total: int, *, quiet: bool = False) -
 
 
 @contextlib.contextmanager
-def reading_threads(doing: str, *, quiet: bool = False) -> Iterator[Executor | None]:
+def reading_threads(doing: str, *, quiet: bool = False) -> Iterator["Executor | None"]:
     """Gives the readers an executor that shows their progress; None if nobody would see it."""
     if not is_shown(quiet=quiet):
         yield None

@@ -1,7 +1,5 @@
 """The recordings that a command was asked for."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 from pathlib import Path
@@ -28,12 +26,7 @@ def read_recordings(options: argparse.Namespace, *, with_paths: bool = False) ->
 
 
 def read_path(path: str, runs: list[str] | None, *, quiet: bool = False) -> list[FirstBatch]:
-    """Reads the recordings at one path: one for a file, all of them for a directory.
-
-    Raises:
-        FileNotFoundError: Nothing is at the path.
-        NoRecordingError: The path has no recording, or none that matches.
-    """
+    """Reads the matching recordings at one path, at least one; a file is read as a recording."""
     if Path(path).is_file():
         found = [read_first_loss(path)]
     else:

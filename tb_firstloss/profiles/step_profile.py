@@ -1,7 +1,5 @@
 """A step's profile in numbers, through xprof's converters: no browser and no TensorFlow."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -44,6 +42,8 @@ class StepProfile:
         shares: Seconds by the names of `timeline.SHARES`; they add up to ``seconds``.
         operations: All operations, the most expensive first.
         peak_bytes: Peak memory by allocator; empty where TensorFlow tracks none, as on CPUs.
+        seconds_between_steps: From the previous step's return to this step; None unless it is a
+            warm step. No profile shows it: waiting for input there is in no share.
     """
 
     run: str
@@ -52,6 +52,7 @@ class StepProfile:
     shares: dict[str, float]
     operations: list[Operation]
     peak_bytes: dict[str, int]
+    seconds_between_steps: float | None = None
 
 
 def read_profile(run_dir: str | os.PathLike[str]) -> StepProfile:
@@ -75,11 +76,18 @@ def read_profile(run_dir: str | os.PathLike[str]) -> StepProfile:
             path=path,
         )
     try:
-        return _read(path, files)
+        profile = _read(path, files)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise errors.UndecodableError(
             f"{path}: damaged profile, or unexpected output from xprof ({error!r})", path=path
         ) from error
+    from tb_firstloss import contract  # NumPy, which --help does without
+    from tb_firstloss.reading.scalars import read_scalars
+
+    # Other runs may lie below this one.
+    found = read_scalars(path, runs=".", tags=f"*/{contract.SECONDS_BETWEEN_STEPS}", keep="last")
+    seconds = found.value[found.step == profile.step].tolist()
+    return dataclasses.replace(profile, seconds_between_steps=seconds[-1] if seconds else None)
 
 
 def _read(path: Path, files: Sequence[Path]) -> StepProfile:
@@ -104,11 +112,7 @@ def _read(path: Path, files: Sequence[Path]) -> StepProfile:
 
 
 def find_profile(run_dir: Path) -> list[Path]:
-    """Returns the files of the newest profile in a run directory, one per host.
-
-    Raises:
-        FileNotFoundError: There is no such directory.
-    """
+    """Returns the files of the newest profile in an existing run directory, one per host."""
     if not run_dir.is_dir():
         raise FileNotFoundError(f"{run_dir}: no such directory")
     # Session names are dates, so the last one is the newest.

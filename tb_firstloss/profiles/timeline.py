@@ -1,7 +1,5 @@
 """Where a profiled step's time went, from the events of xprof's trace viewer."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 SHARES = {
     "tracing": "Python functions into graphs",
     "compilation": "graph optimization, kernel set-up, XLA",
-    "input": "waiting for the next batch",
+    "input": "waiting for the next batch inside the step",
     "compute": "operations",
     "other": "Python, and whatever else",
 }

@@ -1,7 +1,5 @@
 """Scalars as columns, and the columns as pandas, Arrow, CSV or Parquet."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import dataclasses
@@ -137,11 +135,7 @@ def _concatenate(arrays: list[Any], dtype: Any) -> Any:
 
 
 def import_optional(module: str, extra: str) -> Any:
-    """Returns a module that an extra of this package installs.
-
-    Raises:
-        MissingDependencyError: It is not installed.
-    """
+    """Returns a module that an extra of this package installs, or raises what names the extra."""
     try:
         return importlib.import_module(module)
     except ImportError:

@@ -1,7 +1,5 @@
 """Damage in event files: what it is, and how it becomes a warning or an exception."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import warnings
@@ -85,9 +83,6 @@ def reporter(on_damage: OnDamage, *, once: bool = False) -> Report:
     """Returns the function to call with each damage: it warns, raises or does nothing.
 
     With ``once``, damage that is met again does not count.
-
-    Raises:
-        ValueError: The option is none of the three.
     """
     if on_damage not in ("warn", "raise", "ignore"):
         raise ValueError(f"on_damage: {on_damage!r}; use 'warn', 'raise' or 'ignore'")

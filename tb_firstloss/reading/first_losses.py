@@ -1,7 +1,5 @@
 """The recordings of a logdir, as a dict that shows itself as a table."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

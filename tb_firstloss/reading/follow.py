@@ -1,7 +1,5 @@
 """Live tail: the values of a logdir as they are written, each once."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import os
@@ -15,7 +13,6 @@ from tb_firstloss.reading.damage import OnDamage, Report, reporter, unreadable_r
 from tb_firstloss.reading.files.find import EventFile, find_event_files
 from tb_firstloss.reading.files.open import Window, open_local
 from tb_firstloss.reading.format import records
-from tb_firstloss.reading.format.records import Record
 from tb_firstloss.reading.format.tensor_proto import MAX_TENSOR_BYTES
 from tb_firstloss.reading.run_reader import RunReader
 from tb_firstloss.reading.selection import Patterns, Selection
@@ -86,23 +83,6 @@ def _follow(
             stop.wait(poll_seconds)
 
 
-def _iter_complete(window: Window, position: int, report: Report) -> Iterator[Record]:
-    """Yields the records from a position on, up to one that is perhaps still being written."""
-    while position < window.size:
-        record = records.read_record(window, position)
-        if record is not None:
-            position = record.end
-            yield record
-            continue
-        if records.is_cut_short(window, position):
-            return
-        damage = records.assess(window, position)
-        if damage.end >= window.size:  # nothing intact after it yet: it may be half written
-            return
-        report(damage)
-        position = damage.end
-
-
 @dataclasses.dataclass
 class _Tail:
     """What has been read of one file.
@@ -118,8 +98,8 @@ class _Tail:
     path: str
     reader: RunReader
     seen: tuple[int, int, int, int] = (0, 0, 0, 0)
-    ends: array[int] = dataclasses.field(default_factory=lambda: array("Q"))
-    checksums: array[int] = dataclasses.field(default_factory=lambda: array("I"))
+    ends: "array[int]" = dataclasses.field(default_factory=lambda: array("Q"))
+    checksums: "array[int]" = dataclasses.field(default_factory=lambda: array("I"))
 
     def read(self) -> Iterator[TensorDatum]:
         """Yields what is new."""
@@ -133,7 +113,8 @@ class _Tail:
         with open_local(self.path) as window:
             position = self._resume(window, replaced=seen[:2] != self.seen[:2])
             self.seen = seen
-            for record in _iter_complete(window, position, self.reader.report):
+            report = self.reader.report
+            for record in records.iter_records(window, position, report=report, grows=True):
                 self.ends.append(record.end)
                 self.checksums.append(_checksum(window, record.end))
                 yield from self.reader.tensors_of(record, self.path)

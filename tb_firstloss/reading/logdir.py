@@ -1,7 +1,5 @@
 """A logdir's events and tensors, in the order of writing."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """First-batch recordings: only the head of each one's event file is read."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import resource
@@ -67,7 +65,7 @@ def read_first_loss(path: str | os.PathLike[str]) -> FirstBatch:
 
 
 def read_first_losses(
-    logdir: str | os.PathLike[str], *, executor: Executor | None = None
+    logdir: str | os.PathLike[str], *, executor: "Executor | None" = None
 ) -> FirstLosses:
     """Reads every recording below a logdir.
 
@@ -171,7 +169,7 @@ def _count_blocks() -> int:
     return resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)).ru_nvcsw
 
 
-def _read_with(executor: Executor, files: list[EventFile]) -> list[_Result]:
+def _read_with(executor: "Executor", files: list[EventFile]) -> list[_Result]:
     tasks = [files[i : i + _FILES_PER_TASK] for i in range(0, len(files), _FILES_PER_TASK)]
     return list(itertools.chain.from_iterable(executor.map(_read_all, tasks)))
 

@@ -1,7 +1,5 @@
 """One run's values: those asked for are decoded, damage is reported."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,9 +1,7 @@
 """A logdir's scalars, read into columns."""
 
-from __future__ import annotations
-
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
@@ -16,10 +14,11 @@ from tb_firstloss.reading.files.find import find_event_files
 from tb_firstloss.reading.files.open import open_window
 from tb_firstloss.reading.format.tensor_proto import MAX_TENSOR_BYTES
 from tb_firstloss.reading.logdir import group_runs
-from tb_firstloss.reading.run_reader import Columns, RunReader
+from tb_firstloss.reading.run_reader import RunReader
 from tb_firstloss.reading.selection import Keep, Patterns, Selection, Steps
 
 _FEW_ROWS = 1 << 16
+_DTYPES: tuple[type, ...] = (np.int32, np.int64, np.float64, np.float64)  # of `Columns`
 
 
 def read_scalars(
@@ -82,36 +81,26 @@ class _Table:
     """Columns that grow at their end."""
 
     def __init__(self) -> None:
-        self._size = self._capacity = 0
-        self._columns = _empty_columns(0)
+        self._size = 0
+        self._columns: list[npt.NDArray[Any]] = [np.empty(0, dtype) for dtype in _DTYPES]
 
-    def append(self, columns: Columns, *, share: float) -> None:
+    def append(self, columns: Sequence[npt.NDArray[Any]], *, share: float) -> None:
         """Adds rows; how much of the file has been read with them gives the room to reserve."""
         start, self._size = self._size, self._size + len(columns[0])
-        if self._size > self._capacity:
+        if self._size > len(self._columns[0]):
             # The first few records must not make it reserve memory out of all proportion.
             estimate = min(int(1.05 * self._size / share), 4 * self._size + _FEW_ROWS)
-            self._capacity = max(self._size, estimate)
-            filled = tuple(column[:start] for column in self._columns)
-            self._columns = _empty_columns(self._capacity)
-            _copy(filled, self._columns, 0)
-        _copy(columns, self._columns, start)
+            for i, filled in enumerate(self._columns):
+                self._columns[i] = np.empty(max(self._size, estimate), filled.dtype)
+                self._columns[i][:start] = filled[:start]
+        for column, part in zip(self._columns, columns, strict=True):
+            column[start : self._size] = part
 
-    def columns(self) -> Columns:
+    def columns(self) -> list[npt.NDArray[Any]]:
         """Returns the columns and gives back unused room; nothing may be added afterwards."""
         for column in self._columns:
             column.resize(self._size, refcheck=False)
         return self._columns
-
-
-def _empty_columns(count: int) -> Columns:
-    codes, step = np.empty(count, np.int32), np.empty(count, np.int64)
-    return codes, step, np.empty(count), np.empty(count)
-
-
-def _copy(parts: Iterable[Any], columns: Iterable[Any], start: int) -> None:
-    for column, part in zip(columns, parts, strict=True):
-        column[start : start + len(part)] = part
 
 
 def _read_run(run: tuple[str, list[str]], selection: Selection) -> tuple[Scalars, list[Damage]]:

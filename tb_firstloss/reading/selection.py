@@ -1,7 +1,5 @@
 """What a reader was asked for: which runs, tags and steps, and which of several values."""
 
-from __future__ import annotations
-
 import dataclasses
 import fnmatch
 from collections.abc import Container, Iterable
@@ -19,15 +17,7 @@ Keep = Literal["all", "first", "last"]
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """What was asked for; names match exactly or as globs, and None stands for everything.
-
-    Attributes:
-        runs: Names or globs of runs.
-        tags: Names or globs of tags.
-        steps: Steps.
-        keep: Which of several values of one run, tag and step.
-        max_tensor_bytes: Largest tensor to decode.
-    """
+    """What was asked for; names match exactly or as globs, and None stands for everything."""
 
     runs: tuple[str, ...] | None = None
     tags: tuple[str, ...] | None = None
@@ -44,7 +34,7 @@ class Selection:
         *,
         keep: Keep = "all",
         max_tensor_bytes: int = MAX_TENSOR_BYTES,
-    ) -> Selection:
+    ) -> "Selection":
         """Returns what a public function's arguments ask for, checked."""
         if isinstance(steps, int):
             steps = range(steps, steps + 1)

@@ -1,7 +1,5 @@
 """One value that was read, and what it becomes in TensorFlow."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

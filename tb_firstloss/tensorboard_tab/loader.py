@@ -1,7 +1,5 @@
 """The entry point: gives TensorBoard the tab or nothing, never an error."""
 
-from __future__ import annotations
-
 import logging
 
 # TensorBoard does not start if importing an entry point fails, so this imports only the standard

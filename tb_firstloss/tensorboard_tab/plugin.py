@@ -1,7 +1,5 @@
 """The tab's routes: the page's files, the recordings, and the comparison of two of them."""
 
-from __future__ import annotations
-
 import functools
 import json
 import threading

@@ -1,11 +1,10 @@
 """Recordings from TensorBoard's data provider; each is read once, and a bad run hides no other."""
 
-from __future__ import annotations
-
+import functools
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tensorboard.data import provider
@@ -23,13 +22,12 @@ _BYTES_PER_CALL = 64 * 2**20  # TensorBoard's data server refuses an answer abov
 _RUNS_PER_CALL = 128
 _MANIFEST_BYTES = 2**14
 
+_Reader = Callable[..., Any]
+"""A data provider's ``read_tensors``, which still needs a ``run_tag_filter``."""
+
 
 class Recordings:
-    """Every recording of a data provider.
-
-    Args:
-        data_provider: Any of TensorBoard's.
-    """
+    """Every recording of any of TensorBoard's data providers."""
 
     def __init__(self, data_provider: provider.DataProvider) -> None:
         self._provider = data_provider
@@ -43,11 +41,10 @@ class Recordings:
         listed = self._list(context, experiment_id)
         wanted = {run: (experiment_id, run, *sorted(tags.items())) for run, tags in listed.items()}
         missing = {run: listed[run] for run, key in wanted.items() if key not in self._read}
-        for run, result in self._read_runs(context, experiment_id, missing):
+        for run, result in _read_runs(self._reader(context, experiment_id), missing):
             self._read[wanted[run]] = json.dumps(_to_json(run, result), allow_nan=False)
-        texts = [self._read[wanted[run]] for run in sorted(wanted) if wanted[run] in self._read]
-        self._read = {key: self._read[key] for key in wanted.values() if key in self._read}
-        body = ",".join(texts)
+        self._read = {wanted[run]: self._read[wanted[run]] for run in sorted(wanted)}
+        body = ",".join(self._read.values())
         version = hashlib.sha256(body.encode()).hexdigest()
         return version, f'{{"version": "{version}", "recordings": [{body}]}}'
 
@@ -56,7 +53,7 @@ class Recordings:
         listed = self._list(context, experiment_id)
         if run not in listed:
             return "no such run"
-        return dict(self._read_runs(context, experiment_id, {run: listed[run]}))[run]
+        return dict(_read_runs(self._reader(context, experiment_id), {run: listed[run]}))[run]
 
     def _list(self, context: Any, experiment_id: str) -> dict[str, dict[str, float]]:
         """Returns the wall times by tag of each run that has exact tensors."""
@@ -65,72 +62,64 @@ class Recordings:
         )
         return {run: {t: s.max_wall_time for t, s in tags.items()} for run, tags in listed.items()}
 
-    def _read_runs(
-        self, context: Any, experiment_id: str, listed: dict[str, dict[str, float]]
-    ) -> Iterator[tuple[str, FirstBatch | str]]:
-        """Yields the recording of every run, or the reason why there is none."""
-        tags: dict[str, str] = {}
-        for run, found in listed.items():
-            candidates = [tag for tag in found if contract.is_manifest(tag, contract.PLUGIN_NAME)]
-            if candidates:
-                tags[run] = min(candidates)
+    def _reader(self, context: Any, experiment_id: str) -> _Reader:
+        return functools.partial(
+            self._provider.read_tensors,
+            context,
+            experiment_id=experiment_id,
+            plugin_name=contract.PLUGIN_NAME,
+            downsample=1,
+        )
+
+
+def _read_runs(
+    read: _Reader, listed: dict[str, dict[str, float]]
+) -> Iterator[tuple[str, FirstBatch | str]]:
+    """Yields the recording of every run, or the reason why there is none."""
+    tags: dict[str, str] = {}
+    for run, found in listed.items():
+        candidates = [tag for tag in found if contract.is_manifest(tag, contract.PLUGIN_NAME)]
+        if candidates:
+            tags[run] = min(candidates)
+        else:
+            yield run, "no manifest (yet): the recording was cut short, or is being written"
+    manifests: dict[str, str | bytes] = {}
+    sizes, left_out = {}, {}
+    for runs in _batches(dict.fromkeys(tags, _MANIFEST_BYTES)):
+        for run, tensors in _read_tensors(read, {run: {tags[run]} for run in runs}):
+            if isinstance(tensors, str):
+                yield run, tensors
+            elif (manifest := tensors[tags[run]]).size == 1:
+                manifests[run], sizes[run], left_out[run] = _leave_out_large(manifest.item())
             else:
-                yield run, "no manifest (yet): the recording was cut short, or is being written"
-        manifests: dict[str, str | bytes] = {}
-        for runs in _batches(dict.fromkeys(tags, _MANIFEST_BYTES)):
-            wanted = {run: {tags[run]} for run in runs}
-            for run, tensors in self._read_tensors(context, experiment_id, wanted):
-                if isinstance(tensors, str):
-                    yield run, tensors
-                elif (manifest := tensors[tags[run]]).size == 1:
-                    manifests[run] = manifest.item()
-                else:
-                    yield run, f"the manifest is {describe(manifest)} instead of one text"
-        yield from self._read_arrays(context, experiment_id, listed, manifests)
-
-    def _read_arrays(
-        self,
-        context: Any,
-        experiment_id: str,
-        listed: dict[str, dict[str, float]],
-        manifests: dict[str, str | bytes],
-    ) -> Iterator[tuple[str, FirstBatch | str]]:
-        sizes, left_out = {}, {}
-        for run, manifest in manifests.items():
-            manifests[run], sizes[run], left_out[run] = _leave_out_large(manifest)
-        for runs in _batches(sizes):
-            wanted = {run: set(listed[run]) - left_out[run] for run in runs}
-            for run, found in self._read_tensors(context, experiment_id, wanted):
-                yield run, found if isinstance(found, str) else _decode(run, manifests[run], found)
-
-    def _read_tensors(
-        self, context: Any, experiment_id: str, wanted: dict[str, set[str]]
-    ) -> Iterator[tuple[str, dict[str, Array] | str]]:
-        """Yields every run's tensors by tag; if a call fails, retries each half of the runs."""
-        select = provider.RunTagFilter(runs=list(wanted), tags=list(set().union(*wanted.values())))
-        try:
-            found = self._provider.read_tensors(
-                context,
-                experiment_id=experiment_id,
-                plugin_name=contract.PLUGIN_NAME,
-                downsample=1,
-                run_tag_filter=select,
+                yield run, f"the manifest is {describe(manifest)} instead of one text"
+    for runs in _batches(sizes):
+        wanted = {run: set(listed[run]) - left_out[run] for run in runs}
+        for run, tensors in _read_tensors(read, wanted):
+            yield (
+                run,
+                tensors if isinstance(tensors, str) else _decode(run, manifests[run], tensors),
             )
-        except Exception as error:  # noqa: BLE001 - one bad run must not hide the others
-            runs = list(wanted)
-            if len(runs) == 1:
-                yield runs[0], f"TensorBoard cannot read it ({first_line(error)})"
-                return
-            for half in (runs[: len(runs) // 2], runs[len(runs) // 2 :]):
-                yield from self._read_tensors(
-                    context, experiment_id, {run: wanted[run] for run in half}
-                )
+
+
+def _read_tensors(
+    read: _Reader, wanted: dict[str, set[str]]
+) -> Iterator[tuple[str, dict[str, Array] | str]]:
+    """Yields every run's tensors by tag; if a call fails, retries each half of the runs."""
+    runs, tags = list(wanted), list(set().union(*wanted.values()))
+    try:
+        found = read(run_tag_filter=provider.RunTagFilter(runs=runs, tags=tags))
+    except Exception as error:  # noqa: BLE001 - one bad run must not hide the others
+        if len(runs) == 1:
+            yield runs[0], f"TensorBoard cannot read it ({first_line(error)})"
             return
-        for run in wanted:
-            tags = found.get(run, {})
-            tensors = {tag: data[-1].numpy for tag, data in tags.items() if data}
-            missing = wanted[run] - set(tensors)
-            yield run, f"TensorBoard has lost {min(missing)}" if missing else tensors
+        for half in (runs[: len(runs) // 2], runs[len(runs) // 2 :]):
+            yield from _read_tensors(read, {run: wanted[run] for run in half})
+        return
+    for run in runs:
+        tensors = {tag: data[-1].numpy for tag, data in found.get(run, {}).items() if data}
+        missing = wanted[run] - set(tensors)
+        yield run, f"TensorBoard has lost {min(missing)}" if missing else tensors
 
 
 def _batches(sizes: dict[str, int]) -> Iterator[list[str]]:

@@ -1,7 +1,5 @@
 """A first batch, and the comparison of two, as the JSON that the page shows."""
 
-from __future__ import annotations
-
 import contextlib
 from typing import Any
 
@@ -141,11 +139,7 @@ def _to_output(output: OutputRow) -> dict[str, Any]:
 
 
 def to_points(finite: npt.NDArray[np.float64]) -> tuple[list[float], list[int]]:
-    """Returns points, and how many values each stands for, for a histogram on any axis.
-
-    Args:
-        finite: Finite values, [count].
-    """
+    """Returns points for a histogram of finite values on any axis, and how many each stands for."""
     points, counts = np.unique(finite, return_counts=True)
     if points.size > MAX_POINTS:
         left, right, numbers = arrays.count_in_buckets(finite, MAX_POINTS).T

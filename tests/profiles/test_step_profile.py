@@ -4,12 +4,20 @@ import json
 import re
 import subprocess
 import sys
+import time
 
+import keras
 import pytest
 import tensorflow as tf
 from xprof.convert import raw_to_tool_data
 
-from tb_firstloss import FirstLoss
+from tb_firstloss import (
+    FirstLoss,
+    FirstLossCallback,
+    iter_tensors,
+    read_first_losses,
+    read_scalars,
+)
 from tb_firstloss.cli import main
 from tb_firstloss.profiles import timeline
 from tb_firstloss.profiles.step_profile import read_profile
@@ -95,7 +103,7 @@ def test_compilation_by_xla_is_counted(tmp_path):
 
 def test_input_inside_the_step_is_counted(tmp_path):
     def slow(x, y):
-        tf.py_function(lambda: __import__("time").sleep(0.2), [], [])
+        tf.py_function(lambda: time.sleep(0.2), [], [])
         return x, y
 
     iterator = iter(batches().map(slow))
@@ -104,6 +112,102 @@ def test_input_inside_the_step_is_counted(tmp_path):
     first.wrap(tf.function(lambda: step(*next(iterator))))()
     profile = read_profile(tmp_path / "first_batch")
     assert 0.15 < profile.shares["input"] < profile.seconds
+
+
+def paused(data, seconds):
+    """Yields the data, each a while after it was asked for."""
+    for each in data:
+        time.sleep(seconds)
+        yield each
+
+
+@pytest.mark.parametrize("style", ["eager", "function", "jit"])
+@pytest.mark.parametrize("warm_step", [1, 3])
+def test_waiting_for_input_outside_the_step_is_measured(tmp_path, style, warm_step):
+    first = FirstLoss(tmp_path, on_error="raise", graph=False, warm_step=warm_step)
+    step, clock = first.wrap(Linear(style).step), []
+    for x, y in paused(batches(count=5), 0.1):
+        began = time.perf_counter()
+        step(x, y)
+        clock.append((began, time.perf_counter()))
+    between = clock[warm_step][0] - clock[warm_step - 1][1]  # as the loop itself sees it
+    assert between > 0.1
+    profile = read_profile(tmp_path / "first_batch-warm")
+    assert profile.seconds_between_steps == pytest.approx(between, abs=0.02)
+    assert profile.shares["input"] == 0
+    assert read_profile(tmp_path / "first_batch").seconds_between_steps is None
+
+
+def test_a_step_that_raises_ends_the_time_between_steps(tmp_path):
+    @FirstLoss(tmp_path, on_error="raise", graph=False, warm_step=1).wrap
+    def step(x):
+        if x < 0:
+            time.sleep(1)
+            raise ZeroDivisionError
+        return tf.constant(x)
+
+    step(1.0)
+    with pytest.raises(ZeroDivisionError):
+        step(-1.0)
+    time.sleep(0.1)
+    step(1.0)
+    assert 0.1 < read_profile(tmp_path / "first_batch-warm").seconds_between_steps < 0.6
+
+
+class Pause(keras.callbacks.Callback):
+    """Lets fit wait after each execution."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(("warm_step", "steps"), [(1, 1), (1, 4), (2, 1)])
+def test_fit_waits_for_input_inside_its_step_and_for_callbacks_between_steps(
+    tmp_path, warm_step, steps
+):
+    def slow(x, y):
+        tf.py_function(lambda: time.sleep(0.2), [], [])
+        return x, y
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", steps_per_execution=steps)
+    callback = FirstLossCallback(tmp_path, on_error="raise", graph=False, warm_step=warm_step)
+    data = batches(count=4 * steps).map(slow)
+    model.fit(data, epochs=1, verbose=0, callbacks=[callback, Pause()])
+    profile = read_profile(tmp_path / "first_batch-warm")
+    assert 0.1 < profile.seconds_between_steps < 0.3  # 4 steps take 0.8 s
+    if warm_step == 2:  # after step 0, which takes long, a batch is ready
+        assert profile.shares["input"] > 0.05
+
+
+def test_the_time_between_steps_is_printed_and_reported(tmp_path, capsys):
+    step = FirstLoss(tmp_path, on_error="raise", warm_step=2).wrap(Linear("function").step)
+    for x, y in paused(batches(), 0.1):
+        step(x, y)
+    (seconds,) = read_scalars(tmp_path, runs="*-warm").value
+    assert 0.1 < seconds < 0.5
+    assert main(["profile", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(rf"^between steps +not measured +{seconds * 1e3:.3f} ms", printed, re.M)
+    assert "input 0.000" not in re.sub(" +", " ", printed)
+    assert "outside the step" not in printed
+    (report,) = iter_tensors(tmp_path, runs="*-warm", tags="*/report")
+    assert f"| {seconds:.4g} s: input and whatever else" in report.value.item().decode()
+    assert main(["profile", str(tmp_path), "--json"]) == 0
+    gaps = [profile["seconds_between_steps"] for profile in json.loads(capsys.readouterr().out)]
+    assert gaps == [None, seconds]
+    assert main(["tags", str(tmp_path)]) == 0
+    assert "first_batch/seconds_between_steps" in capsys.readouterr().out
+    assert list(read_first_losses(tmp_path)) == ["first_batch"]
+
+
+def test_a_profile_of_step_0_alone_says_what_it_cannot_show(tmp_path, capsys):
+    FirstLoss(tmp_path, on_error="raise").wrap(Linear("function").step)(*next(iter(batches())))
+    assert main(["profile", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "Waiting for input outside the step is not in this profile" in printed
+    assert re.search(r"^input +none inside +waiting", printed, re.M)
+    assert "between steps " not in printed
 
 
 def test_operations_are_sorted_by_self_time(logdir):

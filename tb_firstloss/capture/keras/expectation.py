@@ -62,7 +62,7 @@ def infer_step_expectation(
     unknown.update((name, "it comes from no Keras Loss") for name in other_losses)
     rest = "; ".join(f"{name!r}: {reason}" for name, reason in unknown.items())
     if not known:
-        return Expectation(None, rest or "the step calls no Keras Loss")
+        return Expectation(None, rest or "the step has no values per example")
     reasons = (f"{name!r}: {outputs[name].reason}" for name in known)
     return Expectation(known, "; ".join(reasons), rest)
 

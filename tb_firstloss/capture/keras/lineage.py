@@ -52,7 +52,7 @@ def _steps_back(made: tf.Tensor, source: tf.Tensor) -> Iterator[tf.Tensor]:
     while True:
         yield tensor
         sums = tensor.op.type == "Sum" and not tensor.shape.rank and source.shape.rank
-        if not (sums or tensor.op.type in _KEEP_MEANING):
+        if not (sums or tensor.op.type in _KEEP_MEANING) or not tensor.dtype.is_floating:
             return
         tensor = tensor.op.inputs[0]
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tb_firstloss.capture.keras.library import CompiledLoss
 from tb_firstloss.capture.keras.lineage import find_contributions, is_made_from, is_usable
-from tb_firstloss.capture.keras.observe import LossCall, Observation
+from tb_firstloss.capture.keras.observe import LossCall, Observation, are_same
 from tb_firstloss.capture.step.values import unique
 
 Named = list[tuple[str, Any]]
@@ -126,21 +126,23 @@ def name_calls(
     """
     of_model: dict[int, CompiledLoss] = {}
     for _, calls in seen.totals:
-        if len(calls) == len(compiled):
-            pairs = list(zip(calls, compiled, strict=True))
-            if all(call.loss is entry.loss for call, entry in pairs):
-                of_model.update((id(call), entry) for call, entry in pairs)
+        rest = iter(calls)  # what overrides compute_loss may call other losses in between
+        pairs = [
+            (next((c for c in rest if c.loss is entry.loss), None), entry) for entry in compiled
+        ]
+        if all(call is not None for call, _ in pairs):
+            of_model.update((id(call), entry) for call, entry in pairs)
     owners = _find_owners(seen, losses)
-    found = [
+    owned = [
         (call, owner) for call, owner in zip(seen.calls, owners, strict=True) if owner is not None
     ]
     taken: set[str] = set()
     result = []
-    for call, owner in found:
+    for call, owner in owned:
         entry = of_model.get(id(call))
         given = _name_of([call.result], named, is_made_from)
         own = entry.name if entry else given or str(getattr(call.loss, "name", None) or "loss")
-        siblings = [other for other, others in found if owner and others[:1] == owner[:1]]
+        siblings = [other for other, others in owned if owner and others[:1] == owner[:1]]
         if owner and entry is None:
             name = losses[owner[0]].name
             own = name if len(siblings) == 1 or own == name else f"{name}/{own}"
@@ -153,6 +155,11 @@ def name_calls(
 def _find_owners(seen: Observation, losses: Sequence[Loss]) -> list[list[int] | None]:
     """Returns for each call the losses that it goes into: [] where unknown, None for none."""
     if not losses:
+        return [[] for _ in seen.calls]
+    of_model = [total for total, inside in seen.totals if len(inside) == len(seen.calls)]
+    if seen.tape is not None and len(losses) == 1 and are_same(losses[0].members, of_model):
+        return [[0] for _ in seen.calls]
+    if seen.has_custom_gradients:  # the tape would run them again
         return [[] for _ in seen.calls]
     contributions = find_contributions(
         [call.result for call in seen.calls], [loss.members for loss in losses], seen.tape

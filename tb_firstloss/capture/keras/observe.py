@@ -21,6 +21,7 @@ from tb_firstloss.capture.distribution.replicas import local_values
 from tb_firstloss.capture.keras import library
 from tb_firstloss.capture.keras.hooks import hooked
 from tb_firstloss.capture.signals import deferred, let_through
+from tb_firstloss.capture.window import tensorflow_private
 from tb_firstloss.errors import CaptureError
 
 
@@ -51,7 +52,9 @@ class Observation:
         calls: Outermost Loss calls, in order.
         totals: What each outermost ``compute_loss`` returned, and the calls made in it.
         updates: Name of a metric, and the value that it was updated with.
+        continues: Whether a gradient for variables was given gradients from elsewhere.
         tape: Of a step that runs eagerly, what it makes of the Loss calls' results; else None.
+        has_custom_gradients: Whether asking the tape would run code of the user's.
         missing: What could not be observed, and why, one line each.
     """
 
@@ -61,6 +64,8 @@ class Observation:
         self.updates: list[tuple[str, Any]] = []
         self.missing: list[str] = []
         self._open_calls: list[LossCall] = []
+        self.continues = False
+        self.has_custom_gradients = False
         self._computing = False
         self._in_gradient = False
         self.tape: tf.GradientTape | None = None
@@ -76,7 +81,7 @@ class Observation:
         found: list[list[Any]] = []
         for target in self._targets:
             members = [self._unscaled(member) for member in target]
-            if not any(_are_same(members, known) for known in found):
+            if not any(are_same(members, known) for known in found):
                 found.append(members)
         return found
 
@@ -133,8 +138,10 @@ class Observation:
         target, sources, continued = (given.get(name) for name in arguments[-3:])
         members = tf.nest.flatten(target)
         variables = any(hasattr(source, "assign") for source in tf.nest.flatten(sources))
-        if members and variables and continued is None and not self._in_gradient:
-            self._targets.append(members)
+        if members and variables and not self._in_gradient:
+            self.continues = self.continues or continued is not None
+            if continued is None:
+                self._targets.append(members)
         return self.backpropagate(gradient, args, kwargs)
 
     def backpropagate(self, gradient: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -156,11 +163,26 @@ class Observation:
         self.updates.append((name, args[0] if args else next(iter(kwargs.values()), None)))
         return update_state(*args, **kwargs)
 
+    def differentiate_by_hand(self, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Calls a function with a gradient of its own, and notes that."""
+        is_users = not getattr(args[0], "__module__", "").startswith(("tensorflow.", "keras."))
+        self.has_custom_gradients = self.has_custom_gradients or is_users
+        return call(*args, **kwargs)
+
     def scale(self, scale: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Scales a loss for mixed precision, and notes what it was before."""
-        scaled = scale(*args, **kwargs)
-        loss = args[1] if len(args) > 1 else kwargs.get("loss")
-        if scaled is not loss and not callable(loss):
+        """Scales a loss for mixed precision, or what computes it, and notes what it was before."""
+        optimizer, loss = (*args, *kwargs.values())[:2]
+        if not callable(loss):
+            return self._note_scaled(scale(optimizer, loss), loss)
+
+        def noted() -> Any:
+            value = loss()
+            return self._note_scaled(scale(optimizer, value), value)
+
+        return noted
+
+    def _note_scaled(self, scaled: Any, loss: Any) -> Any:
+        if scaled is not loss:
             self._scaled.append((scaled, loss))
         return scaled
 
@@ -172,7 +194,7 @@ class Observation:
         return target
 
 
-def _are_same(one: list[Any], other: list[Any]) -> bool:
+def are_same(one: list[Any], other: list[Any]) -> bool:
     """Returns whether two lists hold the same objects; == would compare tensors by value."""
     return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
 
@@ -233,6 +255,7 @@ def observe(model: Any) -> Iterator[Observation]:
             # It records nothing but what is made of what it is told to watch.
             tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
             seen.tape = stack.enter_context(tape)
+            hook(*tensorflow_private.custom_gradient_call(), Observation.differentiate_by_hand)
         outer, _watching.seen = _watching.seen, seen
         try:
             with let_through():

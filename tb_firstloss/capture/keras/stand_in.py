@@ -63,6 +63,7 @@ class LaterExecutions(StandIn):
     def __init__(self, model: Any, recorder: Recorder) -> None:
         super().__init__(model)
         self._recorder = recorder
+        recorder.end_first_call()
         self.take()
 
     def __call__(self, iterator: Any) -> Any:

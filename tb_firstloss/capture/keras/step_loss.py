@@ -90,9 +90,11 @@ def gather(
         for i, member in enumerate(loss.members):
             tensors[f"loss/{len(facts.losses)}/{i}"] = returned(member)
         facts.losses.append(loss.name)
-    if not losses:
+    if not seen.differentiated:
+        what = "a gradient of it, so it is what compute_loss returned" if losses else "the loss"
+        only = "gradients with output_gradients= only" if seen.continues else "no gradient"
         facts.missing.append(
-            "the loss: the training step takes no gradient where it can be seen; use "
+            f"{what}: the training step takes {only} where it can be seen; use "
             "self.compute_loss and tf.GradientTape in train_step, outside any inner tf.function"
         )
     outputs = [*_outputs_of_calls(calls, facts.missing)]

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from tb_firstloss.capture import fingerprint
-from tb_firstloss.capture.window import graphs
+from tb_firstloss.capture.window import graphs, tensorflow_private
 from tb_firstloss.errors import CaptureError
 
 
@@ -35,7 +35,7 @@ def is_same_step(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
 def _origin_of(step_fn: Callable[..., Any]) -> tuple[Any, int]:
     function = getattr(step_fn, "python_function", step_fn)
     plain = inspect.unwrap(function)
-    return getattr(plain, "__code__", plain), id(getattr(function, "__self__", None))
+    return getattr(plain, "__code__", plain), id(tensorflow_private.owner_of(step_fn))
 
 
 def second_step(recorded: Callable[..., Any], other: Callable[..., Any]) -> CaptureError:
@@ -49,11 +49,17 @@ def second_step(recorded: Callable[..., Any], other: Callable[..., Any]) -> Capt
 
 @dataclasses.dataclass(frozen=True)
 class StepCall:
-    """One call of a step: the `Step` of a custom loop."""
+    """One call of a step: the `Step` of a custom loop.
+
+    Attributes:
+        step_fn: What is called.
+        given: The step that the user has given; another where TensorFlow has bound or cloned it.
+    """
 
     step_fn: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    given: Callable[..., Any]
 
     def fingerprint(self) -> dict[str, str]:
         """Returns digests of the batch and of the weights, as far as they can be seen."""

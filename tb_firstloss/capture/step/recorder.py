@@ -26,6 +26,11 @@ from tb_firstloss.first_batch import FirstBatch
 
 _NO_RECORD = "trace() was left without record(loss); call it in the with block, or right after it"
 
+_SCHEDULED = (
+    "coordinator.schedule has a worker run the wrapped step, out of sight; wrap the call instead: "
+    "first.wrap(lambda *args: coordinator.schedule(step, args=args))"
+)
+
 
 class StepRecorder(Recorded, UnchangingState):
     """Records one step of a custom loop, once, in whichever thread takes the turn."""
@@ -84,6 +89,10 @@ class StepRecorder(Recorded, UnchangingState):
             self._warned = True
             with self._recorder.guard(self._doing()):
                 raise CaptureError(f"{self._doing()}: {reason}")
+
+    def _pass_over_scheduled(self) -> None:
+        if not self._turn.captured and not self._turn.is_mine():
+            self._pass_over(_SCHEDULED)
 
     def _await_record(self) -> None:
         """Lets record() follow a trace(), and warns if this recorder ends without it."""

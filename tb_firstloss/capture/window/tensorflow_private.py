@@ -7,8 +7,12 @@ what is missing.
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 import threading
+import types
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +30,104 @@ class UnchangingState(tf.train.experimental.PythonState):  # type: ignore[misc] 
     def _copy_trackable_to_cpu(self, object_map: dict[Any, Any]) -> None:
         # Asynchronous checkpoints ask for a copy.
         object_map[self] = self
+
+
+class _CallsInstead:
+    """Mixed into a tf.function's class: calls something else; in all else it is the original.
+
+    It shares the original's ``__dict__``, and so its traces and attributes. What TensorFlow makes
+    of it to call that instead is wrapped too: bound to an instance, or for strategy.run.
+    """
+
+    __slots__ = ("_bound", "_instead", "_on_schedule", "_original", "_wrap")
+
+    def __init__(
+        self,
+        original: Any,
+        instead: Callable[..., Any],
+        wrap: Callable[[Any], Any],
+        on_schedule: Callable[[], None],
+    ) -> None:
+        self.__dict__ = vars(original)  # type: ignore[misc]  # the slot of the tf.function's class
+        self._original, self._instead = original, instead
+        self._wrap, self._on_schedule = wrap, on_schedule
+        self._bound: Any = weakref.WeakKeyDictionary()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._instead(*args, **kwargs)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        bound = self._original.__get__(instance, owner)
+        if bound is self._original:
+            return self
+        if not is_tf_function(bound):  # a CompositeTensor's method
+            return types.MethodType(self, instance)
+        if instance not in self._bound:
+            self._bound[instance] = self._wrap(bound)
+        return self._bound[instance]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _call, (self._wrap, self._original)
+
+    @property
+    def __wrapped__(self) -> Any:
+        return self._original
+
+    @__wrapped__.setter
+    def __wrapped__(self, function: Any) -> None:
+        vars(self)["__wrapped__"] = function  # AutoGraph's version of the Python function
+
+    def _clone(self, python_function: Any) -> Any:
+        # MirroredStrategy.run calls a clone, which calls the Python function in each replica.
+        return self._wrap(self._original._clone(python_function))  # noqa: SLF001 - TensorFlow's
+
+    def get_concrete_function(self, *args: Any, **kwargs: Any) -> Any:
+        # ClusterCoordinator.schedule has it run on a worker.
+        if getattr(tf.distribute.get_strategy().extended, "_being_scheduled", False):
+            self._on_schedule()
+        return self._original.get_concrete_function(*args, **kwargs)
+
+
+def is_tf_function(function: Any) -> bool:
+    """Returns whether a function is what ``tf.function`` makes, traced or not."""
+    return isinstance(function, tf.types.experimental.PolymorphicFunction)
+
+
+def wrapped_tf_function(
+    original: Any,
+    instead: Callable[..., Any],
+    *,
+    wrap: Callable[[Any], Any],
+    on_schedule: Callable[[], None],
+) -> Any:
+    """Returns a tf.function that is the original but for its calls.
+
+    Args:
+        original: The tf.function.
+        instead: What a call of the result calls.
+        wrap: Wraps a tf.function that TensorFlow has made of the original to call it instead.
+        on_schedule: Called when ``ClusterCoordinator.schedule`` runs the original on a worker.
+    """
+    kind: Any = type(original)
+    return _class_that_calls_instead(kind)(original, instead, wrap, on_schedule)
+
+
+@functools.cache
+def _class_that_calls_instead(kind: Any) -> Any:
+    if issubclass(kind, _CallsInstead):
+        return kind  # another recorder's
+    return type(kind.__name__, (_CallsInstead, kind), {"__slots__": ()})
+
+
+def _call(wrap: Callable[[Any], Any], function: Any) -> Any:
+    return wrap(function)
+
+
+def owner_of(function: Any) -> Any:
+    """Returns whose method a function is, a tf.function or not; None if it is no method."""
+    method = inspect.unwrap(getattr(function, "python_function", function))
+    owner: Any = getattr(method, "__self__", None)
+    return owner.target if type(owner).__name__ == "TfMethodTarget" else owner
 
 
 def graph_collector() -> Any:
@@ -135,6 +237,11 @@ def operation_types(nodes: Sequence[Any]) -> set[str]:
     """Returns the types of a collected function's nodes, without its arguments and results."""
     # Where oneDNN has a custom kernel, the node that it replaced is listed too.
     return {node.op.removeprefix("_Mkl") for node in nodes if node.op not in _ENDS}
+
+
+def custom_gradient_call() -> tuple[Any, str]:
+    """Returns the module and name of what calls a ``tf.custom_gradient`` function eagerly."""
+    return _module("tensorflow.python.ops.custom_gradient"), "_eager_mode_decorator"
 
 
 def _module(name: str) -> Any:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 
 import tensorflow as tf
 
+from tb_firstloss import contract
 from tb_firstloss.capture.options import Options
 from tb_firstloss.capture.window.step_trace import StepTrace, step_window
 from tb_firstloss.capture.writing import run_dirs, summaries
@@ -30,12 +32,16 @@ class WarmStep:
 
     Attributes:
         over: Whether nothing is left to count.
+        call_ended: `time.perf_counter` when the last step's call returned; of step 0, when it had
+            been written.
     """
 
     def __init__(
         self, number: int, options: Options, *, first_run_dir: str, first: StepTrace
     ) -> None:
         self.over = False
+        self.call_ended = time.perf_counter()
+        self._seconds_between = 0.0
         self._run_dir: str | None = None
         self._options = options
         self._number = number
@@ -59,6 +65,8 @@ class WarmStep:
         with self._lock:
             self._left -= 1
             is_warm = self._left == 0
+            if is_warm:
+                self._seconds_between = time.perf_counter() - self.call_ended
         try:
             if is_warm:
                 with self._window() as trace:
@@ -70,6 +78,8 @@ class WarmStep:
                 if is_warm or self._left > 0:
                     self._left += 1
             raise
+        finally:
+            self.call_ended = time.perf_counter()
         self.over = self.over or is_warm
 
     @contextlib.contextmanager
@@ -100,5 +110,12 @@ class WarmStep:
         if self._run_dir is None:
             return
         with summaries.event_file(self._run_dir, f".{uuid.uuid4().hex[:16]}.v2"):
-            text = write_warm_report(trace, self._first)
-            summaries.write_text(f"{self._options.tag}/report", text, step=trace.step)
+            tag, seconds = self._options.tag, self._seconds_between
+            text = write_warm_report(trace, self._first, seconds)
+            summaries.write_text(f"{tag}/report", text, step=trace.step)
+            summaries.write_scalar(
+                f"{tag}/{contract.SECONDS_BETWEEN_STEPS}",
+                seconds,
+                step=trace.step,
+                description=contract.SECONDS_BETWEEN_STEPS_DESCRIPTION,
+            )

@@ -23,9 +23,11 @@ def write_report(first: FirstBatch, trace: StepTrace) -> str:
     )
 
 
-def write_warm_report(warm: StepTrace, first: StepTrace) -> str:
+def write_warm_report(warm: StepTrace, first: StepTrace, seconds_between: float) -> str:
     """Returns the report of the warm step, next to step 0, as Markdown."""
     rows = _trace_rows(warm, "steady state")
+    loop = "input and whatever else the loop does"
+    rows.append(("since the previous step", f"{seconds_between:.4g} s: {loop}"))
     if warm.seconds and first.seconds:
         rows.append(("step 0", f"{first.seconds:.4g} s, {first.seconds / warm.seconds:.3g} times"))
     return f"## Warm step {warm.step}\n\n{_table(rows)}{_gaps(warm)}"

@@ -10,8 +10,6 @@ Examples::
   tb-firstloss check runs/gan --expect 'd_loss=2*log(2)' --expect 'g_loss=log(2)'
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import sys
@@ -29,7 +27,6 @@ _NO_EXPECTATION = "no expectation"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's arguments."""
     add_shared(parser, "paths")
     parser.add_argument(
         "--expect",

@@ -8,8 +8,6 @@ Examples::
   tb-firstloss compare runs/before runs/after/* --rtol 1e-6
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 from typing import Any
@@ -26,7 +24,6 @@ _COLOURS = {"identical": "green", "within tolerance": "green", "different": "red
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's arguments."""
     parser.add_argument(
         "baseline", metavar="BASELINE", help="event file, run directory, or logdir of one recording"
     )

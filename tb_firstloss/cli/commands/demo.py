@@ -7,8 +7,6 @@ Examples::
   tb-firstloss demo --keras
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import os
@@ -23,7 +21,6 @@ from tb_firstloss.reading.recordings import read_first_loss
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's arguments."""
     parser.add_argument(
         "--logdir", default="runs/demo", help="where the event files go (default: runs/demo)"
     )
@@ -49,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         from tb_firstloss import demo  # TensorFlow
 
         demo.start_devices()
-    outcome = demo.train(
+    run_dir, accuracy = demo.train(
         options.logdir,
         data_seed=options.data_seed,
         weight_seed=options.weight_seed,
@@ -57,11 +54,11 @@ def run(options: argparse.Namespace) -> int:
         with_fit=options.keras,
         track=lambda batches, count: track(batches, "Training", count, quiet=options.quiet),
     )
-    first = read_first_loss(outcome.run_dir)
+    first = read_first_loss(run_dir)
     print_losses([first])
     print(f"\nThe first loss is {first.mean:.4f}; {_meaning(first.mean, options.loss)}")
-    print(f"Accuracy after one epoch: {outcome.accuracy:.1%} on {demo.TEST_COUNT} test images")
-    print(f"Event file and profile: {_short(outcome.run_dir)}")
+    print(f"Accuracy after one epoch: {accuracy:.1%} on {demo.TEST_COUNT} test images")
+    print(f"Event file and profile: {_short(run_dir)}")
     print(f"In TensorBoard: {_short(_tensorboard())} --logdir {options.logdir}")
     return 0
 

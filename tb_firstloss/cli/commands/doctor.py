@@ -8,8 +8,6 @@ Examples::
   tb-firstloss doctor /data/runs --json
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 
@@ -24,7 +22,6 @@ _COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's arguments."""
     add_place(parser, "logdir", "where recordings would go; it is not created")
     add_shared(parser, "--json", "--quiet")
 

@@ -8,8 +8,6 @@ Examples::
   tb-firstloss export runs --run 'demo/*' --tag '*/loss' | head
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import shutil
@@ -27,7 +25,6 @@ FORMATS = ("csv", "parquet")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's arguments."""
     add_shared(parser, "paths")
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, help="file to write (default: standard output)"

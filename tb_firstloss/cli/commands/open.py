@@ -6,8 +6,6 @@ Examples::
   tb-firstloss open runs --port 6006
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import re
@@ -31,7 +29,6 @@ class TensorBoardError(FirstLossError):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's arguments."""
     add_place(parser, "logdir", "logdir to show")
     parser.add_argument(
         "--port", type=int, default=0, help="port to listen on (default: any free one)"

@@ -6,8 +6,6 @@ Examples::
   tb-firstloss profile runs --json --top 20
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Sequence
@@ -22,7 +20,6 @@ from tb_firstloss.profiles.timeline import SHARES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's arguments."""
     parser.add_argument(
         "path", metavar="RUN", help="run directory, or logdir with a single profiled run"
     )
@@ -85,6 +82,11 @@ def print_shares(profiles: Sequence[StepProfile]) -> None:
     """Prints step time, what it was spent on and peak memory, one column per profile."""
     times = ["" if p.step is None else _milliseconds(p.seconds) for p in profiles]
     rows = [["step time", *times, ""]]
+    gaps = [p.seconds_between_steps for p in profiles]
+    if any(gap is not None for gap in gaps):
+        texts = ["not measured" if gap is None else _milliseconds(gap) for gap in gaps]
+        meaning = "since the previous step: input, and whatever else the loop does"
+        rows.insert(0, ["between steps", *texts, meaning])
     for name, meaning in SHARES.items():
         rows.append([name, *(_share(profile, name) for profile in profiles), meaning])
     allocators = sorted({name for profile in profiles for name in profile.peak_bytes})
@@ -94,6 +96,9 @@ def print_shares(profiles: Sequence[StepProfile]) -> None:
     if not allocators:
         rows.append(["peak memory", *("" for _ in profiles), "not tracked on this device"])
     print_table(["", *(_title(profile) for profile in profiles), ""], rows)
+    if not any(p.seconds_between_steps or p.shares.get("input") for p in profiles):
+        hint = "record with warm_step=N to measure the time between steps"
+        print(f"\nWaiting for input outside the step is not in this profile; {hint}")
 
 
 def print_operations(profiles: Sequence[StepProfile], top: int) -> None:
@@ -129,6 +134,8 @@ def _share(profile: StepProfile, name: str) -> str:
     if not profile.seconds:
         return ""
     seconds = profile.shares[name]
+    if name == "input" and not seconds:
+        return "none inside"  # outside, a profile sees nothing
     return f"{_milliseconds(seconds)} {seconds / profile.seconds:4.0%}"
 
 

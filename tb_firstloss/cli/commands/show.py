@@ -6,8 +6,6 @@ Examples::
   tb-firstloss show runs --run 'demo/*' --json
 """
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 
@@ -21,7 +19,6 @@ _COLUMNS = ["loss", "expected", "count", "min", "mean", "max", "non-finite"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's arguments."""
     add_shared(parser, "paths", "--run", "--json", "--quiet")
 
 

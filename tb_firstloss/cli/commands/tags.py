@@ -6,8 +6,6 @@ Examples::
   tb-firstloss tags runs --run 'demo/*' --tag '*loss*'
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 from collections.abc import Iterable
@@ -34,7 +32,6 @@ class Tag:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's arguments."""
     add_shared(parser, "paths", "--run", "--tag", "--json", "--quiet")
 
 

@@ -9,8 +9,6 @@ Examples::
   tb-firstloss verify runs --json
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import warnings
@@ -26,7 +24,6 @@ from tb_firstloss.reading.recordings import read_first_losses
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's arguments."""
     add_shared(parser, "paths", "--json", "--quiet")
 
 

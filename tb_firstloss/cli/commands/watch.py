@@ -9,8 +9,6 @@ Examples::
   tb-firstloss watch runs --tag '*/loss*' --timeout 600
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json
@@ -27,7 +25,6 @@ from tb_firstloss.reading.tensor_datum import TensorDatum
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's arguments."""
     add_place(parser, "path", "logdir, run directory or event file")
     parser.add_argument(
         "--interval",

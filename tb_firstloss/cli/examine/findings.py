@@ -1,7 +1,5 @@
 """What doctor finds: one line each, with a remedy if something is wrong."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from typing import Literal

@@ -1,7 +1,5 @@
 """What doctor says about the machine: the GPU, permission to profile it, the logdir's disk."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

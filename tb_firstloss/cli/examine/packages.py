@@ -4,8 +4,6 @@ TensorFlow and TensorBoard are run in child processes: only running them shows w
 and a crash takes nothing else down.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform
@@ -58,17 +56,17 @@ from importlib import metadata
 from tensorboard import default, version
 from tensorboard.compat.proto import event_pb2
 from google.protobuf.internal import api_implementation
-broken = {}
+plugins = {}
 for entry in metadata.entry_points(group="tensorboard_plugins"):
+    plugins[entry.name] = None
     try:
         entry.load()
     except Exception as error:
-        broken[entry.name] = [entry.dist.name, f"{type(error).__name__}: {error}"]
+        plugins[entry.name] = [entry.dist.name, f"{type(error).__name__}: {error}"]
 print(json.dumps({
     "tensorboard": version.VERSION,
     "protobuf": api_implementation.Type(),
-    "plugins": sorted({entry.name for entry in metadata.entry_points(group="tensorboard_plugins")}),
-    "broken": broken,
+    "plugins": plugins,
 }))
 """
 
@@ -140,11 +138,7 @@ def examine_tensorboard() -> Iterator[Finding]:
         yield note("protobuf", f"{version}, in pure Python: reading is slow", remedy)
     else:
         yield ok("protobuf", f"{version} ({facts['protobuf']})")
-    for name, (distribution, failure) in facts["broken"].items():
-        found = f"fails to load, so TensorBoard does not start: {failure}"
-        remedy = f"pip install --upgrade {distribution}, or pip uninstall {distribution}"
-        yield problem(f"plugin {name}", found, remedy)
-    yield from judge_plugins(facts["plugins"], facts["broken"])
+    yield from judge_plugins(facts["plugins"])
 
 
 def examine_reader() -> Finding:
@@ -159,19 +153,27 @@ def examine_reader() -> Finding:
     return note("compiled reader", "not built: reading is exact, but slower", remedy)
 
 
-def judge_plugins(plugins: list[str], broken: dict[str, Any]) -> Iterator[Finding]:
-    """Yields whether TensorBoard has the First loss tab and the profile plugin."""
-    if "tb_firstloss" in plugins and "tb_firstloss" not in broken:
-        yield ok("First loss tab", "active")
-    elif "tb_firstloss" not in plugins:
+def judge_plugins(plugins: dict[str, list[str] | None]) -> Iterator[Finding]:
+    """Yields the plugins that fail to load, and whether the First loss tab and xprof are there.
+
+    ``plugins`` gives the distribution and error of each that fails, and None of the others.
+    """
+    for name, failure in plugins.items():
+        if failure is not None:
+            found = f"fails to load, so TensorBoard does not start: {failure[1]}"
+            remedy = f"pip install --upgrade {failure[0]}, or pip uninstall {failure[0]}"
+            yield problem(f"plugin {name}", found, remedy)
+    if "tb_firstloss" not in plugins:
         remedy = "install the package: pip install tb-firstloss (a source tree has no entry point)"
         yield note("First loss tab", "not active", remedy)
-    if "profile" in plugins and "profile" not in broken:
-        found = ((name, installed_version(name)) for name in _PROFILE_PLUGINS)
-        yield ok("profile plugin", ", ".join(f"{name} {v}" for name, v in found if v))
-    elif "profile" not in plugins:
+    elif plugins["tb_firstloss"] is None:
+        yield ok("First loss tab", "active")
+    if "profile" not in plugins:
         missing = "not installed: profiles are recorded, but not shown"
         yield note("profile plugin", missing, "pip install 'tb-firstloss[profile]'")
+    elif plugins["profile"] is None:
+        versions = ((name, installed_version(name)) for name in _PROFILE_PLUGINS)
+        yield ok("profile plugin", ", ".join(f"{name} {v}" for name, v in versions if v))
 
 
 def installed_version(distribution: str) -> str | None:

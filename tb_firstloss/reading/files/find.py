@@ -1,7 +1,5 @@
 """logdir → runs → event files, local or remote."""
 
-from __future__ import annotations
-
 import glob
 import os
 import posixpath

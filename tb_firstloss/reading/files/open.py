@@ -1,7 +1,5 @@
 """Random access to the bytes of one event file through a bounded buffer."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

@@ -1,7 +1,5 @@
 """Files behind a URL, through fsspec (the extra "remote")."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from typing import Any

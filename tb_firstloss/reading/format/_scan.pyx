@@ -8,6 +8,7 @@ its record, which the reference then reads.
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
@@ -66,10 +67,8 @@ cdef extern from *:
     }
     static int has_sse42(void) { __builtin_cpu_init(); return __builtin_cpu_supports("sse4.2"); }
     #else
-    static uint32_t crc_sse42(uint32_t c, const uint8_t *p, size_t n) {
-        return crc_portable(c, p, n);
-    }
-    static int has_sse42(void) { return 0; }
+    #define crc_sse42 crc_portable
+    #define has_sse42() 0
     #endif
     """
     void crc_prepare() nogil
@@ -128,6 +127,7 @@ cdef enum:
     ROW_BYTES = 60
 
 # As in wire.py and records.py; a protocol buffer's length is below 2 GiB.
+cdef int32_t[9] CONTENT_FIELDS = [0, 0, 0, 0, IMAGE, HISTO, AUDIO, 0, TENSOR]
 cdef uint64_t LARGEST_PAYLOAD = 0x7FFFFFFF
 
 crc_prepare()
@@ -385,14 +385,8 @@ cdef class Scanner:
                 plugin_name.at = plugin_name.end
                 if not find_plugin_name(field.content, &plugin_name):
                     return 0
-            elif field.number == 4:
-                row.content_type, content = IMAGE, field.content
-            elif field.number == 5:
-                row.content_type, content = HISTO, field.content
-            elif field.number == 6:
-                row.content_type, content = AUDIO, field.content
-            elif field.number == 8:
-                row.content_type, content = TENSOR, field.content
+            elif field.number < 9 and CONTENT_FIELDS[field.number]:
+                row.content_type, content = CONTENT_FIELDS[field.number], field.content
         number = content
         if row.content_type == TENSOR:
             row.content_type = classify_tensor(content, &number)
@@ -413,7 +407,7 @@ cdef class Scanner:
         row.size = <int32_t>(content.end - content.at)
         return self.add(row)
 
-    cdef int learn(self, Span tag, Span plugin_name, Row *row) except -1 nogil:
+    cdef int learn(self, Span tag, Span plugin_name, Row *row) except -1 with gil:
         """Numbers a new tag or plugin name; returns 0 when its event cannot be finished.
 
         Learns nothing from an event that is broken further on, or has more values than fit: whoever
@@ -425,13 +419,7 @@ cdef class Scanner:
             if values < 0 or values > self.capacity - self.first:
                 return 0
         self.checked = True
-        with gil:
-            row.tag, row.plugin_name = self.number(
-                PyBytes_FromStringAndSize(<const char *>tag.at, tag.end - tag.at),
-                PyBytes_FromStringAndSize(
-                    <const char *>plugin_name.at, plugin_name.end - plugin_name.at
-                ),
-            )
+        row.tag, row.plugin_name = self.number(as_bytes(tag), as_bytes(plugin_name))
         return 1
 
     cdef int add(self, Row *row) noexcept nogil:
@@ -458,7 +446,7 @@ def scan_block(data, int64_t base, Index index, number, columns):
         base: Position of the first of them in the file.
         index: Of the run's names.
         number: `Names.number`, called with what the index does not know.
-        columns: Writable memory for the columns of `rows.COLUMNS`, one after the other. Scans as
+        columns: Writable memory for the columns of `rows.Rows`, one after the other. Scans as
             many rows as fit, but no record in part.
 
     Returns:
@@ -588,7 +576,7 @@ cdef inline bint next_field(Span *span, Field *field) noexcept nogil:
     return True
 
 
-cdef Py_ssize_t count_values(Span event) noexcept nogil:
+cdef Py_ssize_t count_values(Span event) except -2:
     """Returns an event's values, or -1 if the reference would find anything wrong with them."""
     cdef Field field
     cdef Span summary
@@ -608,7 +596,7 @@ cdef Py_ssize_t count_values(Span event) noexcept nogil:
     return count
 
 
-cdef bint is_regular_value(Span value) noexcept nogil:
+cdef bint is_regular_value(Span value):
     cdef Field field
     cdef Span tag, plugin_name
     tag.at = tag.end = plugin_name.at = plugin_name.end = value.at
@@ -624,36 +612,11 @@ cdef bint is_regular_value(Span value) noexcept nogil:
     return is_utf8(tag) and is_utf8(plugin_name)
 
 
-cdef bint is_utf8(Span text) noexcept nogil:
-    """Returns whether bytes are UTF-8: shortest forms only, no surrogates, up to U+10FFFF."""
-    cdef uint32_t point
-    cdef int more, i
-    while text.at < text.end:
-        point = text.at[0]
-        text.at += 1
-        if point < 0x80:
-            continue
-        if 0xC2 <= point < 0xE0:
-            more, point = 1, point & 0x1F
-        elif 0xE0 <= point < 0xF0:
-            more, point = 2, point & 0x0F
-        elif 0xF0 <= point < 0xF5:
-            more, point = 3, point & 0x07
-        else:
-            return False
-        if text.end - text.at < more:
-            return False
-        for i in range(more):
-            if text.at[i] & 0xC0 != 0x80:
-                return False
-            point = point << 6 | (text.at[i] & 0x3F)
-        text.at += more
-        if (
-            (more == 2 and point < 0x800)
-            or (more == 3 and not 0x10000 <= point < 0x110000)
-            or 0xD800 <= point < 0xE000
-        ):
-            return False
+cdef bint is_utf8(Span text):
+    try:
+        PyUnicode_DecodeUTF8(<const char *>text.at, text.end - text.at, NULL)
+    except UnicodeDecodeError:
+        return False
     return True
 
 
@@ -671,6 +634,10 @@ cdef bint find_plugin_name(Span metadata, Span *name) noexcept nogil:
                 if field.number == 1 and field.wire_type == BYTES:
                     name[0] = field.content
     return True
+
+
+cdef bytes as_bytes(Span span):
+    return PyBytes_FromStringAndSize(<const char *>span.at, span.end - span.at)
 
 
 cdef inline bint is_plugin(Entry *entry, Span name) noexcept nogil:

@@ -4,8 +4,6 @@ The extension computes it where it is built, else google-crc32c where that is in
 over a byte table. Format: https://www.tensorflow.org/tutorials/load_data/tfrecord.
 """
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

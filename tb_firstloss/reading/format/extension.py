@@ -1,7 +1,5 @@
 """The optional compiled parts of reading, each None where it is not installed."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import warnings

@@ -21,8 +21,6 @@ to looks the same, and there the frames are real. And in a file made to be searc
 search ends after `Window.spend` bytes; from there on only short records are found.
 """
 
-from __future__ import annotations
-
 import itertools
 import struct
 from collections.abc import Iterator
@@ -58,18 +56,26 @@ class Record(NamedTuple):
     payload: memoryview
 
 
-def iter_records(window: Window, *, report: Report) -> Iterator[Record]:
-    """Yields every intact record, and reports each gap before the record after it."""
-    position = 0
+def iter_records(
+    window: Window, position: int = 0, *, report: Report, grows: bool = False
+) -> Iterator[Record]:
+    """Yields every intact record from a position on, and reports each gap before the next record.
+
+    In a file that ``grows``, what has nothing intact after it may be half written: it is no gap.
+    """
     while position < window.size:
         record = read_record(window, position)
-        if record is None:
-            damage = assess(window, position)
-            report(damage)
-            position = damage.end
-        else:
+        if record is not None:
             position = record.end
             yield record
+            continue
+        if grows and is_cut_short(window, position):
+            return
+        damage = assess(window, position)
+        if grows and damage.end >= window.size:
+            return
+        report(damage)
+        position = damage.end
 
 
 def read_record(window: Window, start: int) -> Record | None:

@@ -5,8 +5,6 @@ regular stretches and stops at whatever it does not expect, which the reference 
 reports are the same with and without it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -19,22 +17,6 @@ from tb_firstloss.reading.files.open import Window
 from tb_firstloss.reading.format import extension, records, wire
 from tb_firstloss.reading.format.records import Record
 
-COLUMNS = {
-    "record_start": "i8",
-    "start": "i8",
-    "step": "i8",
-    "wall_time": "f8",
-    "bits": "u8",
-    "record_size": "i4",
-    "size": "i4",
-    "tag": "i4",
-    "plugin_name": "i4",
-    "content_type": "i4",
-}
-"""Columns of `Rows` and their dtypes. `_scan.pyx` declares the same."""
-
-_DTYPES = [np.dtype(name) for name in COLUMNS.values()]
-_ROW_BYTES = sum(dtype.itemsize for dtype in _DTYPES)
 _SMALLEST_VALUE = 4
 """Bytes of the shortest summary value that has any content."""
 
@@ -43,34 +25,21 @@ ROWS_PER_CHUNK = 1 << 14
 
 @dataclasses.dataclass(eq=False, slots=True)
 class Rows:
-    """Summary values, one per row, as columns of equal length n.
+    """Summary values, one per row, as columns of equal length n; `_scan.pyx` declares the same."""
 
-    Attributes:
-        record_start: int64 [n], where the value's record starts in the file.
-        start: int64 [n], where its content starts in the file.
-        step: int64 [n].
-        wall_time: float64 [n], seconds since the Unix epoch.
-        bits: uint64 [n], the IEEE 754 bits of a scalar; else 0.
-        record_size: int32 [n], bytes of the record.
-        size: int32 [n], bytes of the content.
-        tag: int32 [n], number of the tag in the run's `Names`.
-        plugin_name: int32 [n], number of the plugin name there.
-        content_type: int32 [n], as in `wire.RawValue`.
-    """
-
-    record_start: npt.NDArray[np.int64]
-    start: npt.NDArray[np.int64]
+    record_start: npt.NDArray[np.int64]  # in the file, of the value's record
+    start: npt.NDArray[np.int64]  # in the file, of its content
     step: npt.NDArray[np.int64]
-    wall_time: npt.NDArray[np.float64]
-    bits: npt.NDArray[np.uint64]
-    record_size: npt.NDArray[np.int32]
-    size: npt.NDArray[np.int32]
-    tag: npt.NDArray[np.int32]
-    plugin_name: npt.NDArray[np.int32]
-    content_type: npt.NDArray[np.int32]
+    wall_time: npt.NDArray[np.float64]  # seconds since the Unix epoch
+    bits: npt.NDArray[np.uint64]  # IEEE 754, of a scalar; else 0
+    record_size: npt.NDArray[np.int32]  # bytes of the record
+    size: npt.NDArray[np.int32]  # bytes of the content
+    tag: npt.NDArray[np.int32]  # number of the tag in the run's `Names`
+    plugin_name: npt.NDArray[np.int32]  # number of the plugin name there
+    content_type: npt.NDArray[np.int32]  # as in `wire.RawValue`
 
     @classmethod
-    def of(cls, rows: list[tuple[Any, ...]]) -> Rows:
+    def of(cls, rows: list[tuple[Any, ...]]) -> "Rows":
         """Returns the columns of rows given as tuples."""
         return cls(*map(np.array, zip(*rows, strict=True), _DTYPES))
 
@@ -79,12 +48,16 @@ class Rows:
 
     @property
     def columns(self) -> list[npt.NDArray[Any]]:
-        """All columns, in the order of `COLUMNS`."""
-        return [getattr(self, name) for name in COLUMNS]
+        """All columns, in the order above."""
+        return [getattr(self, name) for name in self.__slots__]
 
-    def take(self, chosen: npt.NDArray[np.bool_]) -> Rows:
+    def take(self, chosen: npt.NDArray[np.bool_]) -> "Rows":
         """Returns the rows that a boolean mask [n] chooses."""
         return Rows(*(column[chosen] for column in self.columns))
+
+
+_DTYPES = list(map(np.dtype, ["i8"] * 3 + ["f8", "u8"] + ["i4"] * 5))
+_ROW_BYTES = sum(dtype.itemsize for dtype in _DTYPES)
 
 
 class Names:
@@ -107,11 +80,7 @@ class Names:
         self._plugin_of_tag: list[int] = []
 
     def number(self, tag: bytes, plugin_name: bytes) -> tuple[int, int]:
-        """Returns the numbers of a value's tag and of its plugin name.
-
-        Raises:
-            UnicodeDecodeError: One of the two is not UTF-8.
-        """
+        """Returns the numbers of a value's tag and of its plugin name, both of them UTF-8."""
         number = self._tag_numbers.get(tag, -1)
         plugin = self._plugin_numbers.get(plugin_name, -1)
         if number < 0 or plugin < 0 or (plugin and not self._plugin_of_tag[number]):

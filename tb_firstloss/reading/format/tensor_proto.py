@@ -4,13 +4,11 @@ TensorFlow's decoder fills in whatever is missing; here a tensor whose parts dis
 error. The format's one abbreviation is kept: a single value stands for all elements.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from typing import Any
 
-import ml_dtypes
+import ml_dtypes  # noqa: F401  # NumPy then knows its dtypes by name
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 from tensorboard.compat.proto import tensor_pb2, tensor_shape_pb2
@@ -244,9 +242,8 @@ def _numpy_dtype(number: int) -> np.dtype[Any]:
     name, _ = _DTYPES[number]
     if name.startswith("q"):  # as in tf.DType.as_numpy_dtype
         return np.dtype([(name, name[1:])])
-    extended = getattr(ml_dtypes, name, None)
     try:
-        return np.dtype(name if extended is None else extended)
+        return np.dtype(name)
     except TypeError:
         raise ValueError(f"{name} tensor: this version of ml_dtypes has no such dtype") from None
 

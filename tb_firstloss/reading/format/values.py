@@ -1,7 +1,5 @@
 """Summary values to NumPy: tensors, and the older histograms, images and audio."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -24,9 +22,7 @@ def decode_content(
 ) -> Array:
     """Returns the content of a TENSOR, HISTO, IMAGE or AUDIO as an array, which owns its memory.
 
-    Raises:
-        TooLargeError: As `decode_tensor`.
-        ValueError: The content breaks the format.
+    It raises as `tensor_proto.decode_tensor` does.
     """
     if content_type == wire.TENSOR:
         return tensor_proto.decode_tensor(content, max_tensor_bytes=max_tensor_bytes)

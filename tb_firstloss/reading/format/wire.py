@@ -4,11 +4,10 @@ Written by hand because protobuf's parser loses values: it turns a signalling Na
 one, and refuses a whole record for one tag that is not UTF-8.
 
 Field numbers are those of tensorflow/core/util/event.proto and framework/summary.proto. As in every
-protocol buffer parser, unknown fields and known ones of another wire type are skipped. Nothing here
-allocates in proportion to what a message claims.
+protocol buffer parser, unknown fields and known ones of another wire type are skipped. Bytes that
+are no protocol buffer raise ValueError. Nothing here allocates in proportion to what a message
+claims.
 """
-
-from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
@@ -57,11 +56,7 @@ class RawValue(NamedTuple):
 
 
 def parse_event(payload: memoryview) -> RawEvent:
-    """Returns wall time, step and the byte ranges of the summaries of an Event.
-
-    Raises:
-        ValueError: The event or one of its summaries is not a protocol buffer.
-    """
+    """Returns wall time, step and the byte ranges of the summaries of an Event."""
     wall_time, step = 0.0, 0
     summaries: list[tuple[int, int]] = []
     for number, wire_type, start, end in iter_fields(payload, 0, len(payload)):
@@ -85,11 +80,7 @@ def iter_value_ranges(payload: memoryview, event: RawEvent) -> Iterator[tuple[in
 
 
 def parse_value(payload: memoryview, start: int, end: int) -> RawValue:
-    """Returns tag, plugin name and content of the Summary.Value at a byte range.
-
-    Raises:
-        ValueError: The bytes are not a protocol buffer.
-    """
+    """Returns tag, plugin name and content of the Summary.Value at a byte range."""
     tag = plugin_name = b""
     content, bits = (NO_CONTENT, 0, 0), 0
     for number, wire_type, first, last in iter_fields(payload, start, end):
@@ -147,11 +138,7 @@ def _parse_scalar(payload: memoryview, start: int, end: int) -> tuple[int, int]:
 
 
 def iter_fields(payload: memoryview, position: int, end: int) -> Iterator[Field]:
-    """Yields the fields of the message at a byte range.
-
-    Raises:
-        ValueError: The bytes are not a protocol buffer.
-    """
+    """Yields the fields of the message at a byte range."""
     while position < end:
         key, position = read_varint(payload, position, end)
         number, wire_type = key >> 3, key & 7
@@ -178,11 +165,7 @@ def iter_fields(payload: memoryview, position: int, end: int) -> Iterator[Field]
 
 
 def read_varint(payload: memoryview, position: int, end: int) -> tuple[int, int]:
-    """Returns the varint at a position, and the position after it.
-
-    Raises:
-        ValueError: It does not end.
-    """
+    """Returns the varint at a position, and the position after it."""
     value = shift = 0
     while position < end and shift < 70:
         octet = payload[position]

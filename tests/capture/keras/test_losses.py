@@ -418,3 +418,118 @@ def test_a_list_of_several_dtypes_is_named_in_one_warning(fit):
     first, said = fit(step)
     assert not first.losses
     assert "without the loss 'loss': its members have several dtypes" in said[0]
+
+
+def test_a_gradient_in_a_function_traced_before_is_missed_with_a_warning(fit):
+    variable = tf.Variable([1.0, 2.0, 3.0, 4.0])
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4])])
+    def descend(x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(x * variable)
+        variable.assign_sub(0.01 * tape.gradient(loss, variable))
+
+    descend(tf.constant(X[:8]))
+
+    def step(model, x):
+        descend(x)
+        return {"monitored": model.compute_loss(x)}
+
+    compute_loss = {"compute_loss": lambda model, x: tf.reduce_mean(model.d(x))}
+    first, said = fit(step, class_attributes=compute_loss)
+    assert list(first.losses) == ["monitored"]
+    assert sum("takes no gradient where it can be seen" in text for text in said) == 1
+    assert "what compute_loss returned" in said[0]
+
+
+def test_a_message_about_gradients_from_elsewhere_says_so(fit):
+    def step(model, x):
+        with tf.GradientTape() as tape:
+            loss = model.d(x)
+        variables = model.d.trainable_variables
+        gradients = tape.gradient(loss, variables, output_gradients=tf.ones_like(loss))
+        for gradient, variable in zip(gradients, variables, strict=True):
+            variable.assign_sub(0.01 * gradient)
+        return {"loss": tf.reduce_mean(loss)}
+
+    first, said = fit(step)
+    assert not first.losses
+    assert len(said) == 1
+    assert "gradients with output_gradients= only" in said[0]
+
+
+def test_compiled_outputs_keep_their_names_beside_another_loss(k, tmp_path):
+    penalty = k.losses.MeanAbsoluteError()
+
+    class Model(k.Model):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, **options):
+            total = super().compute_loss(x, y, y_pred, sample_weight, **options)
+            return total + penalty(tf.zeros_like(y_pred["a"]), y_pred["a"])
+
+    inputs = k.layers.Input((4,))
+    outputs = {name: k.layers.Dense(1, name=name)(inputs) for name in "ab"}
+    model = Model(inputs, outputs)
+    model.compile("sgd", {"a": "mse", "b": "mse"}, loss_weights={"a": 1.0, "b": 3.0})
+    first = FirstLossCallback(tmp_path, graph=False, profile=False)
+    model.fit(X, dict.fromkeys("ab", X[:, :1]), batch_size=8, verbose=0, callbacks=[first])
+    outputs = first.first_batch.outputs
+    assert list(outputs) == ["a", "b", "loss/mean_absolute_error"]
+    assert outputs["b"].loss_weight == 3.0
+
+
+@pytest.mark.parametrize("k", ["tf_keras"], indirect=True)
+def test_a_loss_that_an_optimizer_computes_and_scales_itself_is_unscaled(fit, k):
+    optimizer = k.mixed_precision.LossScaleOptimizer(k.optimizers.SGD(), initial_scale=1024.0)
+    variable = tf.Variable(0.0)
+
+    def step(model, x):
+        optimizer.minimize(lambda: variable + 3.0, [variable])
+        return {"x": tf.reduce_mean(x)}
+
+    first, _ = fit(step, attributes={"descends": optimizer})
+    assert first.loss == 3.0
+
+
+def test_naming_runs_no_custom_gradient_of_the_step_again(k, tmp_path):
+    runs = []
+
+    @tf.custom_gradient
+    def clipped(x):
+        def gradient(upstream):
+            runs.append(float(tf.random.uniform([])))  # from TensorFlow's global stream
+            return tf.clip_by_value(upstream, -1.0, 1.0)
+
+        return tf.identity(x), gradient
+
+    loss_of = k.losses.MeanSquaredError()
+
+    def step(model, x):
+        with tf.GradientTape(persistent=True) as tape:
+            d = clipped(loss_of(x[:, :1], model.d(x)))
+            g = clipped(loss_of(x, model.g(x)))
+        model.descend(tape, d, model.d)
+        model.descend(tape, g, model.g)
+        return {"d": d, "g": g}
+
+    def draws(callbacks):
+        runs.clear()
+        k.utils.set_random_seed(1)
+        model = make_model(k, step, run_eagerly=True)
+        batches = tf.data.Dataset.from_tensor_slices(X).batch(8)
+        model.fit(batches, verbose=0, callbacks=callbacks)
+        return list(runs)
+
+    first = FirstLossCallback(tmp_path, graph=False, profile=False)
+    assert draws([]) == draws([first])
+    assert list(first.first_batch.losses) == ["d", "g"]
+    assert len(first.first_batch.outputs) == 2
+
+
+def test_auto_says_of_a_scalar_loss_that_it_has_no_values(k, tmp_path):
+    model = k.Sequential([k.layers.Input((4,)), k.layers.Dense(1)])
+    model.compile("sgd", lambda y, p: tf.reduce_mean(tf.abs(y - p)))
+    first = FirstLossCallback(tmp_path, graph=False, profile=False, expect="auto")
+    with pytest.warns(CaptureWarning) as said:
+        model.fit(X, X[:, :1], batch_size=8, verbose=0, callbacks=[first])
+    texts = [str(w.message) for w in said if issubclass(w.category, CaptureWarning)]
+    assert not any("calls no Keras Loss" in text for text in texts)

@@ -102,8 +102,11 @@ def test_a_train_function_of_the_users_is_left_alone_with_one_warning(
 
 @LIBRARIES
 @WAYS
-@pytest.mark.parametrize("hook", ["on_train_begin", "on_epoch_begin"])
-@pytest.mark.parametrize("before", [True, False], ids=["before ours", "after ours"])
+@pytest.mark.parametrize(
+    ("hook", "before"),
+    [("on_train_begin", True), ("on_train_begin", False), ("on_epoch_begin", False)],
+    ids=["before ours", "after ours", "in its first epoch"],
+)
 def test_a_train_function_around_keras_own_is_called_as_often_and_captured(
     library, options, hook, before, tmp_path
 ):
@@ -209,10 +212,19 @@ def test_a_model_that_its_first_batch_builds_is_captured(kind, how, options, tmp
 
 
 @LIBRARIES
-@WAYS
-@pytest.mark.parametrize("depth", [1, 13], ids=["small", "large"])
+@pytest.mark.parametrize(
+    ("options", "depth"),
+    [
+        ({}, 1),
+        ({}, 13),  # with more variables, another function stays
+        ({"run_eagerly": True}, 1),
+        ({"jit_compile": True}, 1),
+        ({"steps_per_execution": 2}, 1),
+    ],
+    ids=["graph", "large", "eager", "jit", "two steps"],
+)
 def test_every_fit_with_a_callback_of_its_own_is_captured(library, options, depth, tmp_path):
-    sizes = [8, 12, 4, 8]  # 12 leaves a last batch of 4
+    sizes = [8, 12, 4]  # 12 leaves a last batch of 4
     models = [make_model(library, depth=depth, **options) for _ in range(2)]
     for number, size in enumerate(sizes):
         before = [np.mean((Y[:size] - models[0](X[:size]).numpy()) ** 2)]

@@ -1,0 +1,1 @@
+"""Keras's own tests, the installed ones, with FirstLossCallback in every fit and without it."""
