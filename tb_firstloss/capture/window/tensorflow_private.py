@@ -183,12 +183,10 @@ class Precedence:
     def begin(self) -> bool:
         """Takes the lock's place; returns whether no other recorder has."""
         lock = getattr(self._module, self._name, None)
-        if isinstance(lock, Precedence):
-            return False
-        if lock is not None:
+        if lock is not None and not isinstance(lock, Precedence):
             self._lock = lock
             setattr(self._module, self._name, self)
-        return True
+        return not isinstance(lock, Precedence)
 
     def end(self) -> bool:
         """Gives the place back; returns whether ours still runs, and is to be stopped now."""
@@ -202,14 +200,11 @@ class Precedence:
         return was_running
 
     def __enter__(self) -> None:
-        self._lock.acquire()
-        try:
+        with self._lock:
             if self.running:
                 self._end()
                 self._withdraw()
-        except BaseException:
-            self._lock.release()
-            raise
+        self._lock.acquire()
 
     @property
     def __exit__(self) -> Any:  # noqa: PYI036 - the lock's: no signal comes between it and `with`

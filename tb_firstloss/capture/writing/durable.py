@@ -48,7 +48,7 @@ class RecordingFile:
     """
 
     def __init__(self, first: FirstBatch, run_dir: str, recording_id: str, size: int) -> None:
-        self.seconds: dict[str, float] = {}
+        self.seconds = {"writing": 0.0}
         self._first = first
         self._size = size
         self._run_dir = run_dir

@@ -32,13 +32,8 @@ def sync(path: str) -> None:
 @contextlib.contextmanager
 def said_if_slow(where: str, parts: Collection[str]) -> Iterator[None]:
     """Logs what training waits for, the last of the parts, if the block takes over a second."""
-
-    def say() -> None:
-        logger.warning(
-            "%s: still %s after 1 s; training waits for this storage", where, [*parts][-1]
-        )
-
-    timer = threading.Timer(1, say)
+    line = "%s: still %s after 1 s; training waits for this storage"
+    timer = threading.Timer(1, lambda: logger.warning(line, where, [*parts][-1]))
     timer.daemon = True
     with contextlib.suppress(RuntimeError):  # the process may start no more threads
         timer.start()
@@ -62,9 +57,7 @@ def why_unwritable(directory: str, size: int) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        reason = f"{_PLAINLY.get(error.errno or 0, '')}{error.strerror}"
-        if error.errno == errno.ENOSPC:
-            free = shutil.disk_usage(directory).free
-            reason += f" ({free:,} bytes are free on its file system)"
-        return reason
+        free = f" ({shutil.disk_usage(directory).free:,} bytes are free on its file system)"
+        is_full = error.errno == errno.ENOSPC
+        return f"{_PLAINLY.get(error.errno or 0, '')}{error.strerror}{free if is_full else ''}"
     return None
