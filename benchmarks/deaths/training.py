@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tb_firstloss import FirstLoss, FirstLossCallback
+from tb_firstloss.capture.writing import durable
 
 BATCH_SIZE = 8
 STEP_COUNT = 3
@@ -74,10 +75,11 @@ def watch_capture(plan: Plan) -> None:
     """Tells of every moment at which the capture is about to touch the disk, or has just done so.
 
     FirstLoss syncs, in this order: the logdir and its parent, both newly made; the event file;
-    the run directory; the event file once more when it is closed.
+    the run directory. The closed file is read, to see whether what follows the values is intact.
     """
     fsync, write, calls = os.fsync, tf.summary.write, itertools.count(1)
-    before = dict(zip((1, 3, 4, 5), (BEFORE[1], BEFORE[4], BEFORE[5], BEFORE[8]), strict=True))
+    verify = durable.verify
+    before = dict(zip((1, 3, 4), (BEFORE[1], BEFORE[4], BEFORE[5]), strict=True))
 
     def reach_and_sync(descriptor: int) -> None:
         number = next(calls)
@@ -98,7 +100,12 @@ def watch_capture(plan: Plan) -> None:
             plan.reach("values written, not flushed")
         return written
 
+    def reach_and_verify(path: str) -> object:
+        plan.reach("closing the file")
+        return verify(path)
+
     os.fsync, tf.summary.write = reach_and_sync, reach_and_write
+    durable.verify = reach_and_verify
 
 
 def make_step(plan: Plan) -> Callable[[int], tuple[tf.Tensor, tf.Tensor]]:
