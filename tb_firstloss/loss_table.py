@@ -6,6 +6,7 @@ row's kind is dtype and shape, ``float32[64]``, and whether values are ragged or
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -108,7 +109,7 @@ class LossTable:
         """
         pairs: list[tuple[LossRow | None, OutputRow | None]]
         if len(self.losses) <= 1 and len(self.outputs) <= 1:
-            pairs = [(next(iter(self.losses), None), next(iter(self.outputs), None))]
+            pairs = list(itertools.zip_longest(self.losses, self.outputs)) or [(None, None)]
         else:
             rest = {output.name: output for output in self.outputs}
             pairs = [(loss, rest.pop(loss.name, None)) for loss in self.losses]
@@ -125,9 +126,8 @@ class LossTable:
             return _number(self.expectation[found[0]]) if found else None
         if len(self.losses) > 1 or not self.all_seen:
             return None  # one number for several
-        judged = self.outputs if len(self.outputs) == 1 else self.losses
-        is_judged = any(part is loss or part is output for part in judged)
-        return _number(self.expectation) if is_judged else None
+        judged = output if len(self.outputs) == 1 else loss
+        return None if judged is None else _number(self.expectation)
 
 
 def _names(*parts: LossRow | OutputRow | None) -> tuple[str, ...]:

@@ -102,11 +102,10 @@ def assess(window: Window, start: int) -> Damage:
     """Returns the damage at a position without an intact record; its end is where to resume."""
     size, length = window.size, _read_length(window, start)
     if length is None:
-        end = _find_resumption(window, start)
         if size - start < HEADER_BYTES:
             message = f"truncated header: {size - start} of {HEADER_BYTES} bytes left"
             return Damage(window.path, start, size, "incomplete", message)
-        message = "corrupt header: no valid length"
+        end, message = _find_resumption(window, start), "corrupt header: no valid length"
         return Damage(window.path, start, end, "corrupt", message)
     claimed = start + FRAME_BYTES + length
     if claimed > size:
