@@ -49,6 +49,8 @@ class FirstLossCallback(Recorded, library.IdleCallback):
         TypeError: An option has the wrong type.
     """
 
+    _left_out = ("_execution", "_history", "model")
+
     def __init__(
         self,
         logdir: str | os.PathLike[str],
@@ -79,6 +81,9 @@ class FirstLossCallback(Recorded, library.IdleCallback):
         self._iterations_before = 0
         self._waiting = contextlib.ExitStack()
         self._execution: FirstExecution | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_waiting": contextlib.ExitStack()}
 
     def set_params(self, params: Mapping[str, Any] | None = None) -> None:
         """Takes fit's parameters."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import logging
 import os
 import time
@@ -55,6 +57,13 @@ class Recorder:
         self._fingerprint: dict[str, str] = {}
         self._blocked: Exception | None = None
         self._warm: WarmStep | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what a copy has: what was recorded, but nothing of this process's training."""
+        fresh = Recorder(dataclasses.replace(self.options, strategy=None))
+        run_dir = None if self.first_batch is None else self.run_dir
+        kept = {"_step": self._step, "first_batch": self.first_batch, "run_dir": run_dir}
+        return {**vars(fresh), **kept}
 
     def adopt(self, first_batch: FirstBatch | None) -> None:
         """Takes an earlier process's first batch for this run's."""
@@ -259,6 +268,12 @@ class Recorded:
     """What `FirstLoss` and `FirstLossCallback` show of their `Recorder`."""
 
     _recorder: Recorder
+    _left_out: tuple[str, ...] = ()  # attributes that are None in a copy: they belong to a training
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what a copy has, pickled or not: it records nothing that this one has."""
+        state = {**vars(self), **dict.fromkeys(self._left_out)}
+        return {**state, "_recorder": copy.copy(self._recorder)}
 
     @property
     def logdir(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 
 class Turn:
@@ -13,11 +14,14 @@ class Turn:
         over: Whether later steps go straight through. Every one of them reads it.
     """
 
-    def __init__(self) -> None:
-        self.captured = False
-        self.over = False
+    def __init__(self, finished: bool = False) -> None:
+        self.captured = finished
+        self.over = finished
         self._owner: int | None = None
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Turn, (self.captured,)  # a copy is held by no thread
 
     def take(self) -> bool:
         """Takes the turn if it is free; returns whether this thread has just taken it."""

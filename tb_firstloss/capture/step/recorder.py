@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import threading
 import warnings
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
 from tb_firstloss.capture import resume
 from tb_firstloss.capture.distribution import workers
@@ -35,6 +37,8 @@ _SCHEDULED = (
 class StepRecorder(Recorded, UnchangingState):
     """Records one step of a custom loop, once, in whichever thread takes the turn."""
 
+    _left_out = ("_pending", "_reminder", "_step_fn", "_trace", "_tracer")
+
     def __init__(self, options: Options) -> None:
         self._recorder = Recorder(options)
         self._turn = Turn()
@@ -49,6 +53,9 @@ class StepRecorder(Recorded, UnchangingState):
     def first_batch(self) -> FirstBatch | None:
         """What was captured, or restored from a checkpoint; None before that."""
         return self._recorder.first_batch or self._restored
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_turn": copy.copy(self._turn)}
 
     def serialize(self) -> bytes:
         """Returns what a checkpoint stores: every bit of the first batch, or nothing."""
