@@ -47,7 +47,9 @@ def _digest(values: Iterator[Any]) -> str | None:
     sha, empty = hashlib.sha256(), True
     for value in values:
         array = np.asarray(value)
-        sha.update(describe(array).encode() + b"\n" + array.tobytes())
+        # The bytes of an array of strings are pointers.
+        content = array.tobytes() if array.dtype != object else repr(array.tolist()).encode()
+        sha.update(describe(array).encode() + b"\n" + content)
         empty = False
     return None if empty else sha.hexdigest()
 
@@ -65,7 +67,11 @@ def _weights(objects: Sequence[Any]) -> Iterator[Any]:
     seen: set[int] = set()
     for candidate in objects:
         # Only models, layers and modules have trainable_variables; optimizers and metrics do not.
-        for variable in getattr(candidate, "trainable_variables", None) or ():
+        try:
+            variables = candidate.trainable_variables or ()
+        except Exception:  # noqa: BLE001 - it has none, or the first batch will create them
+            continue
+        for variable in variables:
             if id(variable) not in seen:
                 seen.add(id(variable))
                 yield variable

@@ -90,6 +90,16 @@ class FirstLoss(StepRecorder):
         self._pending: StepResult | None = None
         self._step_fn: Callable[..., Any] | None = None
 
+    def set_model(self, *_given: Any) -> None:
+        """Refuses to be a Keras callback.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError("callbacks: FirstLoss is for loops; give model.fit a FirstLossCallback")
+
+    set_params = set_model
+
     @overload
     def wrap(
         self, step_fn: _Step, *, loss: Selector | None = None, total: Selectors | None = None
@@ -123,8 +133,16 @@ class FirstLoss(StepRecorder):
                 list of keys or indexes, or a mapping from names to these. A key names its loss. Of
                 a tensor of rank 1 or more, the loss is the sum. An integer is never a loss.
         """
+        if not isinstance(self, FirstLoss):
+            raise TypeError(
+                "wrap: call it on an instance, such as FirstLoss('runs/mine').wrap(step)"
+            )
         if step_fn is None:
             return functools.partial(self.wrap, loss=loss, total=total)
+        if not callable(step_fn):
+            raise TypeError(
+                f"wrap: {step_fn!r} is no function; give the step first, and options by name"
+            )
         return self._around(step_fn, step_fn, loss=loss, total=total)
 
     def _around(

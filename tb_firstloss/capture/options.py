@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import tensorflow as tf
 
 from tb_firstloss import checks
 from tb_firstloss.paths import is_url
 
 DEFAULT_MAX_TENSOR_BYTES = 256 * 2**20
-_TAG = re.compile(r"[A-Za-z0-9_.-]+")
+_TAG = re.compile(r"[A-Za-z0-9_.-]{1,200}")  # a file name has 255 bytes, and gets endings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,7 @@ class Options:
         _check_tag(self.tag)
         if not callable(self.step):
             _check_integer("step", self.step)
+            object.__setattr__(self, "step", int(self.step))
         _check_profile(self.profile, self.warm_step)
         object.__setattr__(self, "expect", check_expect(self.expect))
         object.__setattr__(self, "metadata", _copy_metadata(self.metadata))
@@ -73,9 +75,9 @@ def check_expect(
 
 
 def _resolve_logdir(logdir: str | os.PathLike[str]) -> str:
-    path = os.fspath(logdir)
+    path = os.fspath(logdir) if isinstance(logdir, os.PathLike) else logdir
     if not isinstance(path, str):
-        raise TypeError(f"logdir: {path!r} is not text")
+        raise TypeError(f"logdir: {path!r} is no path; give a directory, such as 'runs/mine'")
     if not path or "\0" in path:
         problem = "is empty" if not path else "has a NUL byte"
         raise ValueError(f"logdir: {path!r} {problem}; give a directory")
@@ -96,7 +98,8 @@ def _resolve_logdir(logdir: str | os.PathLike[str]) -> str:
 def _check_tag(tag: object) -> None:
     if not isinstance(tag, str) or not _TAG.fullmatch(tag) or tag.strip(".") == "":
         raise ValueError(
-            f"tag: {tag!r} cannot name a run directory; use letters, digits, '_', '-' and '.'"
+            f"tag: {tag!r} cannot name a run directory; use at most 200 letters, digits, '_', '-' "
+            "and '.'"
         )
 
 
@@ -120,7 +123,7 @@ def _check_positive(option: str, value: int) -> None:
 
 
 def _check_integer(option: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{option}: {value!r} is not an integer")
 
 

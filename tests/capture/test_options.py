@@ -3,7 +3,10 @@
 import dataclasses
 import inspect
 
+import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from tb_firstloss import FirstLoss, FirstLossCallback
 from tb_firstloss.capture.options import Options
@@ -103,3 +106,51 @@ def test_a_tag_of_letters_digits_and_marks_is_valid(tag):
 def test_any_other_tag_is_refused(tag):
     with pytest.raises(ValueError, match="tag: "):
         Options(logdir="runs", tag=tag)
+
+
+@pytest.mark.parametrize("kind", [FirstLoss, FirstLossCallback])
+def test_integers_of_numpy_are_integers(kind, tmp_path):
+    options = {"step": np.int64(3), "warm_step": np.int32(2), "max_tensor_bytes": np.uint64(10)}
+    assert kind(tmp_path, **options)._recorder.step == 3
+    with pytest.raises(TypeError, match="is not an integer"):
+        kind(tmp_path, step=np.float32(3))
+
+
+def test_a_tag_fits_into_a_file_name_with_its_endings(tmp_path):
+    first = FirstLoss(tmp_path, tag="t" * 200)
+    first.record(tf.constant(1.0))
+    assert first.first_batch is not None
+    with pytest.raises(ValueError, match="at most 200"):
+        FirstLoss(tmp_path, tag="t" * 201)
+
+
+def test_what_is_in_the_wrong_place_is_one_clear_error(tmp_path):
+    with pytest.raises(TypeError, match="'loss' is no function"):
+        FirstLoss(tmp_path).wrap("loss")
+    with pytest.raises(TypeError, match="call it on an instance"):
+        FirstLoss.wrap(lambda x: x)
+    with pytest.raises(TypeError, match="is no path"):
+        FirstLoss(lambda x: x)
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.raises(TypeError, match=r"give model\.fit a FirstLossCallback"):
+        model.fit(np.ones((2, 1)), np.ones((2, 1)), verbose=0, callbacks=[FirstLoss(tmp_path)])
+
+
+def test_a_fingerprint_does_without_weights_that_are_not_there_yet(tmp_path):
+    class Net(tf.Module):
+        @property
+        def trainable_variables(self):
+            raise ValueError("no variables yet")
+
+    net = Net()
+
+    def batch_digest(names, number):
+        first = FirstLoss(tmp_path / str(number), fingerprint=True, graph=False, profile=False)
+        first.wrap(lambda names: (net, tf.constant(1.0))[1])(tf.constant(names))
+        return first.first_batch.metadata["fingerprint"]
+
+    first = batch_digest(["a", "b"], 1)
+    assert first.keys() == {"batch"}
+    assert batch_digest(["a", "b"], 2) == first
+    assert batch_digest(["a", "c"], 3) != first
