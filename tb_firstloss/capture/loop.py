@@ -87,8 +87,6 @@ class FirstLoss(StepRecorder):
         # Refuses "auto": nobody sees the loss function of a loop.
         given["expect"] = None if expect is None else checks.parse_expectations(expect)
         super().__init__(Options(**given))
-        self._pending: StepResult | None = None
-        self._step_fn: Callable[..., Any] | None = None
 
     def set_model(self, *_given: Any) -> None:
         """Refuses to be a Keras callback.

@@ -7,7 +7,7 @@ import copy
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tb_firstloss.capture import resume
@@ -19,7 +19,7 @@ from tb_firstloss.capture.options import Options
 from tb_firstloss.capture.recorder import Recorded, Recorder
 from tb_firstloss.capture.signals import deferred
 from tb_firstloss.capture.step.call import StepCall
-from tb_firstloss.capture.step.result import Captured, HasLoss
+from tb_firstloss.capture.step.result import Captured, HasLoss, StepResult
 from tb_firstloss.capture.window.step_trace import StepTrace
 from tb_firstloss.capture.window.tensorflow_private import UnchangingState
 from tb_firstloss.capture.writing import packed
@@ -44,6 +44,8 @@ class StepRecorder(Recorded, UnchangingState):
         self._turn = Turn()
         self._trace: StepTrace | None = None
         self._restored: FirstBatch | None = None
+        self._pending: StepResult | None = None
+        self._step_fn: Callable[..., Any] | None = None
         self._declines = False
         self._warned = False
         self._tracer: int | None = None
