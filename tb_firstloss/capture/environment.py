@@ -12,7 +12,7 @@ from tb_firstloss.capture.window import tensorflow_private
 
 _INSIDE_FUNCTION = (
     "is inside a tf.function, where the loss of the first batch has no value yet: it records "
-    "nothing and changes nothing there. Wrap the outermost call, the one that your Python loop "
+    "nothing and changes nothing there. Wrap the outermost call, which your Python loop "
     "makes; if the loop itself is in the tf.function, take one batch from the iterator, pass it to "
     "a wrapped step, and pass the iterator to the tf.function for the rest"
 )

@@ -117,9 +117,9 @@ class FirstLoss(StepRecorder):
     ) -> Callable[..., Any]:
         """Wraps a training step so that its first call is recorded: same arguments, same result.
 
-        Also a decorator, with or without options. A ``tf.function`` stays one: it has the
-        attributes and traces of the one that it wraps, and tf.saved_model.save keeps it. A second
-        step is not recorded, and a warning says so.
+        Also a decorator, with or without options. A ``tf.function`` stays one: it
+        shares the original's attributes and traces, and tf.saved_model.save keeps it. A second step
+        is not recorded, and a warning says so.
 
         Args:
             step_fn: Eager function, tf.function or jit-compiled tf.function.
@@ -186,7 +186,7 @@ class FirstLoss(StepRecorder):
             with contextlib.nullcontext() if self._turn.over else self._counted():
                 yield
             return
-        if self._trace is not None or self._turn.captured:
+        if self._trace is not None:
             yield
             return
         with deferred():

@@ -127,11 +127,13 @@ class FirstExecution(StandIn):
     def _prepare(self) -> None:
         if self._capturing is not None:
             return
-        reason = library.why_not_capturable(self._model, self._function)
+        function = self._function
+        is_known = isinstance(function, StandIn) or library.is_own_train_function(function)
+        reason = library.why_not_capturable(self._model, is_known=is_known)
         if reason is not None:
             raise CaptureError(reason)
-        if isinstance(self._function, CapturingFunction):
-            self._capturing = self._function  # of an earlier training, and returns its tensors
+        if isinstance(function, CapturingFunction):
+            self._capturing = function  # of an earlier training, and returns its tensors
             return
         self._capturing = CapturingFunction(
             self._model,
@@ -202,10 +204,8 @@ class FirstExecution(StandIn):
         if not self._goes_step_by_step:
             with library.steps_set_to(self._model, steps - 1), let_through():
                 return self._function(iterator)
-        with (
-            let_through(),
-            contextlib.suppress(StopIteration),
-        ):  # Keras 3.7 and later; before, they raise
+        # What Keras 3.7 and later raise where the data ends; before, TensorFlow's error goes on.
+        with let_through(), contextlib.suppress(StopIteration):
             for _ in range(steps - 1):
                 logs, _ = capturing.run(iterator)
         # Before Keras 3.7, the TensorBoard callback asks the tf.function for its graph next.
@@ -254,11 +254,11 @@ class FirstExecution(StandIn):
         captured = workers.agree(result, recorder.strategy, may_be_reduced=False)
         if captured is None:
             return False
-        found = captured.losses or captured.outputs
+        empty = captured.is_empty
         recorder.commit(
             captured,
-            metadata=self._metadata(None if found else logs, result.facts.unseen),
-            inferred=result.facts.expectation if found else None,
+            metadata=self._metadata(logs if empty else None, result.facts.unseen),
+            inferred=None if empty else result.facts.expectation,
             trace=trace,
             step=step,
         )
@@ -285,8 +285,12 @@ def _refuse_to_be_traced(_recorder: Recorder) -> None:
 
 
 def _decline(recorder: Recorder) -> None:
-    """Tells other workers, if there are any, that nothing is recorded."""
-    workers.agree(None, recorder.strategy, may_be_reduced=False)
+    """Tells other workers, if there are any, that nothing is recorded.
+
+    Where this one has no recording of its own either, a warning has already said so.
+    """
+    with contextlib.suppress(*([] if recorder.first_batch else [CaptureError])):
+        workers.agree(None, recorder.strategy, may_be_reduced=False)
 
 
 def _plain_numbers(logs: Any) -> dict[str, float]:

@@ -109,12 +109,12 @@ def _module_of(function: Any) -> str:
     return str(getattr(function, "__globals__", {}).get("__name__")).partition(".")[0]
 
 
-def why_not_capturable(model: Any, train_function: Any) -> str | None:
+def why_not_capturable(model: Any, *, is_known: bool) -> str | None:
     """Returns why a model's training step cannot be captured, or None if it can.
 
     Args:
         model: The model.
-        train_function: What it trains with: Keras's own function, or one of this package.
+        is_known: Whether its train function is Keras's own, or one of this package.
     """
     if library_of(model) is None:
         return "the model is neither a Keras 3 nor a tf_keras model"
@@ -123,12 +123,11 @@ def why_not_capturable(model: Any, train_function: Any) -> str | None:
             "the model has a custom make_train_function, and only it knows its steps; wrap the "
             "step in it with FirstLoss.wrap, or override train_step instead"
         )
-    ours = type(train_function).__module__.startswith(f"{__package__}.")
-    if not (ours or is_own_train_function(train_function)):
+    if not is_known:
         return (
-            "model.train_function is not the one that Keras makes, and only it knows its steps; it "
-            "is left alone. Override train_step instead, or set model.train_function in a "
-            "callback's on_train_begin, around the one that is there"
+            "model.train_function is not Keras's own, so its steps cannot be seen; it is left "
+            "alone. Override train_step instead, or wrap model.train_function in a callback's "
+            "on_train_begin"
         )
     if getattr(model, "_cluster_coordinator", None) is not None:
         return (

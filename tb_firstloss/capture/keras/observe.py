@@ -165,8 +165,8 @@ class Observation:
 
     def differentiate_by_hand(self, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Calls a function with a gradient of its own, and notes that."""
-        is_users = not getattr(args[0], "__module__", "").startswith(("tensorflow.", "keras."))
-        self.has_custom_gradients = self.has_custom_gradients or is_users
+        if not (library.is_librarys(args[0]) or args[0].__module__.startswith("tensorflow.")):
+            self.has_custom_gradients = True
         return call(*args, **kwargs)
 
     def scale(self, scale: Callable[..., Any], args: Any, kwargs: Any) -> Any:

@@ -152,13 +152,14 @@ class StepRecorder(Recorded, UnchangingState):
                     raise
                 if captured is not None:
                     self._commit(captured, call)
-        except BaseException as error:
-            self._end_turn() if isinstance(error, Exception) else self._turn.give_back()
-            raise
-        else:
+        except Exception:
             self._end_turn()
-        finally:
+            raise
+        except BaseException:  # a signal that came twice: the next call captures
             self._trace = None
+            self._turn.give_back()
+            raise
+        self._end_turn()
 
     def _commit(self, captured: Captured, call: StepCall | None, **facts: str) -> None:
         if not self._declines:

@@ -44,7 +44,7 @@ class RecordingFile:
         size: Bytes of the values, about.
 
     Attributes:
-        seconds: How long each part took, the one that goes on last.
+        seconds: Duration of each part, in order; that of the last one is 0 until it ends.
     """
 
     def __init__(self, first: FirstBatch, run_dir: str, recording_id: str, size: int) -> None:

@@ -27,6 +27,7 @@ _NO_EXPECTATION = "no expectation"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
     add_shared(parser, "paths")
     parser.add_argument(
         "--expect",

@@ -24,6 +24,7 @@ _COLOURS = {"identical": "green", "within tolerance": "green", "different": "red
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
     parser.add_argument(
         "baseline", metavar="BASELINE", help="event file, run directory, or logdir of one recording"
     )

@@ -21,6 +21,7 @@ from tb_firstloss.reading.recordings import read_first_loss
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
     parser.add_argument(
         "--logdir", default="runs/demo", help="where the event files go (default: runs/demo)"
     )

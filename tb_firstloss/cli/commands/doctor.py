@@ -22,6 +22,7 @@ _COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
     add_place(parser, "logdir", "where recordings would go; it is not created")
     add_shared(parser, "--json", "--quiet")
 

@@ -25,6 +25,7 @@ FORMATS = ("csv", "parquet")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
     add_shared(parser, "paths")
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, help="file to write (default: standard output)"

@@ -29,6 +29,7 @@ class TensorBoardError(FirstLossError):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
     add_place(parser, "logdir", "logdir to show")
     parser.add_argument(
         "--port", type=int, default=0, help="port to listen on (default: any free one)"

@@ -20,6 +20,7 @@ from tb_firstloss.profiles.timeline import SHARES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
     parser.add_argument(
         "path", metavar="RUN", help="run directory, or logdir with a single profiled run"
     )

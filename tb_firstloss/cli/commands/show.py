@@ -19,6 +19,7 @@ _COLUMNS = ["loss", "expected", "count", "min", "mean", "max", "non-finite"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
     add_shared(parser, "paths", "--run", "--json", "--quiet")
 
 

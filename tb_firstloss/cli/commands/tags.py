@@ -32,6 +32,7 @@ class Tag:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
     add_shared(parser, "paths", "--run", "--tag", "--json", "--quiet")
 
 

@@ -24,6 +24,7 @@ from tb_firstloss.reading.recordings import read_first_losses
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
     add_shared(parser, "paths", "--json", "--quiet")
 
 

@@ -25,6 +25,7 @@ from tb_firstloss.reading.tensor_datum import TensorDatum
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
     add_place(parser, "path", "logdir, run directory or event file")
     parser.add_argument(
         "--interval",

@@ -144,10 +144,7 @@ def test_a_disagreement_is_one_warning_on_each_worker_and_training_goes_on(train
     chief, other = said[case]
     assert len(chief["warnings"]) == 1
     assert message in chief["warnings"][0]
-    disagreed = [
-        text for text in other["warnings"] if "resumed" not in text and "epoch" not in text
-    ]
-    assert len(disagreed) == 1  # a fit that resumes without a recording has said so as well
+    assert len(other["warnings"]) == 1
     assert not (logdir / case / "first_batch").exists() or not read_first_losses(logdir / case)
 
 
