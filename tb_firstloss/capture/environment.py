@@ -1,7 +1,5 @@
 """Where the loss is computed: versions, devices, strategy, policies; and where it has no value."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the first loss should be, and the verdict on what it is."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any

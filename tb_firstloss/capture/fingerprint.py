@@ -1,7 +1,5 @@
 """Digests of the batch and of the weights: they show what differs between two runs."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import inspect

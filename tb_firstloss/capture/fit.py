@@ -1,7 +1,5 @@
 """FirstLossCallback: records the first batch of ``model.fit``."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

@@ -1,7 +1,5 @@
 """FirstLoss: wraps the training step of a custom loop and records its first call."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

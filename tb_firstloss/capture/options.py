@@ -1,7 +1,5 @@
 """The options of `FirstLoss` and `FirstLossCallback`, checked once, at construction."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

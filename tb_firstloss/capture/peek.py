@@ -1,13 +1,11 @@
 """peek: a look at the first batch before training, with no batch read twice or lost."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 
-def peek(batches: Iterable[Any]) -> tuple[Any, Batches]:
+def peek(batches: Iterable[Any]) -> tuple[Any, "Batches"]:
     """Returns the first batch, and all batches for training, beginning with that one.
 
     ::

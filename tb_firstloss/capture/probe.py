@@ -1,7 +1,5 @@
 """probe: the loss of a batch without training on it, and without changing model or random state."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import inspect

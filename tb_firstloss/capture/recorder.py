@@ -1,7 +1,5 @@
 """What `FirstLoss` and `FirstLossCallback` share, once they have found the step and its loss."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import dataclasses

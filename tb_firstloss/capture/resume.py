@@ -1,7 +1,5 @@
 """What a resumed run does about its first batch: an earlier process has trained on it."""
 
-from __future__ import annotations
-
 import re
 
 from tb_firstloss.capture.recorder import Recorder

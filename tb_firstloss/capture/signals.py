@@ -4,8 +4,6 @@ What a signal's handler raises (KeyboardInterrupt, a timeout) can strike between
 of the main thread, where neither ``finally`` nor a context manager written in Python is safe.
 """
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import threading
@@ -35,7 +33,7 @@ def _is_main_thread() -> bool:
 
 
 class _Deferral(contextlib.AbstractContextManager[bool]):
-    current: ClassVar[_Deferral | None] = None
+    current: "ClassVar[_Deferral | None]" = None
 
     def __init__(self) -> None:
         self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}

@@ -1,7 +1,5 @@
 """Per-replica values → one tensor, with the examples in replica order."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

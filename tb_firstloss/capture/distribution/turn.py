@@ -1,7 +1,5 @@
 """Lets exactly one thread capture when several call the same step."""
 
-from __future__ import annotations
-
 import threading
 from typing import Any
 

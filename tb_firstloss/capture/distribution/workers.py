@@ -1,7 +1,5 @@
 """Several workers that run the same loop: they agree and exchange their values; one writes."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Sequence

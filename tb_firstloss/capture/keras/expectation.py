@@ -1,7 +1,5 @@
 """What the first loss should be, inferred from a Keras loss function."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The first call of a Keras model's train function: runs the step, captures it, steps aside."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
@@ -52,7 +50,7 @@ class FirstExecution(StandIn):
         self.take()
 
     @classmethod
-    def in_place(cls, model: Any, source: str, *, is_new: bool) -> FirstExecution:
+    def in_place(cls, model: Any, source: str, *, is_new: bool) -> "FirstExecution":
         """Returns what waits in the place for the first batch already, or takes the place."""
         held = model.train_function
         waits = isinstance(held, FirstExecution) and not held.over

@@ -3,8 +3,6 @@
 Keras tracks what is assigned to a model; ``vars`` bypasses that.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import threading

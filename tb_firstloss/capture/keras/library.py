@@ -5,8 +5,6 @@ a version (Keras 3.0 to 3.15, tf_keras 2.16 to 2.21) lacks one, these functions 
 answer and raise nothing; callers then record without it and say what is missing.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import sys

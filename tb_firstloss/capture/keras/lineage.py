@@ -1,7 +1,5 @@
 """Which tensors of a step are made from which."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

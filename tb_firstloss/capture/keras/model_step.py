@@ -1,7 +1,5 @@
 """The training step of a Keras model: what the recorder asks about it."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import warnings

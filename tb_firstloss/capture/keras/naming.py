@@ -1,7 +1,5 @@
 """Which losses a step differentiates, what each Loss call goes into, and what they are called."""
 
-from __future__ import annotations
-
 import dataclasses
 import operator
 from collections.abc import Callable, Sequence

@@ -5,8 +5,6 @@ computes the same with them as without: one more operation would shift the seeds
 gives to the random operations after it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

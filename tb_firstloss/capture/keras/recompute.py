@@ -6,8 +6,6 @@ intact, the values are recomputed from the outputs of the last matmuls and convo
 keeps anyway, behind a barrier that hides from XLA that they are the same.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Who holds the place of a Keras model's train function, and how the place is given back."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import logging

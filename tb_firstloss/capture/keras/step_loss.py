@@ -1,7 +1,5 @@
 """What was seen in a Keras training step → tensors that its function returns → arrays."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools

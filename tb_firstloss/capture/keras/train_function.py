@@ -1,7 +1,5 @@
 """A model's train function that also returns what the first step's loss was made of."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """``model.train_on_batch``, whose first call is captured the way ``model.fit``'s is."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable
 from typing import Any

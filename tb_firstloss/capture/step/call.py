@@ -1,7 +1,5 @@
 """One call of a custom loop's step: what it trains on, and the graph that it runs."""
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 from collections.abc import Callable

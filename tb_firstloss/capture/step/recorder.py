@@ -1,7 +1,5 @@
 """What `FirstLoss` does behind its methods: whose turn it is to record a step, and what ends it."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import threading

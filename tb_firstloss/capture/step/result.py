@@ -1,7 +1,5 @@
 """What a training step returned → its loss as NumPy arrays, in the dtype of training."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import itertools

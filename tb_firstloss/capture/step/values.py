@@ -1,7 +1,5 @@
 """One value of a step's result, of whatever type → an array in the dtype of training."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The step's graphs: its concrete function's, and those built while the window was open."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

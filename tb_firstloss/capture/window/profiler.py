@@ -1,7 +1,5 @@
 """The profile of one step: TensorFlow's profiler, started and stopped, leaving nothing behind."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """The step-0 window: the graph and the profile of exactly one step call."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import time

@@ -5,8 +5,6 @@ version has moved one, its function returns an empty answer; callers then do wit
 what is missing.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import inspect

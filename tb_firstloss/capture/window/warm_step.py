@@ -1,7 +1,5 @@
 """A later step that is profiled too: its steady state against step 0's tracing and compilation."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import threading

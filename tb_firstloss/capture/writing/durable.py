@@ -4,8 +4,6 @@ tf.summary's flush and close do not call fsync, and do not report a failed write
 they drop events without a word. So what counts is what this package's own reader finds on disk.
 """
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import os

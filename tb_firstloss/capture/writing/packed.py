@@ -1,7 +1,5 @@
 """A first batch as bytes: for checkpoints, and from worker to worker."""
 
-from __future__ import annotations
-
 import io
 import json
 import uuid

@@ -1,7 +1,5 @@
 """A first batch → one event file, through tf.summary, on disk before training goes on."""
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """The Markdown report that TensorBoard's Text dashboard shows for a recording."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from tb_firstloss.capture.window.step_trace import StepTrace

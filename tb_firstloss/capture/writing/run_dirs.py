@@ -1,7 +1,5 @@
 """Run directories: one per recording, shared with no other writer."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 from pathlib import Path

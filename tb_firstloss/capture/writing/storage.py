@@ -1,7 +1,5 @@
 """Local storage: made durable, said to be slow, and asked why it takes no more."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import logging

@@ -5,8 +5,6 @@ tf.summary.write alone writes them: the first call of one of the others imports 
 TensorBoard, and a histogram runs dozens of operations, all while training waits.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from typing import Any
