@@ -16,7 +16,7 @@ from libc.string cimport memcmp, memcpy, memset
 import os
 
 cdef extern from *:
-    """
+    r"""
     #include <stddef.h>
     #include <stdint.h>
 
@@ -55,28 +55,55 @@ cdef extern from *:
     }
 
     #if defined(__x86_64__) && defined(__GNUC__)
-    __attribute__((target("sse4.2")))
-    static uint32_t crc_sse42(uint32_t c, const uint8_t *p, size_t n) {
-        uint64_t wide = c;
-        for (; n >= 8; p += 8, n -= 8) wide = __builtin_ia32_crc32di(wide, load64(p));
-        c = (uint32_t)wide;
-        if (n & 4) { c = __builtin_ia32_crc32si(c, load32(p)); p += 4; }
-        if (n & 2) { c = __builtin_ia32_crc32hi(c, (uint16_t)(p[0] | p[1] << 8)); p += 2; }
-        if (n & 1) c = __builtin_ia32_crc32qi(c, *p);
+    #define WITH_CRC __attribute__((target("sse4.2")))
+    #define crc_of_8(c, value) ((uint32_t)__builtin_ia32_crc32di(c, value))
+    #define crc_of_4(c, value) __builtin_ia32_crc32si(c, value)
+    #define crc_of_2(c, value) __builtin_ia32_crc32hi(c, value)
+    #define crc_of_1(c, value) __builtin_ia32_crc32qi(c, value)
+    static int has_hardware(void) {
+        __builtin_cpu_init();
+        return __builtin_cpu_supports("sse4.2");
+    }
+    #elif defined(__aarch64__) && defined(__GNUC__)
+    // Assembly, as compilers disagree on how to allow the instruction in one function.
+    #define WITH_CRC
+    #define crc_by(name, type, instruction, width) \
+        static uint32_t name(uint32_t c, type value) { \
+            __asm__(".arch_extension crc\n\t" instruction " %w0, %w0, %" width "1" \
+                    : "+r"(c) : "r"(value)); \
+            return c; \
+        }
+    crc_by(crc_of_8, uint64_t, "crc32cx", "x")
+    crc_by(crc_of_4, uint32_t, "crc32cw", "w")
+    crc_by(crc_of_2, uint32_t, "crc32ch", "w")
+    crc_by(crc_of_1, uint32_t, "crc32cb", "w")
+    #if defined(__linux__)
+    #include <sys/auxv.h>
+    static int has_hardware(void) { return getauxval(AT_HWCAP) >> 7 & 1; }  // HWCAP_CRC32
+    #else
+    static int has_hardware(void) { return 1; }  // as every Apple processor of this kind
+    #endif
+    #endif
+
+    #ifdef WITH_CRC
+    WITH_CRC static uint32_t crc_hardware(uint32_t c, const uint8_t *p, size_t n) {
+        for (; n >= 8; p += 8, n -= 8) c = crc_of_8(c, load64(p));
+        if (n & 4) { c = crc_of_4(c, load32(p)); p += 4; }
+        if (n & 2) { c = crc_of_2(c, (uint16_t)(p[0] | p[1] << 8)); p += 2; }
+        if (n & 1) c = crc_of_1(c, *p);
         return c;
     }
-    static int has_sse42(void) { __builtin_cpu_init(); return __builtin_cpu_supports("sse4.2"); }
     #else
-    #define crc_sse42 crc_portable
-    #define has_sse42() 0
+    #define crc_hardware crc_portable
+    #define has_hardware() 0
     #endif
     """
     void crc_prepare() nogil
     uint32_t load32(const uint8_t *p) nogil
     uint64_t load64(const uint8_t *p) nogil
     uint32_t crc_portable(uint32_t c, const uint8_t *p, size_t n) nogil
-    uint32_t crc_sse42(uint32_t c, const uint8_t *p, size_t n) nogil
-    bint has_sse42()
+    uint32_t crc_hardware(uint32_t c, const uint8_t *p, size_t n) nogil
+    bint has_hardware()
 
 ctypedef uint32_t (*Crc)(uint32_t, const uint8_t *, size_t) noexcept nogil
 
@@ -137,8 +164,8 @@ cdef Crc run_crc = crc_portable
 def use_hardware(bint wanted=True):
     """Chooses between the processor's CRC32C instruction and tables; returns which is in use."""
     global run_crc
-    run_crc = <Crc>crc_sse42 if wanted and has_sse42() else <Crc>crc_portable
-    return run_crc == <Crc>crc_sse42
+    run_crc = <Crc>crc_hardware if wanted and has_hardware() else <Crc>crc_portable
+    return run_crc == <Crc>crc_hardware
 
 
 use_hardware()

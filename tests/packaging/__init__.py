@@ -1,0 +1,1 @@
+"""What users install: distributions, types, workflows, the recipe."""
