@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 def test_descriptions_and_contents_are_in_order(sdist, wheel, pure_wheel):
     run(sys.executable, "-m", "twine", "check", "--strict", sdist, wheel, pure_wheel)
-    run("check-wheel-contents", wheel, pure_wheel)
+    run(sys.executable, "-m", "check_wheel_contents", wheel, pure_wheel)
     assert wheel.name.startswith(f"tb_firstloss-{tb_firstloss.__version__}-cp3")
     assert pure_wheel.name.endswith("-py3-none-any.whl")
 

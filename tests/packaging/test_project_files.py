@@ -2,6 +2,7 @@
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -20,7 +21,25 @@ WORKFLOWS = sorted((REPOSITORY / ".github/workflows").glob("*.yml"))
 
 def test_workflows_follow_githubs_schema():
     assert {path.stem for path in WORKFLOWS} == {"test", "wheels", "docs", "publish"}
-    run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *WORKFLOWS)
+    run(
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        "vendor.github-workflows",
+        *WORKFLOWS,
+    )
+
+
+def test_workflows_give_nothing_away():
+    run(
+        Path(sys.executable).with_name("zizmor"),
+        "--offline",
+        "--quiet",
+        "--min-severity",
+        "medium",
+        REPOSITORY / ".github",
+    )
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
