@@ -8,11 +8,11 @@ import tensorflow as tf
 
 from tb_firstloss.capture.distribution import workers
 from tb_firstloss.capture.keras import library, step_loss
-from tb_firstloss.capture.keras.model_step import ModelStep
 from tb_firstloss.capture.keras.stand_in import LaterExecutions, StandIn
 from tb_firstloss.capture.keras.train_function import CapturingFunction
 from tb_firstloss.capture.recorder import Recorder
 from tb_firstloss.capture.signals import deferred, let_through
+from tb_firstloss.capture.step.call import ModelStep
 from tb_firstloss.capture.step.result import Captured
 from tb_firstloss.capture.window.step_trace import StepTrace
 from tb_firstloss.errors import CaptureError
@@ -27,10 +27,8 @@ class FirstExecution(StandIn):
     in a function for one step, and the rest in its own function. A tf_keras model reads the number
     of steps from a variable, so one function serves for both.
 
-    Args:
-        model: Compiled model whose train function has been made.
-        source: What trains: "model.fit" or "model.train_on_batch".
-        is_new: Whether the train function was made for this training, and so has no trace yet.
+    ``source`` is what trains, "model.fit" or "model.train_on_batch"; ``is_new``, whether the train
+    function was made for this training, and so has no trace yet.
 
     Attributes:
         over: Whether a batch has been trained on, captured or not.
@@ -105,22 +103,17 @@ class FirstExecution(StandIn):
         several = library.steps_per_execution(self._model) > 1
         return several and library.library_of(self._model) == "keras"
 
-    def _for_each(
-        self, recorders: Sequence[Recorder], do: Callable[[Recorder], None], doing: str = ""
-    ) -> None:
+    def _for_each(self, recorders: Sequence[Recorder], do: Callable[[Recorder], None]) -> None:
         """Does something for each recorder, whichever of them fails."""
+        failure = f"the first loss of {self._source} was not captured"
 
         def guarded(recorder: Recorder) -> None:
-            with recorder.guard(doing or f"{recorder.logdir}: {self._failure}"):
+            with recorder.guard(f"{recorder.logdir}: {failure}"):
                 do(recorder)
 
         with contextlib.ExitStack() as stack:
             for recorder in reversed(recorders):
                 stack.callback(guarded, recorder)
-
-    @property
-    def _failure(self) -> str:
-        return f"the first loss of {self._source} was not captured"
 
     def _prepare(self) -> None:
         if self._capturing is not None:
@@ -153,26 +146,18 @@ class FirstExecution(StandIn):
                 traces = [stack.enter_context(each.window()) for each in self._recorders]
                 logs, tensors = capturing.run(iterator if batches is None else batches)
         except Exception as error:
-            if not (capturing.failed_in_trace or capturing.has_random_state):
+            if not capturing.failed_in_trace:
                 raise
-            again = iterator if batches is None else iter(batches)
-            return self._run_uncaptured(capturing, again, error)
+            return self._run_uncaptured(iterator if batches is None else iter(batches), error)
         self.over = True
         result = step_loss.StepTensors(capturing.facts_of(tensors), tensors)
-        step, missing = ModelStep(model, capturing.graph), result.facts.missing
+        step, first_logs = ModelStep(model, capturing.graph), logs
         self._hand_over(capturing)
         traced = dict(zip(self._recorders, traces, strict=True))
-        written: list[Recorder] = []
-
-        def commit(recorder: Recorder) -> None:
-            if self._commit(recorder, result, logs, traced[recorder], step):
-                written.append(recorder)
-
-        def report_missing(recorder: Recorder) -> None:
-            raise CaptureError(f"{recorder.run_dir}: recorded without {'; '.join(missing)}")
-
-        self._for_each(self._recorders, commit)
-        self._for_each(written if missing else [], report_missing, doing=self._source)
+        self._for_each(
+            self._recorders,
+            lambda recorder: self._commit(recorder, result, first_logs, traced[recorder], step),
+        )
         logs = self._run_rest(capturing, iterator, steps, logs)
         for recorder in self._recorders:
             if self._source == "model.fit" and recorder.awaits_warm_step:
@@ -217,25 +202,18 @@ class FirstExecution(StandIn):
         with let_through():
             logs = self._function(iterator)
         self.over = True
-        everyone = [recorder for recorder, _ in self._wishes]
-        self._for_each(everyone, _decline)
+        self._for_each([recorder for recorder, _ in self._wishes], _decline)
         return logs
 
-    def _run_uncaptured(self, capturing: CapturingFunction, iterator: Any, error: Exception) -> Any:
+    def _run_uncaptured(self, iterator: Any, error: Exception) -> Any:
         """Runs the model's own function on the batch, which the capture has not consumed."""
         logs = self._run_own(iterator)
-        reason = f"the training step could not be traced with its loss ({error})"
-        if capturing.has_random_state:
-            reason = (
-                "the training step draws seeded numbers with tf.random, whose state lives in the "
-                "tf.function that draws; the second function that the capture needs here would "
-                "draw the same numbers again. Use keras.random or the layers of Keras 3, or "
-                "steps_per_execution=1"
-            )
 
         def record(recorder: Recorder) -> None:
             recorder.commit(Captured(), metadata=self._metadata(logs))
-            raise CaptureError(reason)
+            if isinstance(error, CaptureError):
+                raise error
+            raise CaptureError(f"the training step could not be traced with its loss ({error})")
 
         self._for_each(self._recorders, record)
         return logs
@@ -247,12 +225,12 @@ class FirstExecution(StandIn):
         logs: Any,
         trace: StepTrace,
         step: ModelStep,
-    ) -> bool:
-        """Writes the first batch, unless all workers decline; returns whether it was recorded."""
+    ) -> None:
+        """Writes the first batch, unless all workers decline, and says what it lacks."""
         captured = workers.agree(result, recorder.strategy, may_be_reduced=False)
         if captured is None:
-            return False
-        empty = captured.is_empty
+            return
+        empty, missing = captured.is_empty, result.facts.missing
         recorder.commit(
             captured,
             metadata=self._metadata(logs if empty else None, result.facts.unseen),
@@ -260,22 +238,22 @@ class FirstExecution(StandIn):
             trace=trace,
             step=step,
         )
-        return True
+        if missing:
+            with recorder.guard(self._source):
+                raise CaptureError(f"{recorder.run_dir}: recorded without {'; '.join(missing)}")
 
     def _metadata(self, logs: Any, unseen: Sequence[str] = ()) -> dict[str, Any]:
         """Returns facts about the training, and the logs where no loss was found."""
         model = self._model
-        facts: dict[str, Any] = {
+        means = {"running_means_after_first_execution": _plain_numbers(logs)}
+        return {
             "captured_from": self._source,
             "jit_compile": bool(model.jit_compile),
             "run_eagerly": bool(model.run_eagerly),
             "steps_per_execution": library.steps_per_execution(model),
+            **({"unseen_losses": list(unseen)} if unseen else {}),
+            **({} if logs is None else means),
         }
-        if unseen:
-            facts["unseen_losses"] = list(unseen)
-        if logs is not None:
-            facts["running_means_after_first_execution"] = _plain_numbers(logs)
-        return facts
 
 
 def _refuse_to_be_traced(_recorder: Recorder) -> None:
