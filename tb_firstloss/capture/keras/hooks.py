@@ -43,13 +43,8 @@ _hooks: dict[tuple[int, str], _Installed] = {}
 def hooked(owner: Any, name: str, watch: Callable[[Any], Any]) -> Iterator[list[str]]:
     """Puts a hook in front of a function of a module, class or object while any thread needs it.
 
-    Args:
-        owner: Module, class or object; None where this version of Keras has none.
-        name: The function's name.
-        watch: Makes the hook out of the function.
-
-    Yields:
-        Why there is no hook, if the owner has no such function.
+    ``watch`` makes the hook out of the function. The owner is None where this version of Keras has
+    none. Yields why there is no hook, if the owner has no such function.
     """
     original = getattr(owner, name, None)
     if original is None:
