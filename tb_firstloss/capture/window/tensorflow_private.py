@@ -98,13 +98,10 @@ def wrapped_tf_function(
     wrap: Callable[[Any], Any],
     on_schedule: Callable[[], None],
 ) -> Any:
-    """Returns a tf.function that is the original but for its calls.
+    """Returns a tf.function that is the original, but whose call calls ``instead``.
 
-    Args:
-        original: The tf.function.
-        instead: What a call of the result calls.
-        wrap: Wraps a tf.function that TensorFlow has made of the original to call it instead.
-        on_schedule: Called when ``ClusterCoordinator.schedule`` runs the original on a worker.
+    ``wrap`` wraps what TensorFlow makes of the original to call that instead; ``on_schedule`` is
+    called when ``ClusterCoordinator.schedule`` runs the original on a worker.
     """
     kind: Any = type(original)
     return _class_that_calls_instead(kind)(original, instead, wrap, on_schedule)
@@ -161,12 +158,8 @@ class Precedence:
     A process has one of each, and TensorFlow takes a lock to start, stop or export it. This stands
     in for that lock: whoever takes it finds that ours has just been withdrawn.
 
-    Args:
-        lock: Module and name of the lock.
-        withdraw: Discards ours, with the lock held.
-
-    Attributes:
-        running: Whether ours runs; to be set once it has started.
+    ``lock`` is its module and name; ``withdraw`` discards ours, with the lock held; ``running``,
+    whether ours runs, is to be set once it has started.
     """
 
     PROFILER = ("tensorflow.python.profiler.profiler_v2", "_profiler_lock")
