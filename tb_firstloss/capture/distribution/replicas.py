@@ -39,9 +39,6 @@ def combine(parts: Sequence[Values]) -> Values:
     Scalars are summed, as in training: each replica's loss is its share of the global one. Tensors
     are concatenated, into a ragged one if they differ in their second dimension.
 
-    Args:
-        parts: One entry per replica, all of one dtype.
-
     Raises:
         LossNotFoundError: Dtypes, ranks or other dimensions differ; the message lists them.
     """

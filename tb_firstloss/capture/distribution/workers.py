@@ -27,11 +27,7 @@ def worker_count(strategy: tf.distribute.Strategy) -> int:
 
 
 def check_strategy_is_known(strategy: tf.distribute.Strategy) -> None:
-    """Makes sure that one worker of several does not mistake itself for the only one.
-
-    Raises:
-        CaptureError: TF_CONFIG names several workers, and no strategy was given or is in scope.
-    """
+    """Raises a CaptureError where one worker of several would take itself for the only one."""
     cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
     count = sum(len(cluster.get(job, ())) for job in ("chief", "worker"))
     if count > 1 and worker_count(strategy) == 1 and "ps" not in cluster:
@@ -142,21 +138,14 @@ def _merge(
         name: _merge_outputs([worker.outputs[name] for worker in workers])
         for name in workers[0].outputs
     }
-    sums = {name for name, output in outputs.items() if output.reduction == "sum"}
-    losses = {
-        name: _merge_losses(
-            [worker.losses[name] for worker in workers],
-            may_be_reduced=may_be_reduced and name not in sums,
-        )
-        for name in workers[0].losses
-    }
+    losses = {}
+    for name in workers[0].losses:
+        own = [worker.losses[name] for worker in workers]
+        are_equal = len({(describe(loss), loss.tobytes()) for loss in own}) == 1
+        is_sum = name in outputs and outputs[name].reduction == "sum"
+        is_reduced = may_be_reduced and are_equal and not is_sum
+        losses[name] = own[0] if is_reduced else replicas.combine([(loss, ()) for loss in own])[0]
     return losses, outputs
-
-
-def _merge_losses(losses: Sequence[Array], *, may_be_reduced: bool) -> Array:
-    if may_be_reduced and len({(describe(loss), loss.tobytes()) for loss in losses}) == 1:
-        return losses[0]
-    return replicas.combine([(loss, ()) for loss in losses])[0]
 
 
 def _merge_outputs(parts: Sequence[OutputLoss]) -> OutputLoss:

@@ -14,10 +14,7 @@ _MANIFEST = "manifest"
 
 
 def to_bytes(first: FirstBatch | None) -> bytes:
-    """Packs a first batch, or None, into bytes without losing a bit.
-
-    They are a NumPy .npz archive of the arrays that the on-disk contract names, and its manifest.
-    """
+    """Packs a first batch, or None, into an .npz archive of the contract's arrays and manifest."""
     if first is None:
         return b""
     recording = contract.encode(first, tag="first_batch", recording_id=uuid.uuid4().hex)
