@@ -6,10 +6,7 @@ from typing import Any
 
 from tb_firstloss import checks
 from tb_firstloss.capture.notices import tell, warn
-from tb_firstloss.errors import (
-    UnexpectedLossError,
-    UnexpectedLossWarning,
-)
+from tb_firstloss.errors import UnexpectedLossError, UnexpectedLossWarning
 from tb_firstloss.first_batch import FirstBatch
 
 

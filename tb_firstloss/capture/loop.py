@@ -19,6 +19,7 @@ from tb_firstloss.capture.window.tensorflow_private import is_tf_function, wrapp
 
 # Not a ParamSpec: a tf.function keeps its attributes, and an untyped one can be called as before.
 _Step = TypeVar("_Step", bound=Callable[..., Any])
+_ResultOf = Callable[[Any], StepResult]
 
 
 class FirstLoss(StepRecorder):
@@ -139,15 +140,10 @@ class FirstLoss(StepRecorder):
             raise TypeError(
                 f"wrap: {step_fn!r} is no function; give the step first, and options by name"
             )
-        return self._around(step_fn, step_fn, loss=loss, total=total)
+        return self._around(step_fn, step_fn, functools.partial(StepResult, loss=loss, total=total))
 
     def _around(
-        self,
-        step_fn: Callable[..., Any],
-        given: Callable[..., Any],
-        *,
-        loss: Selector | None,
-        total: Selectors | None,
+        self, step_fn: Callable[..., Any], given: Callable[..., Any], result_of: _ResultOf
     ) -> Callable[..., Any]:
         """Wraps a step, or what TensorFlow has made of the step that the user has given."""
         over = False
@@ -159,12 +155,12 @@ class FirstLoss(StepRecorder):
                 return step_fn(*args, **kwargs)
             call = StepCall(step_fn, args, kwargs, given)
             if not self._turn.captured:
-                return self._first_call(call, loss, total)
+                return self._first_call(call, result_of)
             over = self._is_over_for(given)
             return step_fn(*args, **kwargs) if over else self._later_call(call)
 
         if is_tf_function(step_fn):
-            again = functools.partial(self._around, given=given, loss=loss, total=total)
+            again = functools.partial(self._around, given=given, result_of=result_of)
             return wrapped_tf_function(  # type: ignore[no-any-return]
                 step_fn, step, wrap=again, on_schedule=self._pass_over_scheduled
             )
@@ -202,8 +198,8 @@ class FirstLoss(StepRecorder):
             self._trace, pending, self._pending = trace, self._pending, None
             if pending is not None:
                 self._finish(pending)
-                return
-            self._await_record()
+            else:
+                self._await_record()
 
     def record(self, loss: Any, *, total: Any = None) -> None:
         """Records a loss. The first call wins; later ones do nothing.
@@ -217,42 +213,38 @@ class FirstLoss(StepRecorder):
             return
         result = StepResult((loss, total), loss=0, total=None if total is None else 1)
         with deferred():
-            inside_trace = self._turn.is_mine() and tf.executing_eagerly()
-            if not inside_trace and not self._take_turn("record()"):
-                return
-            if not inside_trace:
+            if self._turn.is_mine() and tf.executing_eagerly():  # inside trace()
+                # Read now, as a variable may change. Written when the window closes, so that the
+                # profile does not show it; an unusable loss raises again then.
+                with contextlib.suppress(Exception):
+                    result.captured()
+                self._pending = result
+            elif self._take_turn("record()"):
                 self._finish(result)
-                return
-            # Read now, as a variable may change. Written when the window closes, so that the
-            # profile does not show it; an unusable loss raises again then.
-            with contextlib.suppress(Exception):
-                result.captured()
-            self._pending = result
 
-    def _first_call(self, call: StepCall, loss: Selector | None, total: Selectors | None) -> Any:
+    def _first_call(self, call: StepCall, result_of: _ResultOf) -> Any:
         with deferred():
             if self._take_turn("the wrapped step"):
-                return self._capture(call, loss, total)
+                return self._capture(call, result_of)
         return call.step_fn(*call.args, **call.kwargs)
 
-    def _capture(self, call: StepCall, loss: Selector | None, total: Selectors | None) -> Any:
+    def _capture(self, call: StepCall, result_of: _ResultOf) -> Any:
         self._step_fn = call.given
+        step_fn, args, kwargs = call.step_fn, call.args, call.kwargs
         try:
-            if is_train_on_batch(call.step_fn):
+            if is_train_on_batch(step_fn):
                 with let_through():
-                    value = capture_train_on_batch(
-                        self._recorder, call.step_fn, call.args, call.kwargs
-                    )
+                    value = capture_train_on_batch(self._recorder, step_fn, args, kwargs)
                 self._end_turn()
                 return value
             self._recorder.take_fingerprint(call)
             with self._window() as trace, let_through():
-                value = call.step_fn(*call.args, **call.kwargs)
+                value = step_fn(*args, **kwargs)
         except BaseException:
             self._turn.give_back()
             raise
         self._trace = trace
-        self._finish(StepResult(value, loss=loss, total=total), call)
+        self._finish(result_of(value), call)
         return value
 
     def _later_call(self, call: StepCall) -> Any:
