@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prints a line per finding, with the remedies below."""
     with bar("Starting TensorFlow and TensorBoard", quiet=options.quiet):
-        found = [*packages.examine_packages(), *machine.examine_machine(options.logdir)]
+        found = [*packages.examine_packages(), *filter(None, [machine.examine_profiling()])]
+        found += machine.examine_logdir(options.logdir)
     if options.json:
         print_json([dataclasses.asdict(finding) for finding in found])
     else:
@@ -46,6 +47,6 @@ def _print(found: list[Finding]) -> None:
         for finding in found
     ]
     print_table(["", "subject", "found"], rows, left=[1])
-    remedies = [finding for finding in found if finding.remedy]
-    for finding in remedies:
-        print(f"\n{finding.level} with {finding.subject}: {finding.remedy}")
+    for finding in found:
+        if finding.remedy:
+            print(f"\n{finding.level} with {finding.subject}: {finding.remedy}")

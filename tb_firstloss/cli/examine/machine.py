@@ -1,6 +1,7 @@
 """What doctor says about the machine: the GPU, permission to profile it, the logdir's disk."""
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,14 +16,6 @@ _MOUNTS = Path("/proc/mounts")  # where it lists what is mounted where
 _CAP_PERFMON, _CAP_SYS_ADMIN = 38, 21
 _REMOTE_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph", "lustre", "beegfs")
 _LOW_BYTES = 2**30
-
-
-def examine_machine(logdir: str) -> Iterator[Finding]:
-    """Yields the findings about profiling and the logdir; the GPU is examined with TensorFlow."""
-    profiling = examine_profiling()
-    if profiling is not None:
-        yield profiling
-    yield from examine_logdir(logdir)
 
 
 def examine_gpu(gpus: list[str], *, built_with_gpu: bool, driver: Path = _DRIVER) -> Finding:
@@ -122,8 +115,7 @@ def _judge_file_system(kind: str) -> Finding:
 
 def _capabilities(status: Path) -> int:
     try:
-        lines = status.read_text().splitlines()
+        found = re.search(r"^CapEff:\s*(\w+)", status.read_text(), re.MULTILINE)
     except OSError:
         return 0
-    words = next((line.split() for line in lines if line.startswith("CapEff:")), ["", "0"])
-    return int(words[1], 16)
+    return int(found[1], 16) if found else 0
