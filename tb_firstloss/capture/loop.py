@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, overload
 import tensorflow as tf
 
 from tb_firstloss import checks
-from tb_firstloss.capture.keras.train_on_batch import capture_train_on_batch, is_train_on_batch
+from tb_firstloss.capture.keras.first_execution import capture_train_on_batch, is_train_on_batch
 from tb_firstloss.capture.options import DEFAULT_MAX_TENSOR_BYTES, Options
 from tb_firstloss.capture.signals import deferred, let_through
 from tb_firstloss.capture.step.call import StepCall, is_same_step, second_step

@@ -100,11 +100,10 @@ def _check_profile(profile: object, warm_step: int | None) -> None:
             f"profile: {profile!r} is neither True, False nor tf.profiler.experimental."
             "ProfilerOptions"
         )
-    if warm_step is None:
-        return
-    if profile is False:
+    if warm_step is not None and profile is False:
         raise ValueError(f"warm_step: {warm_step} needs a profile; leave out profile=False")
-    _check_positive("warm_step", warm_step)
+    if warm_step is not None:
+        _check_positive("warm_step", warm_step)
 
 
 def _check_positive(option: str, value: int) -> None:

@@ -144,12 +144,10 @@ class Recorder:
     ) -> FirstBatch:
         """Makes the first batch out of a step's loss, writes it, and returns it.
 
-        Args:
-            captured: The loss; an empty one goes to the run ``<tag>-no-loss``, on a local disk.
-            metadata: How it was captured; the environment, the batch and the user's are added.
-            trace: What the window gathered; None where there was no window.
-            step: The step, which is asked for its graph and its layers; None where none is known.
-            inferred: What the loss function implies, for ``expect="auto"``.
+        On a local disk, an empty loss goes to the run ``<tag>-no-loss``. To the metadata, which
+        says how it was captured, the environment, the batch and the user's own are added. The step
+        is asked for its graph and its layers. What the loss function implies (``inferred``) is for
+        ``expect="auto"``.
 
         Raises:
             NotDurableError: The first batch is in memory, and not on disk.
@@ -183,9 +181,8 @@ class Recorder:
                 self._release()
             raise
         self._report(trace, left_out)
-        number = self.options.warm_step
-        if number is not None and trace.seconds is not None:
-            self._warm = WarmStep(number, self.options, first_run_dir=self.run_dir, first=trace)
+        if self.options.warm_step is not None and trace.seconds is not None:
+            self._warm = WarmStep(self.options, first_run_dir=self.run_dir, first=trace)
         expectation.judge(first, where=self.run_dir, on_error=self.options.on_error)
         return first
 

@@ -43,13 +43,8 @@ def agree(
     """Returns the loss of all workers, the same on each of them; None if all decline.
 
     Each of several workers has to call it once, at the same point of the loop. A single process
-    has nothing to exchange.
-
-    Args:
-        result: This worker's result; None if it declines to record.
-        strategy: The loop's strategy.
-        may_be_reduced: Whether training may already have combined the workers' losses; otherwise
-            each is a share, even if all are equal.
+    has nothing to exchange. A ``result`` of None declines to record. Unless training may already
+    have combined the workers' losses, each is a share, even if all are equal.
 
     Raises:
         CaptureError: A worker cannot record, or they disagree; on every worker alike.

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tb_firstloss.capture.distribution import workers
 from tb_firstloss.capture.keras import library, step_loss
-from tb_firstloss.capture.keras.stand_in import LaterExecutions, StandIn
+from tb_firstloss.capture.keras.stand_in import LaterExecutions, StandIn, when_made
 from tb_firstloss.capture.keras.train_function import CapturingFunction
 from tb_firstloss.capture.recorder import Recorder
 from tb_firstloss.capture.signals import deferred, let_through
@@ -150,19 +150,39 @@ class FirstExecution(StandIn):
                 raise
             return self._run_uncaptured(iterator if batches is None else iter(batches), error)
         self.over = True
-        result = step_loss.StepTensors(capturing.facts_of(tensors), tensors)
-        step, first_logs = ModelStep(model, capturing.graph), logs
-        self._hand_over(capturing)
-        traced = dict(zip(self._recorders, traces, strict=True))
-        self._for_each(
-            self._recorders,
-            lambda recorder: self._commit(recorder, result, first_logs, traced[recorder], step),
-        )
+        self._commit(capturing, logs, tensors, traces)
         logs = self._run_rest(capturing, iterator, steps, logs)
         for recorder in self._recorders:
             if self._source == "model.fit" and recorder.awaits_warm_step:
                 self._later.append(LaterExecutions(model, recorder))
         return logs
+
+    def _commit(
+        self, capturing: CapturingFunction, logs: Any, tensors: Any, traces: Sequence[StepTrace]
+    ) -> None:
+        """Hands over, then writes the first batch with every recorder, and says what it lacks."""
+        result = step_loss.StepTensors(capturing.facts_of(tensors), tensors)
+        step, facts = ModelStep(self._model, capturing.graph), result.facts
+        self._hand_over(capturing)
+        trace_of = dict(zip(self._recorders, traces, strict=True))
+
+        def commit(recorder: Recorder) -> None:
+            captured = workers.agree(result, recorder.strategy, may_be_reduced=False)
+            if captured is None:
+                return  # all workers decline
+            recorder.commit(
+                captured,
+                metadata=self._metadata(logs if captured.is_empty else None, facts.unseen),
+                inferred=None if captured.is_empty else facts.expectation,
+                trace=trace_of[recorder],
+                step=step,
+            )
+            if facts.missing:
+                lacks = "; ".join(facts.missing)
+                with recorder.guard(self._source):
+                    raise CaptureError(f"{recorder.run_dir}: recorded without {lacks}")
+
+        self._for_each(self._recorders, commit)
 
     def _hand_over(self, capturing: CapturingFunction) -> None:
         """Leaves the place to the function that takes over, random state included."""
@@ -218,30 +238,6 @@ class FirstExecution(StandIn):
         self._for_each(self._recorders, record)
         return logs
 
-    def _commit(
-        self,
-        recorder: Recorder,
-        result: step_loss.StepTensors,
-        logs: Any,
-        trace: StepTrace,
-        step: ModelStep,
-    ) -> None:
-        """Writes the first batch, unless all workers decline, and says what it lacks."""
-        captured = workers.agree(result, recorder.strategy, may_be_reduced=False)
-        if captured is None:
-            return
-        empty, missing = captured.is_empty, result.facts.missing
-        recorder.commit(
-            captured,
-            metadata=self._metadata(logs if empty else None, result.facts.unseen),
-            inferred=None if empty else result.facts.expectation,
-            trace=trace,
-            step=step,
-        )
-        if missing:
-            with recorder.guard(self._source):
-                raise CaptureError(f"{recorder.run_dir}: recorded without {'; '.join(missing)}")
-
     def _metadata(self, logs: Any, unseen: Sequence[str] = ()) -> dict[str, Any]:
         """Returns facts about the training, and the logs where no loss was found."""
         model = self._model
@@ -275,3 +271,29 @@ def _plain_numbers(logs: Any) -> dict[str, float]:
         with contextlib.suppress(TypeError, ValueError):
             numbers[str(name)] = float(value)
     return numbers
+
+
+def is_train_on_batch(step_fn: Any) -> bool:
+    """Returns whether a step is the bound ``train_on_batch`` of a Keras 3 or tf_keras model."""
+    owner = getattr(step_fn, "__self__", None)
+    return (
+        getattr(step_fn, "__name__", None) == "train_on_batch"
+        and hasattr(owner, "make_train_function")
+        and library.library_of(owner) is not None
+    )
+
+
+def capture_train_on_batch(
+    recorder: Recorder, train_on_batch: Callable[..., Any], args: Any, kwargs: Any
+) -> Any:
+    """Calls a model's ``train_on_batch`` and records the batch; returns what the method returns."""
+    model = train_on_batch.__self__  # type: ignore[attr-defined]
+    with contextlib.ExitStack() as stack:
+
+        def made(*, is_new: bool) -> None:
+            execution = FirstExecution.in_place(model, "model.train_on_batch", is_new=is_new)
+            execution.add(recorder)
+            stack.callback(execution.give_back)
+
+        stack.enter_context(when_made(model, made))
+        return train_on_batch(*args, **kwargs)

@@ -5,7 +5,7 @@ import inspect
 import json
 import warnings
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import tensorflow as tf
 from tensorboard.plugins.graph import keras_util
@@ -15,22 +15,8 @@ from tb_firstloss.capture.window import graphs, tensorflow_private
 from tb_firstloss.errors import CaptureError
 
 
-class Step(Protocol):
-    """What a recorder asks about the step that it records."""
-
-    def fingerprint(self) -> dict[str, str]:
-        """Returns digests of what the step is about to train on."""
-
-    def graph(self) -> tf.Graph | None:
-        """Returns the graph that the step has run, without tracing it again; None without one."""
-
-    def layers(self) -> str | None:
-        """Returns the JSON from which TensorBoard draws a Keras model's layers; None without."""
-        return None
-
-
 @dataclasses.dataclass(frozen=True)
-class ModelStep(Step):
+class ModelStep:
     """The training step of a Keras model.
 
     ``traced`` is the graph of one step; None before it is traced, and when it runs eagerly.
@@ -48,9 +34,10 @@ class ModelStep(Step):
         return self.traced
 
     def layers(self) -> str | None:
-        """Returns the model as JSON; None for one that is no graph of layers, such as a subclass.
+        """Returns the model as the JSON text from which TensorBoard draws its conceptual graph.
 
-        TensorBoard would list that and fail to draw it.
+        None for a model that is no graph of layers, such as a subclassed one: TensorBoard would
+        list it and fail to draw it.
         """
         try:
             with warnings.catch_warnings():
@@ -83,7 +70,7 @@ def second_step(recorded: Callable[..., Any], other: Callable[..., Any]) -> Capt
 
 
 @dataclasses.dataclass(frozen=True)
-class StepCall(Step):
+class StepCall:
     """One call of a step of a custom loop.
 
     Attributes:
@@ -103,3 +90,9 @@ class StepCall(Step):
     def graph(self) -> tf.Graph | None:
         """Returns the graph of the concrete function that the call has run."""
         return graphs.step_graph(self.step_fn, self.args, self.kwargs)
+
+    def layers(self) -> None:
+        """Returns None: the models that a step uses are not known."""
+
+
+Step = ModelStep | StepCall

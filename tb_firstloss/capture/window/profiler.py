@@ -92,23 +92,12 @@ def _stop(*, save: bool) -> list[str]:
     return []
 
 
-def measure_profile(run_dir: str) -> int | None:
-    """Returns the size of a run directory's profile in bytes; None without one."""
-    sizes = [tf.io.gfile.stat(path).length for path in _profile_files(run_dir)]
-    return sum(sizes) if sizes else None
-
-
-def _profile_files(run_dir: str) -> list[str]:
-    """Returns the profile's files, one per host."""
-    directory = f"{run_dir}/plugins/profile"
-    if not tf.io.gfile.exists(directory):
-        return []
-    # Not a glob: a run directory may be called "[1]".
-    sessions = [f"{directory}/{name.rstrip('/')}" for name in tf.io.gfile.listdir(directory)]
+def profile_files(run_dir: str) -> list[str]:
+    """Returns the files of a run directory's profile, one per host."""
     return [
-        f"{session}/{name}"
-        for session in sessions
-        for name in tf.io.gfile.listdir(session)
+        tf.io.gfile.join(session, name)
+        for session, _, names in tf.io.gfile.walk(f"{run_dir}/plugins/profile")
+        for name in names
         if name.endswith(".xplane.pb")
     ]
 
@@ -117,7 +106,7 @@ def lacks_device_plane(run_dir: str, devices: Sequence[tf.config.LogicalDevice])
     """Returns whether a run directory's profile lacks the GPU that is among the devices."""
     if not any(device.device_type == "GPU" for device in devices):
         return False
-    files = _profile_files(run_dir)
+    files = profile_files(run_dir)
     for path in files:
         with tf.io.gfile.GFile(path, "rb") as file:
             if any(name.startswith("/device:GPU") for name in plane_names(file.read())):

@@ -68,7 +68,8 @@ def step_window(
 
 def _inspect_profile(run_dir: str, trace: StepTrace) -> None:
     try:
-        trace.profile_bytes = profiler.measure_profile(run_dir)
+        sizes = [tf.io.gfile.stat(path).length for path in profiler.profile_files(run_dir)]
+        trace.profile_bytes = sum(sizes) if sizes else None
         if profiler.lacks_device_plane(run_dir, tf.config.list_logical_devices()):
             trace.warning = profiler.NO_DEVICE_PLANE
     except (tf.errors.OpError, OSError, ValueError) as error:

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class WarmStep:
-    """Counts the steps after step 0 and profiles the ``number``-th into the run ``<run>-warm``.
+    """Counts the steps after step 0 and profiles the one of the options into ``<run>-warm``.
 
     Attributes:
         over: Whether nothing is left to count.
@@ -28,16 +28,13 @@ class WarmStep:
             been written.
     """
 
-    def __init__(
-        self, number: int, options: Options, *, first_run_dir: str, first: StepTrace
-    ) -> None:
+    def __init__(self, options: Options, *, first_run_dir: str, first: StepTrace) -> None:
         self.over = False
         self.call_ended = time.perf_counter()
         self._seconds_between = 0.0
         self._run_dir: str | None = None
         self._options = options
-        self._number = number
-        self._left = number
+        self._left = self._number = options.warm_step or 0
         self._first_run_dir = first_run_dir
         self._first = first
         self._lock = threading.Lock()

@@ -13,7 +13,6 @@ import dataclasses
 
 from tb_firstloss.cli.arguments import add_place, add_shared
 from tb_firstloss.cli.examine import machine, packages
-from tb_firstloss.cli.examine.findings import Finding
 from tb_firstloss.cli.exit_codes import FINDING
 from tb_firstloss.cli.output import Cell, Row, print_json, print_table
 from tb_firstloss.cli.progress import bar
@@ -39,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     return FINDING if any(finding.level == "problem" for finding in found) else 0
 
 
-def _print(found: list[Finding]) -> None:
+def _print(found: list[machine.Finding]) -> None:
     if not found:
         return
     rows: list[Row] = [

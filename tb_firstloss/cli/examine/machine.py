@@ -1,13 +1,15 @@
 """What doctor says about the machine: the GPU, permission to profile it, the logdir's disk."""
 
+import dataclasses
+import functools
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
-from tb_firstloss.cli.examine.findings import Finding, note, ok, problem
 from tb_firstloss.paths import is_url
 
 _DRIVER = Path("/proc/driver/nvidia")  # where the NVIDIA driver describes itself
@@ -16,6 +18,21 @@ _MOUNTS = Path("/proc/mounts")  # where it lists what is mounted where
 _CAP_PERFMON, _CAP_SYS_ADMIN = 38, 21
 _REMOTE_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph", "lustre", "beegfs")
 _LOW_BYTES = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One thing that doctor looked at: a note is of something that not everybody needs."""
+
+    level: Literal["ok", "note", "problem"]
+    subject: str
+    found: str
+    remedy: str = ""
+
+
+ok = functools.partial(Finding, "ok")
+note = functools.partial(Finding, "note")
+problem = functools.partial(Finding, "problem")
 
 
 def examine_gpu(gpus: list[str], *, built_with_gpu: bool, driver: Path = _DRIVER) -> Finding:
