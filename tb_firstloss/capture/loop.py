@@ -15,7 +15,7 @@ from tb_firstloss.capture.signals import deferred, let_through
 from tb_firstloss.capture.step.call import StepCall, is_same_step, second_step
 from tb_firstloss.capture.step.recorder import StepRecorder
 from tb_firstloss.capture.step.result import Selector, Selectors, StepResult
-from tb_firstloss.capture.window.tensorflow_private import is_tf_function, wrapped_tf_function
+from tb_firstloss.capture.window.tensorflow_private import class_that_calls_instead, is_tf_function
 
 # Not a ParamSpec: a tf.function keeps its attributes, and an untyped one can be called as before.
 _Step = TypeVar("_Step", bound=Callable[..., Any])
@@ -116,9 +116,9 @@ class FirstLoss(StepRecorder):
     ) -> Callable[..., Any]:
         """Wraps a training step so that its first call is recorded: same arguments, same result.
 
-        Also a decorator, with or without options. A ``tf.function`` stays one: it
-        shares the original's attributes and traces, and tf.saved_model.save keeps it. A second step
-        is not recorded, and a warning says so.
+        Also a decorator, with or without options. A ``tf.function`` stays one: it shares the
+        original's attributes and traces, and tf.saved_model.save keeps it. A second step is not
+        recorded, and a warning says so.
 
         Args:
             step_fn: Eager function, tf.function or jit-compiled tf.function.
@@ -161,9 +161,9 @@ class FirstLoss(StepRecorder):
 
         if is_tf_function(step_fn):
             again = functools.partial(self._around, given=given, result_of=result_of)
-            return wrapped_tf_function(  # type: ignore[no-any-return]
-                step_fn, step, wrap=again, on_schedule=self._pass_over_scheduled
-            )
+            kind: Any = type(step_fn)
+            made = class_that_calls_instead(kind)(step_fn, step, again, self._pass_over_scheduled)
+            return made  # type: ignore[no-any-return]
         if hasattr(step_fn, "get_concrete_function"):
             step.get_concrete_function = step_fn.get_concrete_function  # type: ignore[attr-defined]
         return step

@@ -144,13 +144,10 @@ class Recorder:
     ) -> FirstBatch:
         """Makes the first batch out of a step's loss, writes it, and returns it.
 
-        On a local disk, an empty loss goes to the run ``<tag>-no-loss``. To the metadata, which
-        says how it was captured, the environment, the batch and the user's own are added. The step
-        is asked for its graph and its layers. What the loss function implies (``inferred``) is for
-        ``expect="auto"``.
-
-        Raises:
-            NotDurableError: The first batch is in memory, and not on disk.
+        An empty loss goes to the run ``<tag>-no-loss``, on a local disk. The metadata say how it
+        was captured; the environment, the batch and the user's own are added. ``inferred`` is what
+        the loss function implies, for ``expect="auto"``. After a NotDurableError, the first batch
+        is in memory, and not on disk.
         """
         self._claim()
         if captured.is_empty and self.run_dir is not None:

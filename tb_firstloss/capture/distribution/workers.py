@@ -44,10 +44,8 @@ def agree(
 
     Each of several workers has to call it once, at the same point of the loop. A single process
     has nothing to exchange. A ``result`` of None declines to record. Unless training may already
-    have combined the workers' losses, each is a share, even if all are equal.
-
-    Raises:
-        CaptureError: A worker cannot record, or they disagree; on every worker alike.
+    have combined the workers' losses, each is a share, even if all are equal. If a worker cannot
+    record, or they disagree, every worker raises a CaptureError.
     """
     if worker_count(strategy) == 1:
         return None if result is None else result.captured()
@@ -122,8 +120,8 @@ def _merge(
     """Merges the first batches of all workers, with the examples in worker order.
 
     Losses are summed, being each worker's share; but if training may already have combined them,
-    losses that are equal bit for bit on all workers are taken as they are, except where the output
-    of that name shows that each is the sum of its worker's examples.
+    those equal bit for bit on all workers are taken as they are, except where the output of that
+    name shows that each is the sum of its worker's examples.
     """
     for kind in ("losses", "outputs"):
         names = [list(getattr(worker, kind)) for worker in workers]

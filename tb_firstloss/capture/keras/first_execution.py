@@ -23,10 +23,6 @@ _END_OF_DATA = (StopIteration, tf.errors.OutOfRangeError)
 class FirstExecution(StandIn):
     """Captures the first batch, and leaves its place to the function for the rest of the training.
 
-    With several steps per execution, a Keras 3 model runs its first execution one step at a time,
-    in a function for one step, and the rest in its own function. A tf_keras model reads the number
-    of steps from a variable, so one function serves for both.
-
     ``source`` is what trains, "model.fit" or "model.train_on_batch"; ``is_new``, whether the train
     function was made for this training, and so has no trace yet.
 

@@ -202,9 +202,7 @@ def metrics_of(model: Any) -> list[Any]:
 def reductions(model: Any) -> list[tuple[Any, str, Mapping[str, str]]]:
     """Returns the functions that a Loss of the model's library calls with its unreduced values.
 
-    Returns:
-        Module (None in a version without it), name, and the names of its arguments by their role:
-        "values", "sample_weight", "mask", "reduction".
+    Each as module (None in a version without it), name, and the names of its arguments by role.
     """
     known = _REDUCTIONS.get(library_of(model) or "", {})
     return [(sys.modules.get(module), name, given) for (module, name), given in known.items()]

@@ -1,8 +1,6 @@
 """What a Keras training step makes its loss from, seen while the step runs or is traced.
 
-The hooks add no operation to the graph and call what they stand in front of exactly once, so a step
-computes the same with them as without: one more operation would shift the seeds that TensorFlow
-gives to the random operations after it.
+The hooks add no operation to the graph and call what they stand in front of exactly once.
 """
 
 import contextlib

@@ -1,9 +1,6 @@
 """Per-example values of a jit-compiled step, recomputed so that XLA compiles the rest unchanged.
 
-XLA fuses the reduction of the loss and never materialises per-example values. A step that also
-returned them would break that fusion, and its loss would differ in the last bits. To leave it
-intact, the values are recomputed from the outputs of the last matmuls and convolutions, which XLA
-keeps anyway, behind a barrier that hides from XLA that they are the same.
+See "The XLA barrier" in the README beside this file.
 """
 
 import functools

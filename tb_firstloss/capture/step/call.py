@@ -71,12 +71,7 @@ def second_step(recorded: Callable[..., Any], other: Callable[..., Any]) -> Capt
 
 @dataclasses.dataclass(frozen=True)
 class StepCall:
-    """One call of a step of a custom loop.
-
-    Attributes:
-        step_fn: What is called.
-        given: The step that the user has given; another where TensorFlow has bound or cloned it.
-    """
+    """One call of a custom loop's step; TensorFlow may have bound or cloned the one ``given``."""
 
     step_fn: Callable[..., Any]
     args: tuple[Any, ...]

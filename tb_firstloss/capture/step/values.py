@@ -18,8 +18,7 @@ _NUMBERS = (np.ndarray, np.generic, float, int)
 def to_array(value: Any, name: str = "") -> tuple[Array, tuple[Array, ...]]:
     """Turns one loss value, of one replica or several, into its array, and row splits if ragged.
 
-    Raises:
-        LossNotFoundError: A symbolic tensor, or no real numbers; the message has the name.
+    A LossNotFoundError says by that name that it is a symbolic tensor, or has no real numbers.
     """
     what = "the loss" if name in ("", "loss") else f"the loss {name!r}"
     return replicas.combine([_one_array(part, what) for part in replicas.local_values(value)])

@@ -27,8 +27,7 @@ TAKEN = (
 def collecting(missing: list[str]) -> Iterator[list[Any]]:
     """Collects the graphs of all functions built inside; ``missing`` gets a line if it cannot.
 
-    Yields:
-        A list that holds the RunMetadata proto at the end; empty if nothing was collected.
+    Yields a list that holds the RunMetadata proto at the end, if any was collected.
     """
     collected: list[Any] = []
     collector = tensorflow_private.graph_collector()
@@ -106,10 +105,9 @@ def choose_function_graphs(collected: Sequence[Any], step_graph: tf.Graph | None
     """Returns those of a RunMetadata's FunctionGraphs that show the step.
 
     TensorBoard draws all of them in one picture, in which the step would be lost: TensorFlow wraps
-    every eager operation in a function, and variables made in the first step add initializers. So
-    it is the one that shares most nodes with the graph of the step's concrete function, if these
-    are more than half of the step: they are fewer where another function calls the step. Without
-    that graph, it is all those of several operations.
+    every eager operation in a function, and variables made in the first step add initializers. With
+    the graph of the step's concrete function, only the one that shares most nodes with it remains,
+    if these are more than half of the step; they are fewer where another function calls the step.
     """
     functions = [
         function

@@ -115,11 +115,7 @@ def lacks_device_plane(run_dir: str, devices: Sequence[tf.config.LogicalDevice])
 
 
 def plane_names(xspace: bytes) -> list[str]:
-    """Returns the names of a serialized XSpace's planes, in order, and skips everything else.
-
-    Raises:
-        ValueError: The bytes are not a protocol buffer.
-    """
+    """Returns the names of a serialized XSpace's planes; ValueError if it is no protocol buffer."""
     from tb_firstloss.reading.format import wire
 
     content = memoryview(xspace)

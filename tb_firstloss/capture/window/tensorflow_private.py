@@ -34,7 +34,8 @@ class _CallsInstead:
     """Mixed into a tf.function's class: calls something else; in all else it is the original.
 
     It shares the original's ``__dict__``, and so its traces and attributes. What TensorFlow makes
-    of it to call that instead is wrapped too: bound to an instance, or for strategy.run.
+    of it to call that instead, bound to an instance or for strategy.run, goes through ``wrap``;
+    ``on_schedule`` is called when ``ClusterCoordinator.schedule`` runs the original on a worker.
     """
 
     __slots__ = ("_bound", "_instead", "_on_schedule", "_original", "_wrap")
@@ -91,24 +92,9 @@ def is_tf_function(function: Any) -> bool:
     return isinstance(function, tf.types.experimental.PolymorphicFunction)
 
 
-def wrapped_tf_function(
-    original: Any,
-    instead: Callable[..., Any],
-    *,
-    wrap: Callable[[Any], Any],
-    on_schedule: Callable[[], None],
-) -> Any:
-    """Returns a tf.function that is the original, but whose call calls ``instead``.
-
-    ``wrap`` wraps what TensorFlow makes of the original to call that instead; ``on_schedule`` is
-    called when ``ClusterCoordinator.schedule`` runs the original on a worker.
-    """
-    kind: Any = type(original)
-    return _class_that_calls_instead(kind)(original, instead, wrap, on_schedule)
-
-
 @functools.cache
-def _class_that_calls_instead(kind: Any) -> Any:
+def class_that_calls_instead(kind: Any) -> Any:
+    """Returns the class of a tf.function with `_CallsInstead` mixed in."""
     if issubclass(kind, _CallsInstead):
         return kind  # another recorder's
     return type(kind.__name__, (_CallsInstead, kind), {"__slots__": ()})

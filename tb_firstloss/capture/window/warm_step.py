@@ -46,11 +46,7 @@ class WarmStep:
 
     @contextlib.contextmanager
     def count(self) -> Iterator[StepTrace | None]:
-        """Counts the step inside, unless it raises, and profiles it if it is the warm step.
-
-        Yields:
-            What the window gathers; None for a step that is only counted.
-        """
+        """Counts the step inside, unless it raises; yields what the warm step's window gathers."""
         with self._lock:
             self._left -= 1
             is_warm = self._left == 0

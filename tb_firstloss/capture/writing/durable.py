@@ -26,13 +26,8 @@ from tb_firstloss.reading.recordings import read_first_loss
 class RecordingFile:
     """The event file of a first batch, while it is written: `open`, `settle`, `finish`.
 
-    Args:
-        first: The first batch.
-        run_dir: Claimed run directory, local or remote.
-        recording_id: Unique, so that the file is found among those of other recordings.
-        size: Bytes of the values, about.
-
-    ``seconds`` has the duration of each part, in order; that of the last one is 0 until it ends.
+    It is found by its unique ``recording_id``; the values take about ``size`` bytes. ``seconds``
+    has the duration of each part, in order; that of the last one is 0 until it ends.
     """
 
     def __init__(self, first: FirstBatch, run_dir: str, recording_id: str, size: int) -> None:
@@ -47,11 +42,7 @@ class RecordingFile:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[tf.summary.SummaryWriter]:
-        """Opens the file as the default writer; discards it if the values do not get settled.
-
-        Raises:
-            NotDurableError: What is on disk is not the first batch.
-        """
+        """Opens the file as the default writer; if the values do not get settled, discards it."""
         try:
             with (
                 said_if_slow(self._run_dir, self.seconds),
@@ -115,8 +106,7 @@ class RecordingFile:
         # tf.summary puts time, host and process id in front, and does not say what it chose.
         if not self._is_remote:  # gfile's glob would start a pool of threads for it
             return [str(path) for path in Path(self._run_dir).glob(f"*{self._suffix}")]
-        pattern = f"{glob.escape(self._run_dir)}/*{self._suffix}"
-        return [str(path) for path in tf.io.gfile.glob(pattern)]
+        return list(tf.io.gfile.glob(f"{glob.escape(self._run_dir)}/*{self._suffix}"))
 
     def _check(self, path: str) -> None:
         try:

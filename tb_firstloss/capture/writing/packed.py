@@ -27,12 +27,7 @@ def to_bytes(first: FirstBatch | None) -> bytes:
 
 
 def from_bytes(packed: bytes) -> FirstBatch | None:
-    """Unpacks what `to_bytes` packed.
-
-    Raises:
-        IncompleteRecordingError: An array is missing or altered.
-        ValueError: `to_bytes` has not packed these bytes.
-    """
+    """Unpacks what `to_bytes` packed; a ValueError says that it has not packed these bytes."""
     if not packed:
         return None
     try:
