@@ -162,8 +162,7 @@ class FirstLoss(StepRecorder):
         if is_tf_function(step_fn):
             again = functools.partial(self._around, given=given, result_of=result_of)
             kind: Any = type(step_fn)
-            made = class_that_calls_instead(kind)(step_fn, step, again, self._pass_over_scheduled)
-            return made  # type: ignore[no-any-return]
+            return class_that_calls_instead(kind)(step_fn, step, again, self._pass_over_scheduled)  # type: ignore[no-any-return]
         if hasattr(step_fn, "get_concrete_function"):
             step.get_concrete_function = step_fn.get_concrete_function  # type: ignore[attr-defined]
         return step
