@@ -88,11 +88,7 @@ class FirstLoss(StepRecorder):
         super().__init__(Options(**given))
 
     def set_model(self, *_given: Any) -> None:
-        """Refuses to be a Keras callback.
-
-        Raises:
-            TypeError: Always.
-        """
+        """Raises a TypeError: it is no Keras callback."""
         raise TypeError("callbacks: FirstLoss is for loops; give model.fit a FirstLossCallback")
 
     set_params = set_model

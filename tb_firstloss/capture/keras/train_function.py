@@ -38,9 +38,6 @@ class _OneStep(int):
         return 1
 
 
-_ONE_STEP = _OneStep(1)
-
-
 class CapturingFunction(StandIn):
     """Train function, made by the model's ``make_train_function``, that also returns tensors.
 
@@ -148,7 +145,7 @@ class CapturingFunction(StandIn):
         with contextlib.ExitStack() as stack:
             stack.enter_context(temporary_attribute(model, "train_step", train_step))
             if single_step:
-                one = temporary_attribute(model, "steps_per_execution", _ONE_STEP)
+                one = temporary_attribute(model, "steps_per_execution", _OneStep(1))
                 stack.enter_context(one)
             if self._shares_step:
                 # The step itself is compiled, so that the successor finds it compiled.

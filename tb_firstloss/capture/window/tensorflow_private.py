@@ -124,13 +124,12 @@ def graph_collector() -> Any:
 
 def running_trace() -> Any:
     """Returns what ``tf.summary.trace_on`` has started, or None."""
-    summary_ops = _module("tensorflow.python.ops.summary_ops_v2")
-    return getattr(summary_ops, "_current_trace_context", None)
+    return getattr(_module(Precedence.TRACE[0]), "_current_trace_context", None)
 
 
 def running_profiler() -> Any:
     """Returns the profiler session of ``tf.profiler.experimental.start``, or None."""
-    return getattr(_module("tensorflow.python.profiler.profiler_v2"), "_profiler", None)
+    return getattr(_module(Precedence.PROFILER[0]), "_profiler", None)
 
 
 def forget_profiler() -> None:
@@ -201,8 +200,7 @@ def is_default_strategy(strategy: tf.distribute.Strategy) -> bool:
 
 def concrete_functions(function: Any) -> Sequence[Any]:
     """Returns the concrete functions of a traced tf.function; empty where they are unknown."""
-    functions: Sequence[Any] = getattr(function, "_list_all_concrete_functions", lambda: ())()
-    return functions
+    return list(getattr(function, "_list_all_concrete_functions", list)())
 
 
 def operation_types(nodes: Sequence[Any]) -> set[str]:
