@@ -27,9 +27,7 @@ def temporary_attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 _lock = threading.Lock()
-_hooks: dict[
-    tuple[int, str], tuple[Any, Any]
-] = {}  # and what the owner's vars held before, or None
+_hooks: dict[tuple[int, str], tuple[Any, Any]] = {}  # with what vars held before it, or None
 _users: collections.Counter[tuple[int, str]] = collections.Counter()
 
 
