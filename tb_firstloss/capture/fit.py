@@ -14,7 +14,8 @@ from tb_firstloss.capture.keras.first_execution import FirstExecution
 from tb_firstloss.capture.keras.stand_in import when_made
 from tb_firstloss.capture.notices import tell
 from tb_firstloss.capture.options import DEFAULT_MAX_TENSOR_BYTES, Options
-from tb_firstloss.capture.recorder import Recorded, Recorder
+from tb_firstloss.capture.recorded import Recorded
+from tb_firstloss.capture.recorder import Recorder
 
 
 class FirstLossCallback(Recorded, library.IdleCallback):
@@ -79,6 +80,10 @@ class FirstLossCallback(Recorded, library.IdleCallback):
         self._iterations_before = 0
         self._waiting = contextlib.ExitStack()
         self._execution: FirstExecution | None = None
+        self._remind(
+            "no model.fit trained on a batch with this callback; give it to model.fit, or wrap the "
+            "step of a training loop of your own with FirstLoss.wrap"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_waiting": contextlib.ExitStack()}
@@ -151,7 +156,7 @@ class FirstLossCallback(Recorded, library.IdleCallback):
         execution = self._leave()
         if self._over or self._told:
             return
-        self._told = True
+        self._told, self._recorder.unsaid = True, None
         reason = (
             "the model's train function was not called; wrap the step of a training loop of your "
             "own with FirstLoss.wrap"
@@ -172,6 +177,7 @@ class FirstLossCallback(Recorded, library.IdleCallback):
         this process has not.
         """
         if not self._is_this_fit():
+            self._execution = None  # whose batch belongs to a fit without this callback
             return False
         iterations = library.iterations_of(self.model)
         if self._epoch > 0:

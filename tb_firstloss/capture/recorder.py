@@ -1,11 +1,11 @@
 """What `FirstLoss` and `FirstLossCallback` share, once they have found the step and its loss."""
 
 import contextlib
-import copy
 import dataclasses
 import logging
 import os
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -37,6 +37,8 @@ class Recorder:
         first_batch: What was captured, or adopted from an earlier process; None before that.
         run_dir: Directory of the recording; None before it is claimed, and where another worker
             writes.
+        unsaid: Why there would be no recording, and the user's line, if nothing else happened; None
+            once something is recorded or said.
     """
 
     def __init__(self, options: Options) -> None:
@@ -44,6 +46,7 @@ class Recorder:
         self.logdir = os.fspath(options.logdir)
         self.first_batch: FirstBatch | None = None
         self.run_dir: str | None = None
+        self.unsaid: tuple[str, str, int] | None = None
         self._step = options.step
         self._strategy = options.strategy
         self._fingerprint: dict[str, str] = {}
@@ -59,6 +62,7 @@ class Recorder:
 
     def adopt(self, first_batch: FirstBatch | None) -> None:
         """Takes an earlier process's first batch for this run's."""
+        self.unsaid = None
         self.first_batch = first_batch
 
     def start_at(self, step: int) -> None:
@@ -90,6 +94,7 @@ class Recorder:
         except errors.FirstLossWarning:
             raise  # the user's filter turns the warning into an error
         except Exception as error:
+            self.unsaid = None
             line = errors.first_line(error, named=True)
             if self.options.on_error == "raise":
                 if isinstance(error, errors.FirstLossError):
@@ -101,6 +106,7 @@ class Recorder:
     def take_fingerprint(self, step: Step) -> None:
         """Digests what the step is about to train on, if the options ask for it."""
         if self.options.fingerprint:
+            self._fingerprint = {}
             with self.guard(f"{self.logdir}: no fingerprint of the first batch"):
                 self._fingerprint = step.fingerprint()
 
@@ -149,10 +155,11 @@ class Recorder:
         the loss function implies, for ``expect="auto"``. After a NotDurableError, the first batch
         is in memory, and not on disk.
         """
+        self.unsaid = None
         self._claim()
         if captured.is_empty and self.run_dir is not None:
             # The corrected run can then have the tag's own name.
-            self.run_dir = run_dirs.rename_run_dir(self.run_dir, f"{self.options.tag}-no-loss")
+            self._leave_tag_free(self.run_dir)
         trace = trace or StepTrace(step=self.step)
         expect = self.options.expect  # a text is "auto"
         expectation = (inferred or NOT_SEEN) if isinstance(expect, str) else Expectation(expect)
@@ -207,6 +214,19 @@ class Recorder:
                 with self.guard(f"{self.run_dir}: the warm step was not reported"):
                     warm.write(trace)
 
+    def end(self) -> None:
+        """Warns if training has ended, or never begun, without a recording or a word about it."""
+        if self.unsaid is not None:
+            reason, file, line = self.unsaid
+            if self.run_dir is not None:
+                self._leave_tag_free(self.run_dir)
+            message = f"{self.logdir}: no first loss was recorded: {reason}"
+            warnings.warn_explicit(message, errors.CaptureWarning, file, line)
+
+    def _leave_tag_free(self, run_dir: str) -> None:
+        """Moves what has no loss out of the way of the corrected run."""
+        self.run_dir = run_dirs.rename_run_dir(run_dir, f"{self.options.tag}-no-loss")
+
     def _claim(self) -> None:
         if self.run_dir is not None or self._blocked is not None:
             return
@@ -236,35 +256,3 @@ class Recorder:
                 f"{self.options.max_tensor_bytes}; statistics, histogram and digest are kept",
                 errors.CaptureWarning,
             )
-
-
-class Recorded:
-    """What `FirstLoss` and `FirstLossCallback` show of their `Recorder`."""
-
-    _recorder: Recorder
-    _left_out: tuple[str, ...] = ()  # attributes that are None in a copy: they belong to a training
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Returns what a copy has, pickled or not: it records nothing that this one has."""
-        state = {**vars(self), **dict.fromkeys(self._left_out)}
-        return {**state, "_recorder": copy.copy(self._recorder)}
-
-    @property
-    def logdir(self) -> str:
-        """Directory under which the run directory is created, absolute."""
-        return self._recorder.logdir
-
-    @property
-    def run_dir(self) -> str | None:
-        """Directory of the recording; None before there is one."""
-        return self._recorder.run_dir
-
-    @property
-    def tag(self) -> str:
-        """First component of every summary tag."""
-        return self._recorder.options.tag
-
-    @property
-    def first_batch(self) -> FirstBatch | None:
-        """What was captured, or what a resumed run has found; None before that."""
-        return self._recorder.first_batch

@@ -64,5 +64,9 @@ def _newest_recording(logdir: str, tag: str) -> FirstBatch | None:
         found = read_first_losses(logdir)
     except (FileNotFoundError, ReadError):
         return None
-    recordings = [first for run, first in found.items() if run_of_tag.fullmatch(run)]
+    recordings = [
+        first
+        for run, first in found.items()
+        if run_of_tag.fullmatch(run) and (first.losses or first.outputs)
+    ]
     return max(recordings, key=lambda first: first.wall_time, default=None)

@@ -1,4 +1,5 @@
 import contextlib
+import copy
 import gc
 import importlib
 import inspect
@@ -445,6 +446,49 @@ with first.trace():
     assert done.returncode == 0
     assert done.stderr.count("<string>:4: CaptureWarning: ") == 1
     assert done.stderr.count("without record(loss)") == 1
+
+
+UNUSED = {
+    "nothing wrapped": "",
+    "the result of wrap not used": "first.wrap(step); step()",
+    "no batch": "wrapped = first.wrap(step); [wrapped() for batch in ()]",
+}
+
+
+@pytest.mark.parametrize("loop", UNUSED.values(), ids=UNUSED)
+def test_a_recorder_that_no_step_reaches_warns_once_at_its_end(tmp_path, loop):
+    def step():
+        return tf.constant(1.0)
+
+    line = inspect.currentframe().f_lineno + 1
+    names = {"step": step, "first": FirstLoss(tmp_path, **PLAIN)}
+    exec(loop, names)
+    with pytest.warns(CaptureWarning, match="step was never called; call what wrap") as caught:
+        names.clear()
+    assert [(w.filename, w.lineno) for w in caught] == [(__file__, line)]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_copied_recorder_leaves_the_word_to_its_copy(tmp_path):
+    first = FirstLoss(tmp_path, **PLAIN)
+    second = copy.deepcopy(first)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        del first
+    second.record(1.0)
+    assert read_first_loss(tmp_path).loss == 1
+
+
+def test_the_tag_is_free_for_the_run_after_trace_without_record(tmp_path):
+    script = f"""
+from tb_firstloss import FirstLoss
+first = FirstLoss({str(tmp_path)!r}, graph=False)
+with first.trace():
+    pass
+"""
+    subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["first_batch-no-loss"]
+    assert len(list(tmp_path.rglob("*.xplane.pb"))) == 1
 
 
 @pytest.mark.parametrize("on_error", ["warn", "raise"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tb_firstloss import FirstLoss, FirstLossCallback
+from tb_firstloss import FirstLoss, FirstLossCallback, errors
 from tb_firstloss.capture.options import Options
 
 
@@ -154,3 +154,47 @@ def test_a_fingerprint_does_without_weights_that_are_not_there_yet(tmp_path):
     assert first.keys() == {"batch"}
     assert batch_digest(["a", "b"], 2) == first
     assert batch_digest(["a", "c"], 3) != first
+
+
+NO_DIRECTORIES = {
+    "file": ("file", "file is a file"),
+    "below a file": ("file/logs", "file is a file"),
+    "broken link": ("link", "link is a link to gone, which does not exist"),
+    "below a broken link": ("link/logs", "link is a link to gone, which does not exist"),
+}
+
+
+@pytest.mark.parametrize(("logdir", "found"), NO_DIRECTORIES.values(), ids=NO_DIRECTORIES)
+def test_a_logdir_that_is_no_directory_is_named_in_one_warning(tmp_path, logdir, found):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("gone")
+    first = FirstLoss(tmp_path / logdir, graph=False, profile=False)
+    with pytest.warns(errors.CaptureWarning) as said:
+        assert first.wrap(lambda: tf.constant(2.0))().numpy() == 2
+    (warning,) = said
+    assert f": {tmp_path}/{found}; give a directory" in str(warning.message)
+    assert first.first_batch.loss == 2
+
+
+def test_a_second_try_has_no_fingerprint_of_the_first(tmp_path, monkeypatch):
+    first = FirstLoss(tmp_path, fingerprint=True, graph=False, profile=False)
+
+    class Unreadable:
+        def __array__(self, *_args, **_options):
+            raise MemoryError("too large")
+
+    class Net:
+        trainable_variables = (tf.Variable(1.0),)
+
+    def step(net):
+        if net.trainable_variables is Net.trainable_variables:
+            raise LookupError
+        return tf.constant(1.0)
+
+    net, wrapped = Net(), first.wrap(step)
+    with pytest.raises(LookupError):
+        wrapped(net)
+    net.trainable_variables = (Unreadable(),)
+    with pytest.warns(errors.CaptureWarning, match="no fingerprint of the first batch"):
+        wrapped(net)
+    assert "fingerprint" not in first.first_batch.metadata

@@ -91,7 +91,7 @@ def _name_of(
 
 def _problem_of(member: Any) -> str:
     if not isinstance(member, (tf.Tensor, tf.RaggedTensor)):
-        return f"it is a {type(member).__name__}, not a tensor; differentiate a dense tensor"
+        return f"its type is {type(member).__name__}; differentiate a dense tensor"
     if not is_usable(member):
         function = getattr(getattr(member, "graph", None), "name", "an inner function")
         return (
@@ -121,13 +121,14 @@ def name_calls(
     pairs = zip(seen.calls, _find_owners(seen, losses), strict=True)
     owned = [(call, owner) for call, owner in pairs if owner is not None]
     taken: set[str] = set()
+    names = [entry.name for entry in compiled]  # Keras takes a Loss's for an unnamed output's
     result = []
     for call, owner in owned:
         entry = of_model.get(id(call))
         given = _name_of([call.result], named, is_made_from)
         own = entry.name if entry else given or str(getattr(call.loss, "name", None) or "loss")
         siblings = [other for other, others in owned if owner and others[:1] == owner[:1]]
-        if owner and entry is None:
+        if owner and (entry is None or names.count(entry.name) > 1):
             name = losses[owner[0]].name
             own = name if len(siblings) == 1 or own == name else f"{name}/{own}"
         elif owner and own in taken:  # compute_loss was called for several losses

@@ -88,7 +88,8 @@ def gather(
         for i, member in enumerate(loss.members):
             tensors[f"loss/{len(facts.losses)}/{i}"] = returned(member)
         facts.losses.append(loss.name)
-    if not seen.differentiated:
+    is_fixed = losses and not model.trainable_variables  # Keras itself warns of that
+    if not seen.differentiated and not is_fixed:
         what = "a gradient of it, so it is what compute_loss returned" if losses else "the loss"
         only = "gradients with output_gradients= only" if seen.continues else "no gradient"
         facts.missing.append(
@@ -213,7 +214,8 @@ def _why_no_values(call: LossCall) -> str:
     if call.values is None:
         return f"{type(call.loss).__name__} reduces its values itself; let it return them"
     if not isinstance(call.values, (tf.Tensor, tf.RaggedTensor)):
-        return f"it is a {type(call.values).__name__}, not a tensor"
+        found = type(call.values).__name__
+        return f"the loss function returns a value of type {found}; let it return a tensor"
     if is_usable(call.values):
         return "the loss function returns a scalar; let it return one value per example"
     return "it is computed inside a tf.function or tf.cond of the step, where it cannot be seen"

@@ -3,8 +3,6 @@
 import contextlib
 import copy
 import threading
-import warnings
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,18 +12,23 @@ from tb_firstloss.capture.distribution.turn import Turn
 from tb_firstloss.capture.environment import why_not_here
 from tb_firstloss.capture.notices import users_line
 from tb_firstloss.capture.options import Options
-from tb_firstloss.capture.recorder import Recorded, Recorder
+from tb_firstloss.capture.recorded import Recorded
+from tb_firstloss.capture.recorder import Recorder
 from tb_firstloss.capture.signals import deferred
 from tb_firstloss.capture.step.call import StepCall
 from tb_firstloss.capture.step.result import Captured, HasLoss, StepResult
 from tb_firstloss.capture.window.step_trace import StepTrace
 from tb_firstloss.capture.window.tensorflow_private import UnchangingState
 from tb_firstloss.capture.writing import packed
-from tb_firstloss.errors import CaptureError, CaptureWarning, first_line
+from tb_firstloss.errors import CaptureError, first_line
 from tb_firstloss.first_batch import FirstBatch
 
 _NO_RECORD = "trace() was left without record(loss); call it in the with block, or right after it"
 
+_NO_CALL = (
+    "the step was never called; call what wrap() returned in place of it, or use trace() and "
+    "record()"
+)
 _SCHEDULED = (
     "coordinator.schedule has a worker run the wrapped step, out of sight; wrap the call instead: "
     "first.wrap(lambda *args: coordinator.schedule(step, args=args))"
@@ -35,7 +38,7 @@ _SCHEDULED = (
 class StepRecorder(Recorded, UnchangingState):
     """Records one step of a custom loop, once, in whichever thread takes the turn."""
 
-    _left_out = ("_pending", "_reminder", "_step_fn", "_trace", "_tracer")
+    _left_out = ("_pending", "_step_fn", "_trace", "_tracer")
 
     def __init__(self, options: Options) -> None:
         self._recorder = Recorder(options)
@@ -47,7 +50,7 @@ class StepRecorder(Recorded, UnchangingState):
         self._declines = False
         self._warned = False
         self._tracer: int | None = None
-        self._reminder: weakref.finalize[..., StepRecorder] | None = None
+        self._remind(_NO_CALL)
 
     @property
     def first_batch(self) -> FirstBatch | None:
@@ -66,6 +69,7 @@ class StepRecorder(Recorded, UnchangingState):
         """Restores the first batch from a checkpoint; what was captured here takes precedence."""
         with self._recorder.guard(f"{self.logdir}: the first loss was not restored"):
             self._restored = packed.from_bytes(content)
+            self._recorder.unsaid = None
 
     def _take_turn(self, caller: str) -> bool:
         """Returns whether this call captures."""
@@ -102,12 +106,11 @@ class StepRecorder(Recorded, UnchangingState):
             self._pass_over(_SCHEDULED)
 
     def _await_record(self) -> None:
-        """Lets record() follow a trace(), and warns if this recorder ends without it."""
+        """Lets record() follow a trace(), and has a warning given at the end if none does."""
         self._turn.give_back()
         self._tracer = threading.get_ident()
         if not self._warned:
-            warning = (f"{self._doing()}: {_NO_RECORD}", CaptureWarning, *users_line())
-            self._reminder = weakref.finalize(self, warnings.warn_explicit, *warning)
+            self._recorder.unsaid = (_NO_RECORD, *users_line())
 
     def _end_awaiting_record(self) -> None:
         """Ends the turn if this thread's last trace() still has no record(): none will follow."""
@@ -170,6 +173,4 @@ class StepRecorder(Recorded, UnchangingState):
 
     def _end_turn(self) -> None:
         self._tracer = self._trace = None
-        if self._reminder is not None:
-            self._reminder.detach()
         self._turn.finish(over=not self._recorder.awaits_warm_step)

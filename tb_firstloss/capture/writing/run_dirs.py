@@ -2,11 +2,13 @@
 
 import contextlib
 import itertools
+import os
 from pathlib import Path
 
 import tensorflow as tf
 
 from tb_firstloss.capture.writing.storage import said_if_slow, sync
+from tb_firstloss.errors import CaptureError
 from tb_firstloss.paths import is_url
 
 
@@ -27,7 +29,7 @@ def claim_run_dir(logdir: str, tag: str) -> str:
         return run_dir
     new_parents = [path for path in (Path(logdir), *Path(logdir).parents) if not path.exists()]
     with said_if_slow(logdir, ["creating the run directory"]):
-        Path(logdir).mkdir(parents=True, exist_ok=True)
+        _make_logdir(Path(logdir))
         run_dir = next(path for path in candidates if _make(path))
         for path in (Path(run_dir), *new_parents):
             sync(str(path.parent))
@@ -52,6 +54,17 @@ def release_run_dir(run_dir: str) -> None:
             Path(run_dir).rmdir()
         elif not tf.io.gfile.listdir(run_dir):
             tf.io.gfile.rmtree(run_dir)
+
+
+def _make_logdir(logdir: Path) -> None:
+    try:
+        logdir.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        path = next(path for path in (logdir, *logdir.parents) if os.path.lexists(path))
+        what = (
+            f"a link to {path.readlink()}, which does not exist" if path.is_symlink() else "a file"
+        )
+        raise CaptureError(f"{path} is {what}; give a directory") from None
 
 
 def _make(path: str) -> bool:

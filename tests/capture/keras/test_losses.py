@@ -477,6 +477,24 @@ def test_compiled_outputs_keep_their_names_beside_another_loss(k, tmp_path):
     assert outputs["b"].loss_weight == 3.0
 
 
+@pytest.mark.parametrize("k", ["keras"], indirect=True)  # tf_keras names outputs by itself
+def test_outputs_without_names_of_their_own_are_named_alike(k, tmp_path):
+    class Model(k.Model):
+        def __init__(self):
+            super().__init__()
+            self.heads = [k.layers.Dense(1), k.layers.Dense(1)]
+
+        def call(self, x):
+            return [head(x) for head in self.heads]
+
+    model = Model()
+    model.compile("sgd", [k.losses.MeanSquaredError(), k.losses.MeanSquaredError()])
+    first = FirstLossCallback(tmp_path, graph=False, profile=False)
+    model.fit(X, [X[:, :1], X[:, 1:2]], batch_size=8, verbose=0, callbacks=[first])
+    names = ["loss/mean_squared_error", "loss/mean_squared_error_2"]
+    assert list(first.first_batch.outputs) == names
+
+
 @pytest.mark.parametrize("k", ["tf_keras"], indirect=True)
 def test_a_loss_that_an_optimizer_computes_and_scales_itself_is_unscaled(fit, k):
     optimizer = k.mixed_precision.LossScaleOptimizer(k.optimizers.SGD(), initial_scale=1024.0)

@@ -1,6 +1,7 @@
 """Train functions that Keras did not make, was made to make again, or never calls."""
 
 import functools
+import gc
 import warnings
 
 import keras
@@ -367,6 +368,51 @@ def test_evaluation_during_training_is_no_reason_to_warn(tmp_path):
     _, said = train(make_model(keras), [Evaluates(), first], validation_data=(X, Y))
     assert not said
     assert first.first_batch is not None
+
+
+@LIBRARIES
+@pytest.mark.parametrize("way", ["a fit that ignores callbacks", "a list that never ends"])
+def test_a_callback_that_sees_no_training_warns_at_its_end(library, way, tmp_path):
+    class Model(library.Model):
+        def fit(self, *args, callbacks=(), **options):
+            if way == "a list that never ends":
+                CALLBACK_LISTS[library.__name__](callbacks, model=self).on_train_begin()
+
+    first = callback(tmp_path)
+    Model().fit(X, Y, callbacks=[first])
+    with pytest.warns(errors.CaptureWarning, match=r"no model\.fit trained on a batch") as said:
+        del first
+        gc.collect()
+    assert len(said) == 1
+    assert said[0].filename == __file__
+
+
+@LIBRARIES
+def test_a_callback_records_after_a_fit_that_failed_and_one_without_it(library, tmp_path):
+    class Fails(library.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            raise LookupError
+
+    model, first = make_model(library), callback(tmp_path)
+    with pytest.raises(LookupError):
+        train(model, [first, Fails()])
+    plain, said = train(model, [])
+    assert not said
+    assert first.first_batch is None
+    control = make_model(library)
+    assert plain == train(control, [])[0]
+    assert train(model, [first]) == (train(control, [])[0], [])
+    assert first.first_batch is not None
+
+
+@LIBRARIES
+def test_a_model_without_weights_is_recorded_without_advice_on_gradients(library, tmp_path):
+    model = library.Sequential([library.layers.Input((4,)), library.layers.Rescaling(2.0)])
+    model.compile("sgd", "mse")
+    _, said = train(model, [first := callback(tmp_path)])
+    expected = ((2 * X[:8] - Y[:8]) ** 2).mean()
+    assert not said
+    np.testing.assert_allclose(first.first_batch.loss, expected, rtol=1e-6)
 
 
 @LIBRARIES
