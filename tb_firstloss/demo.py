@@ -48,9 +48,7 @@ def train(
     """Trains the demo network for one epoch and records its first batch under ``logdir``.
 
     ``track`` is called with a loop's batches and their number, and returns them, to show progress.
-
-    Returns:
-        The recording's run directory, and the share of test images recognised, 0 to 1.
+    Returns the recording's run directory, and the share of test images recognised, 0 to 1.
     """
     model = make_model(weight_seed)
     training, test = load_images()
@@ -91,9 +89,9 @@ def load_images() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.n
     """Returns training and test images [count, 8, 8, 1] float32 in 0 to 1, and labels [count]."""
     images, labels = load_digits(return_X_y=True)
     images = (images / 16).astype("float32").reshape(-1, 8, 8, 1)
+    training, test = slice(-TEST_COUNT), slice(-TEST_COUNT, None)
     labels = labels.astype("int32")
-    cut = len(images) - TEST_COUNT
-    return (images[:cut], labels[:cut]), (images[cut:], labels[cut:])
+    return (images[training], labels[training]), (images[test], labels[test])
 
 
 def make_batches(images: np.ndarray, labels: np.ndarray, seed: int) -> tf.data.Dataset:

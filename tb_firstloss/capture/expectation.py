@@ -6,10 +6,7 @@ from typing import Any
 
 from tb_firstloss import checks
 from tb_firstloss.capture.notices import tell, warn
-from tb_firstloss.errors import (
-    UnexpectedLossError,
-    UnexpectedLossWarning,
-)
+from tb_firstloss.errors import UnexpectedLossError, UnexpectedLossWarning
 from tb_firstloss.first_batch import FirstBatch
 
 
@@ -38,10 +35,7 @@ class Expectation:
     def judge(self, first: FirstBatch, *, where: str, on_error: str = "warn") -> None:
         """Warns if a first loss is not as expected, or if nothing was compared, in whole or part.
 
-        Raises:
-            UnexpectedLossError: A loss is not as expected, and on_error is "raise".
-            CaptureError: For a loss, no expectation could be inferred, or the expectation does not
-                fit the step's losses, and on_error is "raise".
+        With ``on_error="raise"``, it raises an UnexpectedLossError or CaptureError instead.
         """
         if not first.losses and not first.outputs:
             return  # nothing was captured, and a warning has said so

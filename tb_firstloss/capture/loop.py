@@ -9,16 +9,17 @@ from typing import Any, Literal, TypeVar, overload
 import tensorflow as tf
 
 from tb_firstloss import checks
-from tb_firstloss.capture.keras.train_on_batch import capture_train_on_batch, is_train_on_batch
+from tb_firstloss.capture.keras.first_execution import capture_train_on_batch, is_train_on_batch
 from tb_firstloss.capture.options import DEFAULT_MAX_TENSOR_BYTES, Options
 from tb_firstloss.capture.signals import deferred, let_through
 from tb_firstloss.capture.step.call import StepCall, is_same_step, second_step
 from tb_firstloss.capture.step.recorder import StepRecorder
 from tb_firstloss.capture.step.result import Selector, Selectors, StepResult
-from tb_firstloss.capture.window.tensorflow_private import is_tf_function, wrapped_tf_function
+from tb_firstloss.capture.window.tensorflow_private import class_that_calls_instead, is_tf_function
 
 # Not a ParamSpec: a tf.function keeps its attributes, and an untyped one can be called as before.
 _Step = TypeVar("_Step", bound=Callable[..., Any])
+_ResultOf = Callable[[Any], StepResult]
 
 
 class FirstLoss(StepRecorder):
@@ -87,11 +88,7 @@ class FirstLoss(StepRecorder):
         super().__init__(Options(**given))
 
     def set_model(self, *_given: Any) -> None:
-        """Refuses to be a Keras callback.
-
-        Raises:
-            TypeError: Always.
-        """
+        """Raises a TypeError: it is no Keras callback."""
         raise TypeError("callbacks: FirstLoss is for loops; give model.fit a FirstLossCallback")
 
     set_params = set_model
@@ -115,9 +112,9 @@ class FirstLoss(StepRecorder):
     ) -> Callable[..., Any]:
         """Wraps a training step so that its first call is recorded: same arguments, same result.
 
-        Also a decorator, with or without options. A ``tf.function`` stays one: it
-        shares the original's attributes and traces, and tf.saved_model.save keeps it. A second step
-        is not recorded, and a warning says so.
+        Also a decorator, with or without options. A ``tf.function`` stays one: it shares the
+        original's attributes and traces, and tf.saved_model.save keeps it. A second step is not
+        recorded, and a warning says so.
 
         Args:
             step_fn: Eager function, tf.function or jit-compiled tf.function.
@@ -139,15 +136,10 @@ class FirstLoss(StepRecorder):
             raise TypeError(
                 f"wrap: {step_fn!r} is no function; give the step first, and options by name"
             )
-        return self._around(step_fn, step_fn, loss=loss, total=total)
+        return self._around(step_fn, step_fn, functools.partial(StepResult, loss=loss, total=total))
 
     def _around(
-        self,
-        step_fn: Callable[..., Any],
-        given: Callable[..., Any],
-        *,
-        loss: Selector | None,
-        total: Selectors | None,
+        self, step_fn: Callable[..., Any], given: Callable[..., Any], result_of: _ResultOf
     ) -> Callable[..., Any]:
         """Wraps a step, or what TensorFlow has made of the step that the user has given."""
         over = False
@@ -159,15 +151,14 @@ class FirstLoss(StepRecorder):
                 return step_fn(*args, **kwargs)
             call = StepCall(step_fn, args, kwargs, given)
             if not self._turn.captured:
-                return self._first_call(call, loss, total)
+                return self._first_call(call, result_of)
             over = self._is_over_for(given)
             return step_fn(*args, **kwargs) if over else self._later_call(call)
 
         if is_tf_function(step_fn):
-            again = functools.partial(self._around, given=given, loss=loss, total=total)
-            return wrapped_tf_function(  # type: ignore[no-any-return]
-                step_fn, step, wrap=again, on_schedule=self._pass_over_scheduled
-            )
+            again = functools.partial(self._around, given=given, result_of=result_of)
+            kind: Any = type(step_fn)
+            return class_that_calls_instead(kind)(step_fn, step, again, self._pass_over_scheduled)  # type: ignore[no-any-return]
         if hasattr(step_fn, "get_concrete_function"):
             step.get_concrete_function = step_fn.get_concrete_function  # type: ignore[attr-defined]
         return step
@@ -202,8 +193,8 @@ class FirstLoss(StepRecorder):
             self._trace, pending, self._pending = trace, self._pending, None
             if pending is not None:
                 self._finish(pending)
-                return
-            self._await_record()
+            else:
+                self._await_record()
 
     def record(self, loss: Any, *, total: Any = None) -> None:
         """Records a loss. The first call wins; later ones do nothing.
@@ -217,42 +208,38 @@ class FirstLoss(StepRecorder):
             return
         result = StepResult((loss, total), loss=0, total=None if total is None else 1)
         with deferred():
-            inside_trace = self._turn.is_mine() and tf.executing_eagerly()
-            if not inside_trace and not self._take_turn("record()"):
-                return
-            if not inside_trace:
+            if self._turn.is_mine() and tf.executing_eagerly():  # inside trace()
+                # Read now, as a variable may change. Written when the window closes, so that the
+                # profile does not show it; an unusable loss raises again then.
+                with contextlib.suppress(Exception):
+                    result.captured()
+                self._pending = result
+            elif self._take_turn("record()"):
                 self._finish(result)
-                return
-            # Read now, as a variable may change. Written when the window closes, so that the
-            # profile does not show it; an unusable loss raises again then.
-            with contextlib.suppress(Exception):
-                result.captured()
-            self._pending = result
 
-    def _first_call(self, call: StepCall, loss: Selector | None, total: Selectors | None) -> Any:
+    def _first_call(self, call: StepCall, result_of: _ResultOf) -> Any:
         with deferred():
             if self._take_turn("the wrapped step"):
-                return self._capture(call, loss, total)
+                return self._capture(call, result_of)
         return call.step_fn(*call.args, **call.kwargs)
 
-    def _capture(self, call: StepCall, loss: Selector | None, total: Selectors | None) -> Any:
+    def _capture(self, call: StepCall, result_of: _ResultOf) -> Any:
         self._step_fn = call.given
+        step_fn, args, kwargs = call.step_fn, call.args, call.kwargs
         try:
-            if is_train_on_batch(call.step_fn):
+            if is_train_on_batch(step_fn):
                 with let_through():
-                    value = capture_train_on_batch(
-                        self._recorder, call.step_fn, call.args, call.kwargs
-                    )
+                    value = capture_train_on_batch(self._recorder, step_fn, args, kwargs)
                 self._end_turn()
                 return value
             self._recorder.take_fingerprint(call)
             with self._window() as trace, let_through():
-                value = call.step_fn(*call.args, **call.kwargs)
+                value = step_fn(*args, **kwargs)
         except BaseException:
             self._turn.give_back()
             raise
         self._trace = trace
-        self._finish(StepResult(value, loss=loss, total=total), call)
+        self._finish(result_of(value), call)
         return value
 
     def _later_call(self, call: StepCall) -> Any:

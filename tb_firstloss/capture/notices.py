@@ -31,11 +31,7 @@ def users_line() -> tuple[str, int]:
 
 
 def _users_frame() -> tuple[int, FrameType]:
-    """Returns the nearest frame outside this package and the libraries, and its stacklevel.
-
-    Where there is none, as in a thread that TensorFlow starts, it is the nearest outside this
-    package.
-    """
+    """Returns the nearest frame outside this package and, if any, the libraries; its stacklevel."""
     calls = traceback.walk_stack(sys._getframe(1))  # noqa: SLF001 - documented by Python
     frames = list(enumerate((frame for frame, _ in calls), start=1))
     outside = [(level, frame) for level, frame in frames if _package_of(frame) not in _OURS]

@@ -20,18 +20,11 @@ _TAG = re.compile(r"[A-Za-z0-9_.-]{1,200}")  # a file name has 255 bytes, and ge
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options that `FirstLoss` documents, in the form in which they are used.
+    """The options that `FirstLoss` documents, checked, in the form in which they are used.
 
     The signatures of `FirstLoss` and `FirstLossCallback` repeat names and defaults, so that editors
-    show them; a test compares them with this class.
-
-    Attributes:
-        logdir: Absolute local path, or a URL of a scheme that TensorFlow can write to.
-        expect: Number, mapping from names to numbers, "auto", or None.
-
-    Raises:
-        ValueError: An option is unusable; the message names it.
-        TypeError: An option has the wrong type.
+    show them; a test compares them with this class. ``logdir`` becomes absolute, and ``expect`` a
+    number, a mapping from names to numbers, "auto" or None.
     """
 
     logdir: str | os.PathLike[str]
@@ -107,11 +100,10 @@ def _check_profile(profile: object, warm_step: int | None) -> None:
             f"profile: {profile!r} is neither True, False nor tf.profiler.experimental."
             "ProfilerOptions"
         )
-    if warm_step is None:
-        return
-    if profile is False:
+    if warm_step is not None and profile is False:
         raise ValueError(f"warm_step: {warm_step} needs a profile; leave out profile=False")
-    _check_positive("warm_step", warm_step)
+    if warm_step is not None:
+        _check_positive("warm_step", warm_step)
 
 
 def _check_positive(option: str, value: int) -> None:
@@ -133,7 +125,6 @@ def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
 def _copy_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     """Returns a copy of the metadata in the form in which JSON gives it back."""
     try:
-        kept: dict[str, Any] = json.loads(json.dumps(dict(metadata or {}), allow_nan=False))
+        return dict(json.loads(json.dumps(dict(metadata or {}), allow_nan=False)))
     except (TypeError, ValueError) as error:
         raise ValueError(f"metadata: JSON cannot hold it ({error})") from error
-    return kept

@@ -68,8 +68,7 @@ def probe(
     expect = check_expect(expect)
     parts = _unpack(batch)
     forward = _compiled_loss if loss is None else _given_loss(loss)
-    was_built = bool(getattr(model, "built", True))
-    with _python_random_streams(restore=was_built), _in_graph():
+    with _surroundings_restored(streams=bool(getattr(model, "built", True))):
         traced = _Traced()
         function = tf.function(lambda: forward(model, _symbolic(parts), training, traced))
         concrete = function.get_concrete_function()
@@ -78,7 +77,10 @@ def probe(
     facts = traced.facts
     taken = StepResult(result) if facts is None else step_loss.StepTensors(facts, result)
     expectation = traced.expectation if isinstance(expect, str) else Expectation(expect)
-    return _finish(taken.captured(), logdir, training, expectation)
+    metadata = {"source": "probe", "training": training, **expectation.metadata()}
+    first = _make_first_batch(taken.captured(), metadata, logdir)
+    expectation.judge(first, where=RUN)
+    return first
 
 
 @dataclasses.dataclass
@@ -131,39 +133,28 @@ def _unpack(batch: Any) -> tuple[Any, Any, Any]:
     return (*batch, None, None)[:3]
 
 
-def _symbolic(parts: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+def _symbolic(parts: tuple[Any, Any, Any]) -> Any:
     """Returns the batch as tensors of the graph being built: a function returns no others."""
-    x, y, sample_weight = tf.nest.map_structure(
+    return tf.nest.map_structure(
         lambda part: None if part is None else tf.identity(part), parts, expand_composites=True
     )
-    return x, y, sample_weight
 
 
 @contextlib.contextmanager
-def _python_random_streams(*, restore: bool) -> Iterator[None]:
-    """Restores the streams of Python and NumPy, from which Keras seeds new layers."""
-    states = random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        if restore:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-
-
-@contextlib.contextmanager
-def _in_graph() -> Iterator[None]:
-    """Makes sure that tf.functions are not run eagerly.
+def _surroundings_restored(*, streams: bool) -> Iterator[None]:
+    """Runs tf.functions as graphs inside, and restores Python's and NumPy's random streams.
 
     The pass is one new function, so that its random operations keep their state and take their
-    seeds inside it; run eagerly, they would advance the global stream.
+    seeds inside it; run eagerly, they would advance the global stream. Keras seeds new layers from
+    Python's and NumPy's.
     """
-    eagerly = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(False)
-    try:
+    with contextlib.ExitStack() as stack:
+        if streams:
+            stack.callback(random.setstate, random.getstate())
+            stack.callback(np.random.set_state, np.random.get_state())
+        stack.callback(tf.config.run_functions_eagerly, tf.config.functions_run_eagerly())
+        tf.config.run_functions_eagerly(False)
         yield
-    finally:
-        tf.config.run_functions_eagerly(eagerly)
 
 
 @contextlib.contextmanager
@@ -178,26 +169,17 @@ def _variables_restored(concrete: Any, model: Any) -> Iterator[None]:
         if not isinstance(variable, tf.Variable):
             variable = getattr(variable, "value", variable)  # a Variable of Keras 3
         variables[id(variable)] = variable
-    before = [(variable, tf.identity(variable)) for variable in variables.values()]
-    try:
+    with contextlib.ExitStack() as stack:
+        for variable in variables.values():
+            stack.callback(variable.assign, tf.identity(variable))
         yield
-    finally:
-        for variable, value in before:
-            variable.assign(value)
 
 
-def _finish(
-    captured: Captured,
-    logdir: str | os.PathLike[str] | None,
-    training: bool,
-    expectation: Expectation,
+def _make_first_batch(
+    captured: Captured, metadata: dict[str, Any], logdir: str | os.PathLike[str] | None
 ) -> FirstBatch:
-    metadata = {"source": "probe", "training": training, **expectation.metadata()}
     if logdir is None:
         facts = {**describe_environment(), **captured.describe_batch(), **metadata}
-        first = captured.as_first_batch(run=RUN, metadata=facts)
-    else:
-        quiet = Options(logdir=logdir, tag=RUN, graph=False, profile=False, on_error="raise")
-        first = Recorder(quiet).commit(captured, metadata=metadata)
-    expectation.judge(first, where=RUN)
-    return first
+        return captured.as_first_batch(run=RUN, metadata=facts)
+    quiet = Options(logdir=logdir, tag=RUN, graph=False, profile=False, on_error="raise")
+    return Recorder(quiet).commit(captured, metadata=metadata)

@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tb_firstloss import errors
 from tb_firstloss.capture.environment import describe_environment
 from tb_firstloss.capture.expectation import NOT_SEEN, Expectation
 from tb_firstloss.capture.notices import warn
@@ -22,13 +23,6 @@ from tb_firstloss.capture.window.step_trace import StepTrace, step_window
 from tb_firstloss.capture.window.warm_step import WarmStep
 from tb_firstloss.capture.writing import run_dirs
 from tb_firstloss.capture.writing.recording import write_recording
-from tb_firstloss.errors import (
-    CaptureError,
-    CaptureWarning,
-    FirstLossError,
-    FirstLossWarning,
-    first_line,
-)
 from tb_firstloss.first_batch import FirstBatch
 
 logger = logging.getLogger(__name__)
@@ -93,21 +87,21 @@ class Recorder:
     def guard(self, doing: str) -> Iterator[None]:
         """Turns an error of the capture into a warning, unless ``on_error="raise"``.
 
-        Args:
-            doing: Start of the message, such as ``logdir: what was not done``.
+        ``doing`` begins the message, as in ``logdir: what was not done``.
         """
         try:
             yield
-        except FirstLossWarning:
+        except errors.FirstLossWarning:
             raise  # the user's filter turns the warning into an error
         except Exception as error:
             self.unsaid = None
+            line = errors.first_line(error, named=True)
             if self.options.on_error == "raise":
-                if isinstance(error, FirstLossError):
+                if isinstance(error, errors.FirstLossError):
                     raise
-                raise CaptureError(f"{doing}: {first_line(error, named=True)}") from error
-            reason = first_line(error, named=True).rstrip(".").removeprefix(f"{doing}: ")
-            warn(f"{doing}: {reason}. Training goes on", CaptureWarning)
+                raise errors.CaptureError(f"{doing}: {line}") from error
+            reason = line.rstrip(".").removeprefix(f"{doing}: ")
+            warn(f"{doing}: {reason}. Training goes on", errors.CaptureWarning)
 
     def take_fingerprint(self, step: Step) -> None:
         """Digests what the step is about to train on, if the options ask for it."""
@@ -138,11 +132,9 @@ class Recorder:
 
     def no_window(self) -> StepTrace:
         """Returns the trace of a step that no window was around: what is missing, and why."""
-        asked = {
-            "graph": self.options.graph,
-            "profile": self.options.profile,
-            "warm profile": self.options.warm_step,
-        }
+        options = self.options
+        asked = {"graph": options.graph, "profile": options.profile}
+        asked["warm profile"] = options.warm_step is not None
         wanted = ", ".join(name for name, value in asked.items() if value)
         line = f"{wanted}: record() was called without trace() around the step"
         return StepTrace(step=self.step, missing=[line] if wanted else [])
@@ -158,16 +150,10 @@ class Recorder:
     ) -> FirstBatch:
         """Makes the first batch out of a step's loss, writes it, and returns it.
 
-        Args:
-            captured: The loss; an empty one goes to the run ``<tag>-no-loss``, on a local disk.
-            metadata: How it was captured. The environment, the size of the batch, the fingerprint
-                and the user's own metadata are added.
-            trace: What the window gathered; None where there was no window.
-            step: The step, which is asked for its graph and its layers; None where none is known.
-            inferred: What the loss function implies, for ``expect="auto"``.
-
-        Raises:
-            NotDurableError: The first batch is in memory, and not on disk.
+        An empty loss goes to the run ``<tag>-no-loss``, on a local disk. The metadata say how it
+        was captured; the environment, the batch and the user's own are added. ``inferred`` is what
+        the loss function implies, for ``expect="auto"``. After a NotDurableError, the first batch
+        is in memory, and not on disk.
         """
         self.unsaid = None
         self._claim()
@@ -175,7 +161,8 @@ class Recorder:
             # The corrected run can then have the tag's own name.
             self._leave_tag_free(self.run_dir)
         trace = trace or StepTrace(step=self.step)
-        expectation = self._expectation(inferred)
+        expect = self.options.expect  # a text is "auto"
+        expectation = (inferred or NOT_SEEN) if isinstance(expect, str) else Expectation(expect)
         facts = {
             **describe_environment(self.strategy),
             **metadata,
@@ -192,17 +179,14 @@ class Recorder:
             return first  # the chief writes
         try:
             left_out = write_recording(first, self.run_dir, self.options, trace=trace, step=step)
-        except Exception:
+        except BaseException as error:
+            if not isinstance(error, Exception):  # a signal that came twice: the next call captures
+                self.first_batch = None
+                self._release()
             raise
-        except BaseException:  # a signal that came twice: absent, so that the next call captures
-            self.first_batch = None
-            self._release()
-            raise
-        self._report_trace(trace)
-        self._report_left_out(left_out)
-        number = self.options.warm_step
-        if number is not None and trace.seconds is not None:
-            self._warm = WarmStep(number, self.options, first_run_dir=self.run_dir, first=trace)
+        self._report(trace, left_out)
+        if self.options.warm_step is not None and trace.seconds is not None:
+            self._warm = WarmStep(self.options, first_run_dir=self.run_dir, first=trace)
         expectation.judge(first, where=self.run_dir, on_error=self.options.on_error)
         return first
 
@@ -237,17 +221,11 @@ class Recorder:
             if self.run_dir is not None:
                 self._leave_tag_free(self.run_dir)
             message = f"{self.logdir}: no first loss was recorded: {reason}"
-            warnings.warn_explicit(message, CaptureWarning, file, line)
+            warnings.warn_explicit(message, errors.CaptureWarning, file, line)
 
     def _leave_tag_free(self, run_dir: str) -> None:
         """Moves what has no loss out of the way of the corrected run."""
         self.run_dir = run_dirs.rename_run_dir(run_dir, f"{self.options.tag}-no-loss")
-
-    def _expectation(self, inferred: Expectation | None) -> Expectation:
-        expect = self.options.expect
-        if isinstance(expect, str):  # "auto"
-            return inferred or NOT_SEEN
-        return Expectation(expect)
 
     def _claim(self) -> None:
         if self.run_dir is not None or self._blocked is not None:
@@ -264,19 +242,17 @@ class Recorder:
             self.run_dir = None
         self._blocked = None
 
-    def _report_trace(self, trace: StepTrace) -> None:
+    def _report(self, trace: StepTrace, left_out: list[str]) -> None:
         for line in trace.missing:
             logger.warning("%s: no %s", self.run_dir, line)
         if trace.profile_bytes is not None:
-            size = f"{trace.profile_bytes:,} bytes"
-            logger.info("%s: the profile of step %d has %s", self.run_dir, trace.step, size)
+            line = "%s: the profile of step %d has %s bytes"
+            logger.info(line, self.run_dir, trace.step, f"{trace.profile_bytes:,}")
         if trace.warning is not None:
-            warn(f"{self.run_dir}: {trace.warning}", CaptureWarning)
-
-    def _report_left_out(self, tags: list[str]) -> None:
-        if tags:
+            warn(f"{self.run_dir}: {trace.warning}", errors.CaptureWarning)
+        if left_out:
             warn(
-                f"{self.run_dir}: left out {', '.join(tags)}, above max_tensor_bytes="
+                f"{self.run_dir}: left out {', '.join(left_out)}, above max_tensor_bytes="
                 f"{self.options.max_tensor_bytes}; statistics, histogram and digest are kept",
-                CaptureWarning,
+                errors.CaptureWarning,
             )

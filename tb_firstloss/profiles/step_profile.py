@@ -17,10 +17,8 @@ class Operation:
     """What one operation cost in a profile.
 
     Attributes:
-        name: As in the graph.
         kind: Operation type: MatMul, Conv2D, …
         place: "Host" or "Device".
-        count: How often it ran.
         self_seconds: Time in it, without the operations that it ran.
     """
 
@@ -56,10 +54,7 @@ class StepProfile:
 
 
 def read_profile(run_dir: str | os.PathLike[str]) -> StepProfile:
-    """Reads the newest profile of a run directory.
-
-    Args:
-        run_dir: Local directory with ``plugins/profile`` in it.
+    """Reads the newest profile of a local run directory, below its ``plugins/profile``.
 
     Raises:
         FileNotFoundError: There is no such directory.

@@ -23,17 +23,15 @@ def to_json(first: FirstBatch) -> dict[str, Any]:
     table, verdict = tabulate(first), None
     with contextlib.suppress(ValueError, TypeError):  # where `check` has none either
         verdict = check_recorded(first)
-    found: dict[str, Any] = arrays.finite_json(
-        {
-            "run": table.run,
-            "step": table.step,
-            "wall_time": first.wall_time,
-            "digest": table.digest,
-            "has_expectation": table.expectation is not None,
-            "rows": [_to_row(row, _verdict_on(row, verdict)) for row in table.rows],
-        }
-    )
-    return found
+    facts = {
+        "run": table.run,
+        "step": table.step,
+        "wall_time": first.wall_time,
+        "digest": table.digest,
+        "has_expectation": table.expectation is not None,
+        "rows": [_to_row(row, _verdict_on(row, verdict)) for row in table.rows],
+    }
+    return dict(arrays.finite_json(facts))
 
 
 def _to_row(row: Row, verdict: Verdict | None) -> dict[str, Any]:
@@ -49,11 +47,7 @@ def _to_row(row: Row, verdict: Verdict | None) -> dict[str, Any]:
 
 
 def compare(one: tuple[FirstBatch, str], other: tuple[FirstBatch, str]) -> dict[str, Any]:
-    """Compares a row of one recording with a row of another, or of the same.
-
-    Args:
-        one: The baseline, and the name of one of its rows.
-        other: What to compare with it, likewise.
+    """Compares a row of one recording, the baseline, with a row of another, or of the same.
 
     Returns:
         ``digests_agree``, None where equal digests say nothing of these two rows; ``identical``,
@@ -77,15 +71,13 @@ def compare(one: tuple[FirstBatch, str], other: tuple[FirstBatch, str]) -> dict[
     known = not agree or x_place == y_place
     alike = (x.loss is None, x.output is None) == (y.loss is None, y.output is None)
     found = {part.get("agreement") for part in (loss, values) if part is not None}
-    answer: dict[str, Any] = arrays.finite_json(
-        {
-            "digests_agree": agree if known else None,
-            "identical": (agree and known) or (alike and found == {"identical"}),
-            "loss": loss,
-            "values": values,
-        }
-    )
-    return answer
+    answer = {
+        "digests_agree": agree if known else None,
+        "identical": (agree and known) or (alike and found == {"identical"}),
+        "loss": loss,
+        "values": values,
+    }
+    return dict(arrays.finite_json(answer))
 
 
 def _find_row(first: FirstBatch, name: str) -> tuple[Row, list[bool]]:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tb_firstloss import errors
 from tb_firstloss.capture.fingerprint import fingerprint_weights
 from tb_firstloss.capture.fit import FirstLossCallback
-from tb_firstloss.capture.keras.train_on_batch import capture_train_on_batch
+from tb_firstloss.capture.keras.first_execution import capture_train_on_batch
 from tb_firstloss.capture.options import Options
 from tb_firstloss.capture.recorder import Recorder
 from tests.helpers import fit_cases

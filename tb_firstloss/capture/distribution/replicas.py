@@ -37,13 +37,8 @@ def combine(parts: Sequence[Values]) -> Values:
     """Combines the values of all replicas into one tensor, with the examples in replica order.
 
     Scalars are summed, as in training: each replica's loss is its share of the global one. Tensors
-    are concatenated, into a ragged one if they differ in their second dimension.
-
-    Args:
-        parts: One entry per replica, all of one dtype.
-
-    Raises:
-        LossNotFoundError: Dtypes, ranks or other dimensions differ; the message lists them.
+    are concatenated, into a ragged one if they differ in their second dimension; a
+    LossNotFoundError lists other differences.
     """
     if len(parts) == 1:
         return parts[0]

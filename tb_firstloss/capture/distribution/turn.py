@@ -5,11 +5,9 @@ from typing import Any
 
 
 class Turn:
-    """The turn to capture: free, held by one thread, or finished.
+    """The turn to capture: free, held by one thread, or finished (``captured``).
 
-    Attributes:
-        captured: Whether the turn is finished.
-        over: Whether later steps go straight through. Every one of them reads it.
+    ``over``, which every later step reads, says whether they go straight through.
     """
 
     def __init__(self, finished: bool = False) -> None:

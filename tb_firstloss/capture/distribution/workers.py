@@ -27,11 +27,7 @@ def worker_count(strategy: tf.distribute.Strategy) -> int:
 
 
 def check_strategy_is_known(strategy: tf.distribute.Strategy) -> None:
-    """Makes sure that one worker of several does not mistake itself for the only one.
-
-    Raises:
-        CaptureError: TF_CONFIG names several workers, and no strategy was given or is in scope.
-    """
+    """Raises a CaptureError where one worker of several would take itself for the only one."""
     cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
     count = sum(len(cluster.get(job, ())) for job in ("chief", "worker"))
     if count > 1 and worker_count(strategy) == 1 and "ps" not in cluster:
@@ -47,16 +43,9 @@ def agree(
     """Returns the loss of all workers, the same on each of them; None if all decline.
 
     Each of several workers has to call it once, at the same point of the loop. A single process
-    has nothing to exchange.
-
-    Args:
-        result: This worker's result; None if it declines to record.
-        strategy: The loop's strategy.
-        may_be_reduced: Whether training may already have combined the workers' losses; otherwise
-            each is a share, even if all are equal.
-
-    Raises:
-        CaptureError: A worker cannot record, or they disagree; on every worker alike.
+    has nothing to exchange. A ``result`` of None declines to record. Unless training may already
+    have combined the workers' losses, each is a share, even if all are equal. If a worker cannot
+    record, or they disagree, every worker raises a CaptureError.
     """
     if worker_count(strategy) == 1:
         return None if result is None else result.captured()
@@ -131,8 +120,8 @@ def _merge(
     """Merges the first batches of all workers, with the examples in worker order.
 
     Losses are summed, being each worker's share; but if training may already have combined them,
-    losses that are equal bit for bit on all workers are taken as they are, except where the output
-    of that name shows that each is the sum of its worker's examples.
+    those equal bit for bit on all workers are taken as they are, except where the output of that
+    name shows that each is the sum of its worker's examples.
     """
     for kind in ("losses", "outputs"):
         names = [list(getattr(worker, kind)) for worker in workers]
@@ -142,21 +131,14 @@ def _merge(
         name: _merge_outputs([worker.outputs[name] for worker in workers])
         for name in workers[0].outputs
     }
-    sums = {name for name, output in outputs.items() if output.reduction == "sum"}
-    losses = {
-        name: _merge_losses(
-            [worker.losses[name] for worker in workers],
-            may_be_reduced=may_be_reduced and name not in sums,
-        )
-        for name in workers[0].losses
-    }
+    losses = {}
+    for name in workers[0].losses:
+        own = [worker.losses[name] for worker in workers]
+        are_equal = len({(describe(loss), loss.tobytes()) for loss in own}) == 1
+        is_sum = name in outputs and outputs[name].reduction == "sum"
+        is_reduced = may_be_reduced and are_equal and not is_sum
+        losses[name] = own[0] if is_reduced else replicas.combine([(loss, ()) for loss in own])[0]
     return losses, outputs
-
-
-def _merge_losses(losses: Sequence[Array], *, may_be_reduced: bool) -> Array:
-    if may_be_reduced and len({(describe(loss), loss.tobytes()) for loss in losses}) == 1:
-        return losses[0]
-    return replicas.combine([(loss, ()) for loss in losses])[0]
 
 
 def _merge_outputs(parts: Sequence[OutputLoss]) -> OutputLoss:

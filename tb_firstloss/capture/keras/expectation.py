@@ -9,27 +9,24 @@ from tb_firstloss.capture.expectation import Expectation
 from tb_firstloss.capture.keras.library import is_librarys, loss_options
 
 _SOFTMAX = ("categorical_crossentropy", "sparse_categorical_crossentropy")
-_SIGMOID = ("binary_crossentropy",)
+_SIGMOID = "binary_crossentropy"
 
 
 def infer_expectation(loss: Any, predicted_shape: Sequence[int | None] | None) -> Expectation:
     """Infers the loss of an untrained network from its loss function.
 
     It is ln K for a softmax cross-entropy over K classes, whatever the labels and their smoothing,
-    and ln 2 for a binary cross-entropy. Every other loss depends on the data.
-
-    Args:
-        loss: Loss of Keras 3 or tf_keras, or one of their functions.
-        predicted_shape: Shape of ``y_pred``, such as (None, 10); None if unknown.
+    and ln 2 for a binary cross-entropy. Every other loss depends on the data. ``loss`` is a Loss of
+    Keras 3 or tf_keras, or one of their functions.
     """
     function, options = _function_of(loss)
     name = getattr(function, "__name__", "")
-    if name not in (*_SOFTMAX, *_SIGMOID):
+    if name not in (*_SOFTMAX, _SIGMOID):
         called = getattr(loss, "name", None) or getattr(loss, "__name__", type(loss).__name__)
         return Expectation(
             None, f"no initial loss is known for {called}; only Keras cross-entropies are supported"
         )
-    if name in _SIGMOID:
+    if name == _SIGMOID:
         return Expectation(math.log(2), f"{name}: ln 2")
     if options.get("ignore_class") is not None:
         return Expectation(None, f"{name} with ignore_class averages in examples whose loss is 0")
@@ -49,9 +46,7 @@ def infer_step_expectation(
 ) -> Expectation:
     """Combines the expectations of a step's outputs, of which any may be unknown.
 
-    Args:
-        outputs: By output name.
-        other_losses: Names of the losses that no output belongs to.
+    ``other_losses`` names the losses that no output belongs to.
     """
     if len(outputs) == 1 and not other_losses:
         return next(iter(outputs.values()))

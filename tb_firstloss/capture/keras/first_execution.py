@@ -8,11 +8,11 @@ import tensorflow as tf
 
 from tb_firstloss.capture.distribution import workers
 from tb_firstloss.capture.keras import library, step_loss
-from tb_firstloss.capture.keras.model_step import ModelStep
-from tb_firstloss.capture.keras.stand_in import LaterExecutions, StandIn
+from tb_firstloss.capture.keras.stand_in import LaterExecutions, StandIn, when_made
 from tb_firstloss.capture.keras.train_function import CapturingFunction
 from tb_firstloss.capture.recorder import Recorder
 from tb_firstloss.capture.signals import deferred, let_through
+from tb_firstloss.capture.step.call import ModelStep
 from tb_firstloss.capture.step.result import Captured
 from tb_firstloss.capture.window.step_trace import StepTrace
 from tb_firstloss.errors import CaptureError
@@ -23,14 +23,8 @@ _END_OF_DATA = (StopIteration, tf.errors.OutOfRangeError)
 class FirstExecution(StandIn):
     """Captures the first batch, and leaves its place to the function for the rest of the training.
 
-    With several steps per execution, a Keras 3 model runs its first execution one step at a time,
-    in a function for one step, and the rest in its own function. A tf_keras model reads the number
-    of steps from a variable, so one function serves for both.
-
-    Args:
-        model: Compiled model whose train function has been made.
-        source: What trains: "model.fit" or "model.train_on_batch".
-        is_new: Whether the train function was made for this training, and so has no trace yet.
+    ``source`` is what trains, "model.fit" or "model.train_on_batch"; ``is_new``, whether the train
+    function was made for this training, and so has no trace yet.
 
     Attributes:
         over: Whether a batch has been trained on, captured or not.
@@ -105,22 +99,17 @@ class FirstExecution(StandIn):
         several = library.steps_per_execution(self._model) > 1
         return several and library.library_of(self._model) == "keras"
 
-    def _for_each(
-        self, recorders: Sequence[Recorder], do: Callable[[Recorder], None], doing: str = ""
-    ) -> None:
+    def _for_each(self, recorders: Sequence[Recorder], do: Callable[[Recorder], None]) -> None:
         """Does something for each recorder, whichever of them fails."""
+        failure = f"the first loss of {self._source} was not captured"
 
         def guarded(recorder: Recorder) -> None:
-            with recorder.guard(doing or f"{recorder.logdir}: {self._failure}"):
+            with recorder.guard(f"{recorder.logdir}: {failure}"):
                 do(recorder)
 
         with contextlib.ExitStack() as stack:
             for recorder in reversed(recorders):
                 stack.callback(guarded, recorder)
-
-    @property
-    def _failure(self) -> str:
-        return f"the first loss of {self._source} was not captured"
 
     def _prepare(self) -> None:
         if self._capturing is not None:
@@ -153,31 +142,43 @@ class FirstExecution(StandIn):
                 traces = [stack.enter_context(each.window()) for each in self._recorders]
                 logs, tensors = capturing.run(iterator if batches is None else batches)
         except Exception as error:
-            if not (capturing.failed_in_trace or capturing.has_random_state):
+            if not capturing.failed_in_trace:
                 raise
-            again = iterator if batches is None else iter(batches)
-            return self._run_uncaptured(capturing, again, error)
+            return self._run_uncaptured(iterator if batches is None else iter(batches), error)
         self.over = True
-        result = step_loss.StepTensors(capturing.facts_of(tensors), tensors)
-        step, missing = ModelStep(model, capturing.graph), result.facts.missing
-        self._hand_over(capturing)
-        traced = dict(zip(self._recorders, traces, strict=True))
-        written: list[Recorder] = []
-
-        def commit(recorder: Recorder) -> None:
-            if self._commit(recorder, result, logs, traced[recorder], step):
-                written.append(recorder)
-
-        def report_missing(recorder: Recorder) -> None:
-            raise CaptureError(f"{recorder.run_dir}: recorded without {'; '.join(missing)}")
-
-        self._for_each(self._recorders, commit)
-        self._for_each(written if missing else [], report_missing, doing=self._source)
+        self._commit(capturing, logs, tensors, traces)
         logs = self._run_rest(capturing, iterator, steps, logs)
         for recorder in self._recorders:
             if self._source == "model.fit" and recorder.awaits_warm_step:
                 self._later.append(LaterExecutions(model, recorder))
         return logs
+
+    def _commit(
+        self, capturing: CapturingFunction, logs: Any, tensors: Any, traces: Sequence[StepTrace]
+    ) -> None:
+        """Hands over, then writes the first batch with every recorder, and says what it lacks."""
+        result = step_loss.StepTensors(capturing.facts_of(tensors), tensors)
+        step, facts = ModelStep(self._model, capturing.graph), result.facts
+        self._hand_over(capturing)
+        trace_of = dict(zip(self._recorders, traces, strict=True))
+
+        def commit(recorder: Recorder) -> None:
+            captured = workers.agree(result, recorder.strategy, may_be_reduced=False)
+            if captured is None:
+                return  # all workers decline
+            recorder.commit(
+                captured,
+                metadata=self._metadata(logs if captured.is_empty else None, facts.unseen),
+                inferred=None if captured.is_empty else facts.expectation,
+                trace=trace_of[recorder],
+                step=step,
+            )
+            if facts.missing:
+                lacks = "; ".join(facts.missing)
+                with recorder.guard(self._source):
+                    raise CaptureError(f"{recorder.run_dir}: recorded without {lacks}")
+
+        self._for_each(self._recorders, commit)
 
     def _hand_over(self, capturing: CapturingFunction) -> None:
         """Leaves the place to the function that takes over, random state included."""
@@ -217,65 +218,34 @@ class FirstExecution(StandIn):
         with let_through():
             logs = self._function(iterator)
         self.over = True
-        everyone = [recorder for recorder, _ in self._wishes]
-        self._for_each(everyone, _decline)
+        self._for_each([recorder for recorder, _ in self._wishes], _decline)
         return logs
 
-    def _run_uncaptured(self, capturing: CapturingFunction, iterator: Any, error: Exception) -> Any:
+    def _run_uncaptured(self, iterator: Any, error: Exception) -> Any:
         """Runs the model's own function on the batch, which the capture has not consumed."""
         logs = self._run_own(iterator)
-        reason = f"the training step could not be traced with its loss ({error})"
-        if capturing.has_random_state:
-            reason = (
-                "the training step draws seeded numbers with tf.random, whose state lives in the "
-                "tf.function that draws; the second function that the capture needs here would "
-                "draw the same numbers again. Use keras.random or the layers of Keras 3, or "
-                "steps_per_execution=1"
-            )
 
         def record(recorder: Recorder) -> None:
             recorder.commit(Captured(), metadata=self._metadata(logs))
-            raise CaptureError(reason)
+            if isinstance(error, CaptureError):
+                raise error
+            raise CaptureError(f"the training step could not be traced with its loss ({error})")
 
         self._for_each(self._recorders, record)
         return logs
 
-    def _commit(
-        self,
-        recorder: Recorder,
-        result: step_loss.StepTensors,
-        logs: Any,
-        trace: StepTrace,
-        step: ModelStep,
-    ) -> bool:
-        """Writes the first batch, unless all workers decline; returns whether it was recorded."""
-        captured = workers.agree(result, recorder.strategy, may_be_reduced=False)
-        if captured is None:
-            return False
-        empty = captured.is_empty
-        recorder.commit(
-            captured,
-            metadata=self._metadata(logs if empty else None, result.facts.unseen),
-            inferred=None if empty else result.facts.expectation,
-            trace=trace,
-            step=step,
-        )
-        return True
-
     def _metadata(self, logs: Any, unseen: Sequence[str] = ()) -> dict[str, Any]:
         """Returns facts about the training, and the logs where no loss was found."""
         model = self._model
-        facts: dict[str, Any] = {
+        means = {"running_means_after_first_execution": _plain_numbers(logs)}
+        return {
             "captured_from": self._source,
             "jit_compile": bool(model.jit_compile),
             "run_eagerly": bool(model.run_eagerly),
             "steps_per_execution": library.steps_per_execution(model),
+            **({"unseen_losses": list(unseen)} if unseen else {}),
+            **({} if logs is None else means),
         }
-        if unseen:
-            facts["unseen_losses"] = list(unseen)
-        if logs is not None:
-            facts["running_means_after_first_execution"] = _plain_numbers(logs)
-        return facts
 
 
 def _refuse_to_be_traced(_recorder: Recorder) -> None:
@@ -297,3 +267,29 @@ def _plain_numbers(logs: Any) -> dict[str, float]:
         with contextlib.suppress(TypeError, ValueError):
             numbers[str(name)] = float(value)
     return numbers
+
+
+def is_train_on_batch(step_fn: Any) -> bool:
+    """Returns whether a step is the bound ``train_on_batch`` of a Keras 3 or tf_keras model."""
+    owner = getattr(step_fn, "__self__", None)
+    return (
+        getattr(step_fn, "__name__", None) == "train_on_batch"
+        and hasattr(owner, "make_train_function")
+        and library.library_of(owner) is not None
+    )
+
+
+def capture_train_on_batch(
+    recorder: Recorder, train_on_batch: Callable[..., Any], args: Any, kwargs: Any
+) -> Any:
+    """Calls a model's ``train_on_batch`` and records the batch; returns what the method returns."""
+    model = train_on_batch.__self__  # type: ignore[attr-defined]
+    with contextlib.ExitStack() as stack:
+
+        def made(*, is_new: bool) -> None:
+            execution = FirstExecution.in_place(model, "model.train_on_batch", is_new=is_new)
+            execution.add(recorder)
+            stack.callback(execution.give_back)
+
+        stack.enter_context(when_made(model, made))
+        return train_on_batch(*args, **kwargs)

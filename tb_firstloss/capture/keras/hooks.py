@@ -3,8 +3,8 @@
 Keras tracks what is assigned to a model; ``vars`` bypasses that.
 """
 
+import collections
 import contextlib
-import dataclasses
 import threading
 import types
 from collections.abc import Callable, Iterator
@@ -26,30 +26,17 @@ def temporary_attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
             attributes.pop(name, None)
 
 
-@dataclasses.dataclass
-class _Installed:
-    """A hook, what the owner's ``vars`` held before it (or None), and how many blocks use it."""
-
-    hook: Any
-    before: Any
-    users: int = 0
-
-
 _lock = threading.Lock()
-_hooks: dict[tuple[int, str], _Installed] = {}
+_hooks: dict[tuple[int, str], tuple[Any, Any]] = {}  # with what vars held before it, or None
+_users: collections.Counter[tuple[int, str]] = collections.Counter()
 
 
 @contextlib.contextmanager
 def hooked(owner: Any, name: str, watch: Callable[[Any], Any]) -> Iterator[list[str]]:
     """Puts a hook in front of a function of a module, class or object while any thread needs it.
 
-    Args:
-        owner: Module, class or object; None where this version of Keras has none.
-        name: The function's name.
-        watch: Makes the hook out of the function.
-
-    Yields:
-        Why there is no hook, if the owner has no such function.
+    ``watch`` makes the hook out of the function. The owner is None where this version of Keras has
+    none. Yields why there is no hook, if the owner has no such function.
     """
     original = getattr(owner, name, None)
     if original is None:
@@ -58,20 +45,20 @@ def hooked(owner: Any, name: str, watch: Callable[[Any], Any]) -> Iterator[list[
     key = (id(owner), name)
     with _lock:
         if key not in _hooks:
-            _hooks[key] = _Installed(watch(original), vars(owner).get(name))
-            _put(owner, name, _hooks[key].hook)
-        installed = _hooks[key]
-        installed.users += 1
+            _hooks[key] = watch(original), vars(owner).get(name)
+            _put(owner, name, _hooks[key][0])
+        _users[key] += 1
     try:
         yield []
     finally:
         with _lock:
-            installed.users -= 1
-            if not installed.users:
-                del _hooks[key]
+            _users[key] -= 1
+            if not _users[key]:
+                del _users[key]
+                hook, before = _hooks.pop(key)
                 # Other code may have hooked this hook; it then stays, and passes every call on.
-                if vars(owner).get(name) is installed.hook:
-                    _put(owner, name, installed.before)
+                if vars(owner).get(name) is hook:
+                    _put(owner, name, before)
 
 
 def _put(owner: Any, name: str, function: Any) -> None:

@@ -110,9 +110,7 @@ def _module_of(function: Any) -> str:
 def why_not_capturable(model: Any, *, is_known: bool) -> str | None:
     """Returns why a model's training step cannot be captured, or None if it can.
 
-    Args:
-        model: The model.
-        is_known: Whether its train function is Keras's own, or one of this package.
+    ``is_known``: whether its train function is Keras's own, or one of this package.
     """
     if library_of(model) is None:
         return "the model is neither a Keras 3 nor a tf_keras model"
@@ -204,9 +202,7 @@ def metrics_of(model: Any) -> list[Any]:
 def reductions(model: Any) -> list[tuple[Any, str, Mapping[str, str]]]:
     """Returns the functions that a Loss of the model's library calls with its unreduced values.
 
-    Returns:
-        Module (None in a version without it), name, and the names of its arguments by their role:
-        "values", "sample_weight", "mask", "reduction".
+    Each as module (None in a version without it), name, and the names of its arguments by role.
     """
     known = _REDUCTIONS.get(library_of(model) or "", {})
     return [(sys.modules.get(module), name, given) for (module, name), given in known.items()]
@@ -245,15 +241,11 @@ def steps_per_execution(model: Any) -> int:
 def steps_set_to(model: Any, steps: int) -> Iterator[None]:
     """Makes an execution of a tf_keras model take that many steps; Keras 3 compiles them in."""
     variable = getattr(model, "_steps_per_execution", None)
-    if not isinstance(variable, tf.Variable):
+    with contextlib.ExitStack() as stack:
+        if isinstance(variable, tf.Variable):
+            stack.callback(variable.assign, variable.numpy())
+            variable.assign(steps)
         yield
-        return
-    before = variable.numpy()
-    variable.assign(steps)
-    try:
-        yield
-    finally:
-        variable.assign(before)
 
 
 def without_jit(model: Any) -> contextlib.AbstractContextManager[None]:

@@ -38,10 +38,8 @@ def is_made_from(made: Any, source: Any) -> bool:
         return any(tensor.name == source.name for tensor in _steps_back(made, source))
     if made.shape.rank or not source.shape.rank or not source.dtype.is_floating:
         return False
-    bits = made.numpy().tobytes()
-    return any(
-        bits == reduce(source).numpy().tobytes() for reduce in (tf.reduce_mean, tf.reduce_sum)
-    )
+    reduced = (reduce(source).numpy().tobytes() for reduce in (tf.reduce_mean, tf.reduce_sum))
+    return made.numpy().tobytes() in reduced
 
 
 def _steps_back(made: tf.Tensor, source: tf.Tensor) -> Iterator[tf.Tensor]:
@@ -58,12 +56,9 @@ def _steps_back(made: tf.Tensor, source: tf.Tensor) -> Iterator[tf.Tensor]:
 def find_contributions(
     values: Sequence[Any], totals: Sequence[Sequence[Any]], tape: tf.GradientTape | None
 ) -> list[list[int]]:
-    """Returns for each value the numbers of the totals that it goes into.
+    """Returns for each value the numbers of the totals, each a sum of tensors, that it goes into.
 
-    Args:
-        values: Tensors of the step, or anything else, which goes into nothing.
-        totals: Each the tensors whose sum is a total.
-        tape: Of eager tensors, what has watched the values; None for those of a graph.
+    Of eager tensors, ``tape`` has watched the values; it is None for those of a graph.
     """
     if tape is not None:
         return [[k for k, total in enumerate(totals) if _is_in(v, total, tape)] for v in values]

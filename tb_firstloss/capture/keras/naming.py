@@ -1,6 +1,7 @@
 """Which losses a step differentiates, what each Loss call goes into, and what they are called."""
 
 import dataclasses
+import itertools
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,12 +19,7 @@ Named = list[tuple[str, Any]]
 
 @dataclasses.dataclass
 class Loss:
-    """A loss of the step.
-
-    Attributes:
-        name: Unique in the step.
-        members: Tensors whose elements add up to it.
-    """
+    """A loss of the step: its name, unique there, and the tensors whose elements add up to it."""
 
     name: str
     members: list[Any]
@@ -39,10 +35,9 @@ class Loss:
 
 @dataclasses.dataclass
 class NamedCall:
-    """A call of a Keras Loss that a loss is made of.
+    """A call of a Keras Loss that a loss is made of, and its name, unique in the step.
 
     Attributes:
-        name: Unique in the step.
         loss_weight: The model's weight of the compiled loss, or None.
         owners: Numbers of the losses that it goes into; empty if that is unknown.
     """
@@ -61,9 +56,7 @@ def name_losses(seen: Observation, logs: Named) -> list[Loss]:
     that it updates with it; "loss", for the only loss or that of ``compute_loss``; "loss_1",
     "loss_2" … Where two losses have equal claims to a name, neither gets it.
     """
-    found = seen.differentiated
-    if not found:
-        found = [[total] for total, _ in seen.totals[:1]]
+    found = seen.differentiated or [[total] for total, _ in seen.totals[:1]]
 
     def usual(members: list[Any]) -> str | None:
         of_compute_loss = any(members[0] is total for total, _ in seen.totals)
@@ -77,14 +70,11 @@ def name_losses(seen: Observation, logs: Named) -> list[Loss]:
     ]
     names: list[str | None] = [None] * len(found)
     for rule in rules:
-        claims = [
-            rule(members) if name is None else None
-            for members, name in zip(found, names, strict=True)
-        ]
+        claims = [rule(found[i]) if name is None else None for i, name in enumerate(names)]
         for i, claim in enumerate(claims):
             if claim is not None and claim not in names and claims.count(claim) == 1:
                 names[i] = claim
-    numbered = (name for k in range(1, 2 * len(found) + 1) if (name := f"loss_{k}") not in names)
+    numbered = (name for k in itertools.count(1) if (name := f"loss_{k}") not in names)
     return [
         Loss(next(numbered) if name is None else name, members)
         for name, members in zip(names, found, strict=True)
@@ -125,15 +115,11 @@ def name_calls(
     of_model: dict[int, CompiledLoss] = {}
     for _, calls in seen.totals:
         rest = iter(calls)  # what overrides compute_loss may call other losses in between
-        pairs = [
-            (next((c for c in rest if c.loss is entry.loss), None), entry) for entry in compiled
-        ]
-        if all(call is not None for call, _ in pairs):
-            of_model.update((id(call), entry) for call, entry in pairs)
-    owners = _find_owners(seen, losses)
-    owned = [
-        (call, owner) for call, owner in zip(seen.calls, owners, strict=True) if owner is not None
-    ]
+        found = [next((c for c in rest if c.loss is entry.loss), None) for entry in compiled]
+        if None not in found:
+            of_model.update(zip(map(id, found), compiled, strict=True))
+    pairs = zip(seen.calls, _find_owners(seen, losses), strict=True)
+    owned = [(call, owner) for call, owner in pairs if owner is not None]
     taken: set[str] = set()
     names = [entry.name for entry in compiled]  # Keras takes a Loss's for an unnamed output's
     result = []

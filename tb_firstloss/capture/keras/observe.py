@@ -1,8 +1,6 @@
 """What a Keras training step makes its loss from, seen while the step runs or is traced.
 
-The hooks add no operation to the graph and call what they stand in front of exactly once, so a step
-computes the same with them as without: one more operation would shift the seeds that TensorFlow
-gives to the random operations after it.
+The hooks add no operation to the graph and call what they stand in front of exactly once.
 """
 
 import contextlib
@@ -25,11 +23,7 @@ from tb_firstloss.errors import CaptureError
 
 @dataclasses.dataclass
 class LossCall:
-    """One call of a Keras Loss, with what it reduced; tensors of the step's graph, or eager.
-
-    Attributes:
-        result: What the call returned.
-    """
+    """One call of a Keras Loss, its result and what it reduced: tensors of the graph, or eager."""
 
     loss: Any
     result: Any = None
@@ -60,13 +54,13 @@ class Observation:
         self.calls: list[LossCall] = []
         self.totals: list[tuple[Any, list[LossCall]]] = []
         self.updates: list[tuple[str, Any]] = []
+        self.continues = False
+        self.tape: tf.GradientTape | None = None
+        self.has_custom_gradients = False
         self.missing: list[str] = []
         self._open_calls: list[LossCall] = []
-        self.continues = False
-        self.has_custom_gradients = False
         self._computing = False
         self._in_gradient = False
-        self.tape: tf.GradientTape | None = None
         self._targets: list[list[Any]] = []
         self._scaled: list[tuple[Any, Any]] = []
 
@@ -170,19 +164,17 @@ class Observation:
     def scale(self, scale: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Scales a loss for mixed precision, or what computes it, and notes what it was before."""
         optimizer, loss = (*args, *kwargs.values())[:2]
-        if not callable(loss):
-            return self._note_scaled(scale(optimizer, loss), loss)
 
-        def noted() -> Any:
-            value = loss()
-            return self._note_scaled(scale(optimizer, value), value)
+        def noted(value: Any) -> Any:
+            scaled = scale(optimizer, value)
+            if scaled is not value:
+                self._scaled.append((scaled, value))
+            return scaled
 
-        return noted
+        def noted_later() -> Any:
+            return noted(loss())
 
-    def _note_scaled(self, scaled: Any, loss: Any) -> Any:
-        if scaled is not loss:
-            self._scaled.append((scaled, loss))
-        return scaled
+        return noted_later if callable(loss) else noted(loss)
 
     def _unscaled(self, target: Any) -> Any:
         """Returns what a target was before one optimizer, or one around another, scaled it."""
@@ -197,29 +189,20 @@ def are_same(one: list[Any], other: list[Any]) -> bool:
     return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
 
 
-class _Watching(threading.local):
-    """The observation of this thread's training step; all threads share the hooks."""
-
-    seen: Observation | None = None
+_watching = threading.local()  # has `seen`, of this thread's step; all threads share the hooks
 
 
-_watching = _Watching()
+def _in_front(note: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a hook that, in a thread that observes, calls a method of Observation."""
 
+    @functools.wraps(original)
+    def hook(*args: Any, **kwargs: Any) -> Any:
+        seen = getattr(_watching, "seen", None)
+        if seen is None:
+            return original(*args, **kwargs)
+        return note(seen, original, args, kwargs)
 
-def _in_front(note: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Returns a maker of hooks that, in a thread that observes, call a method of Observation."""
-
-    def make(original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def hook(*args: Any, **kwargs: Any) -> Any:
-            seen = _watching.seen
-            if seen is None:
-                return original(*args, **kwargs)
-            return note(seen, original, args, kwargs)
-
-        return hook
-
-    return make
+    return hook
 
 
 @contextlib.contextmanager
@@ -232,7 +215,7 @@ def observe(model: Any) -> Iterator[Observation]:
     with deferred(), contextlib.ExitStack() as stack:
 
         def hook(owner: Any, name: str, note: Callable[..., Any]) -> list[str]:
-            return stack.enter_context(hooked(owner, name, _in_front(note)))
+            return stack.enter_context(hooked(owner, name, functools.partial(_in_front, note)))
 
         for module, name, arguments in library.reductions(model):
             note = functools.partial(Observation.reduce, arguments=arguments)
@@ -254,7 +237,7 @@ def observe(model: Any) -> Iterator[Observation]:
             tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
             seen.tape = stack.enter_context(tape)
             hook(*tensorflow_private.custom_gradient_call(), Observation.differentiate_by_hand)
-        outer, _watching.seen = _watching.seen, seen
+        outer, _watching.seen = getattr(_watching, "seen", None), seen
         try:
             with let_through():
                 yield seen
@@ -268,9 +251,6 @@ def keep_per_replica(model: Any, prefix: str) -> Iterator[None]:
 
     In their place the train function returns a tuple with each replica's value: AutoGraph's loops
     can carry tuples, but not per-replica values. The tensors' names begin with ``prefix``.
-
-    Raises:
-        CaptureError: This version of Keras combines the replicas somewhere else.
     """
 
     def watch(reduce: Callable[..., Any]) -> Callable[..., Any]:
@@ -278,10 +258,9 @@ def keep_per_replica(model: Any, prefix: str) -> Iterator[None]:
         def reduce_per_replica(values: Any, *args: Any, **kwargs: Any) -> Any:
             if type(values) is not dict:
                 return reduce(values, *args, **kwargs)
-            ours = {name: value for name, value in values.items() if name.startswith(prefix)}
+            ours = {k: local_values(value) for k, value in values.items() if k.startswith(prefix)}
             others = {name: value for name, value in values.items() if name not in ours}
-            kept = {name: local_values(value) for name, value in ours.items()}
-            return {**reduce(others, *args, **kwargs), **kept}
+            return {**reduce(others, *args, **kwargs), **ours}
 
         return reduce_per_replica
 

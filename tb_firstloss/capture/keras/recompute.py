@@ -1,13 +1,12 @@
 """Per-example values of a jit-compiled step, recomputed so that XLA compiles the rest unchanged.
 
-XLA fuses the reduction of the loss and never materialises per-example values. A step that also
-returned them would break that fusion, and its loss would differ in the last bits. To leave it
-intact, the values are recomputed from the outputs of the last matmuls and convolutions, which XLA
-keeps anyway, behind a barrier that hides from XLA that they are the same.
+See "The XLA barrier" in the README beside this file.
 """
 
+import functools
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -26,18 +25,17 @@ _KEPT = re.compile(
 whose floats it must know at compile time."""
 
 
+_Bodies = dict[str, Any]
+"""FunctionDef protos by name."""
+
+
 def recompute(values: tf.Tensor) -> tf.Tensor:
     """Returns values recomputed from what the same forward pass keeps.
 
-    The operations are copied in the graph: no Python code of the user runs again, nothing is added
-    in front of an operation of the step, and nothing that keeps a state runs twice.
-
-    Args:
-        values: Tensor of a graph that XLA compiles; no other device has the barrier.
-
-    Returns:
-        A tensor of the same dtype and shape; the values themselves if there is nothing to copy,
-        because they are an argument of the step, a product, or computed from integers alone.
+    The operations are copied in the graph, which XLA has to compile, since no other device has the
+    barrier: no Python code of the user runs again, nothing is added in front of an operation of the
+    step, and nothing that keeps a state runs twice. Values with nothing to copy, such as an
+    argument of the step, a product, or what is computed from integers alone, are returned as given.
     """
     copied = {operation.name: operation for operation in _operations_of(values)}
     definition = tf.compat.v1.GraphDef(versions=values.graph.graph_def_versions)
@@ -50,7 +48,8 @@ def recompute(values: tf.Tensor) -> tf.Tensor:
             if tensor.op.name not in copied:
                 given[tensor.name] = tensor
                 # Integers may be shapes and axes, which XLA must know at compile time.
-                if _is_float(tensor) and tensor.name not in names and tensor.op.type != "Const":
+                is_float = tensor.dtype.is_floating or tensor.dtype.is_complex
+                if is_float and tensor.name not in names and tensor.op.type != "Const":
                     names[tensor.name] = f"{_BARRIER}:{len(names)}"
                     barrier.input.append(tensor.name)
                     barrier.attr["T"].list.type.append(tensor.dtype.as_datatype_enum)
@@ -69,55 +68,41 @@ def recompute(values: tf.Tensor) -> tf.Tensor:
     return copy
 
 
-def _is_float(tensor: tf.Tensor) -> bool:
-    return bool(tensor.dtype.is_floating or tensor.dtype.is_complex)
-
-
 def _operations_of(values: tf.Tensor) -> list[tf.Operation]:
     """Returns the operations between what XLA keeps and the values, in the order of the graph."""
-    bodies = _Bodies(values.graph)
+
+    @functools.cache
+    def bodies() -> _Bodies:
+        return {body.signature.name: body for body in values.graph.as_graph_def().library.function}
+
     found: set[str] = set()
     waiting = [values.op]
     while waiting:
         operation = waiting.pop()
-        if operation.name not in found and not bodies.is_kept(operation):
+        if operation.name not in found and not _is_kept(operation, bodies):
             found.add(operation.name)
             waiting.extend(tensor.op for tensor in operation.inputs)
     return [operation for operation in values.graph.get_operations() if operation.name in found]
 
 
-class _Bodies:
-    """Knows which operations' results XLA keeps, looking into the functions that they call."""
+def _is_kept(operation: tf.Operation, bodies: Callable[[], _Bodies]) -> bool:
+    """Returns whether copying stops at an operation."""
+    if operation.type.startswith("CheckNumerics"):
+        return False  # it is stateful only so that TensorFlow does not prune it
+    if operation.type in ("Const", "Placeholder") or operation.op_def.is_stateful:
+        return True
+    return _is_heavy(operation.node_def, bodies)
 
-    def __init__(self, graph: tf.Graph) -> None:
-        self._graph = graph
-        self._library: dict[str, Any] | None = None  # FunctionDef protos by name
 
-    def is_kept(self, operation: tf.Operation) -> bool:
-        """Returns whether copying stops at an operation."""
-        if operation.type.startswith("CheckNumerics"):
-            return False  # it is stateful only so that TensorFlow does not prune it
-        if operation.type in ("Const", "Placeholder") or operation.op_def.is_stateful:
-            return True
-        if _KEPT.search(operation.type):
-            return True
-        return any(not self._is_light(name) for name in _functions_in(operation.node_def))
-
-    def _is_light(self, function: str) -> bool:
-        if self._library is None:
-            functions = self._graph.as_graph_def().library.function
-            self._library = {body.signature.name: body for body in functions}
-        body = self._library.get(function)
+def _is_heavy(node: tf.compat.v1.NodeDef, bodies: Callable[[], _Bodies]) -> bool:
+    """Returns whether XLA keeps a node's result, or that of a node in the functions it calls."""
+    if _KEPT.search(node.op):
+        return True
+    called = itertools.chain(*([each.func, *each.list.func] for each in node.attr.values()))
+    for name in (function.name for function in called if function.name):
+        body = bodies().get(name)
         if body is None or body.signature.is_stateful:
-            return False
-        return not any(
-            _KEPT.search(node.op) or any(not self._is_light(name) for name in _functions_in(node))
-            for node in body.node_def
-        )
-
-
-def _functions_in(node: tf.compat.v1.NodeDef) -> Iterator[str]:
-    """Yields the names of the functions that a node calls."""
-    for attribute in node.attr.values():
-        called = [attribute.func, *attribute.list.func]
-        yield from (function.name for function in called if function.name)
+            return True
+        if any(_is_heavy(inner, bodies) for inner in body.node_def):
+            return True
+    return False

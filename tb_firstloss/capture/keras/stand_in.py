@@ -15,14 +15,7 @@ logger = logging.getLogger(__name__)
 class StandIn:
     """Stands in for a model's train function, and passes on what is asked of that function.
 
-    ``model.train_function`` has one holder at a time:
-
-    1. `FirstExecution`, from ``make_train_function``, before callbacks may wrap the function, to
-       the end of the first call that trains on a batch.
-    2. For the rest of the training one of these: the model's own function, if it has been traced
-       before or runs eagerly; the successor that calls the traced step; `CapturingFunction`.
-    3. `LaterExecutions`, on top of that, only until the warm step has been profiled.
-
+    ``model.train_function`` has one holder at a time; the README beside this file shows the order.
     A holder that ends without having trained gives the place back. One that another function has
     taken the place of, and may go on calling, passes every call on.
     """
@@ -107,10 +100,8 @@ def when_made(model: Any, made: Callable[..., None]) -> Iterator[None]:
 @contextlib.contextmanager
 def places_kept(model: Any) -> Iterator[None]:
     """Restores both places after the block; Keras 3 has no ``train_tf_function``."""
-    names = [name for name in ("train_function", "train_tf_function") if hasattr(model, name)]
-    before = {name: getattr(model, name) for name in names}
-    try:
+    with contextlib.ExitStack() as stack:
+        for name in ("train_tf_function", "train_function"):
+            if hasattr(model, name):
+                stack.callback(setattr, model, name, getattr(model, name))
         yield
-    finally:
-        for name, function in before.items():
-            setattr(model, name, function)

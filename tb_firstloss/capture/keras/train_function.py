@@ -17,13 +17,18 @@ _LOGS, _TENSOR = "tb_firstloss/logs", "tb_firstloss/tensor/"
 
 _MANY_VARIABLES = 24  # of a model whose step takes milliseconds: a dozen layers
 
+_RANDOM_STATE = (
+    "the training step draws seeded numbers with tf.random, whose state lives in the tf.function "
+    "that draws; the second function that the capture needs here would draw the same numbers "
+    "again. Use keras.random or the layers of Keras 3, or steps_per_execution=1"
+)
+
 
 class _OneStep(int):
-    """One step per execution, built the way several are.
+    """One step per execution, built the way several are: since Keras 3.7, as a loop.
 
-    Since Keras 3.7 an execution of several steps is a loop that ends where the data ends. For
-    exactly 1 there is no loop, and at the end of the data everything that does not depend on the
-    batch, such as counting the optimizer's iterations, has run once too often.
+    For exactly 1 there is no loop, and at the end of the data everything that does not depend on
+    the batch, such as counting the optimizer's iterations, has run once too often.
     """
 
     def __eq__(self, other: object) -> bool:
@@ -33,34 +38,23 @@ class _OneStep(int):
         return 1
 
 
-_ONE_STEP = _OneStep(1)
-
-
 class CapturingFunction(StandIn):
     """Train function, made by the model's ``make_train_function``, that also returns tensors.
 
     It calls the user's ``train_step`` and returns, next to the logs, tensors that the step has
-    computed anyway, or under XLA copies of them. The step is traced once for the whole fit, in one
-    of two ways:
-
-    - Since Keras 3.7, into a separate tf.function. `make_successor` returns a train function that
-      calls the traced step and returns only the logs, at no extra cost.
-    - Otherwise this function stays (`stay`) and discards its extra outputs, at about 50
-      microseconds per step. The same goes for steps whose random operations keep a state, which
-      lives in this function alone; under a distribution strategy; and for models with many
-      variables, whose steps dwarf those microseconds, while TensorFlow would optimize a separate
-      step once more for the successor.
+    computed anyway, or under XLA copies of them. The step is traced once for the whole fit. Either
+    `make_successor` returns a train function that calls the traced step and returns only the logs,
+    or this function stays (`stay`) and discards its extra outputs. The README beside this file
+    says when and why.
 
     Args:
         model: Compiled model of Keras 3 or tf_keras.
         single_step: Whether to make it for one step per call, whatever the model says.
-        forbid_random_state: Whether to refuse random operations that keep a state, because another
-            function takes over.
+        forbid_random_state: Whether another function takes over, which would repeat random numbers.
 
     Attributes:
         graph: The graph of one step as it was last traced; None when run eagerly.
-        failed_in_trace: Whether tracing the step failed, so that nothing of it has run.
-        has_random_state: Whether it has refused to run because of its random state.
+        failed_in_trace: Whether the step failed when it was traced, so that nothing of it has run.
     """
 
     def __init__(
@@ -69,7 +63,6 @@ class CapturingFunction(StandIn):
         super().__init__(model)
         self.graph: tf.Graph | None = None
         self.failed_in_trace = False
-        self.has_random_state = False
         self._train_step = model.train_step
         self._jit_compile = bool(model.jit_compile)
         self._single_step = single_step
@@ -98,11 +91,8 @@ class CapturingFunction(StandIn):
     def run(self, iterator: Any) -> tuple[Any, step_loss.Tensors | None]:
         """Returns the logs and the tensors, or None if there are none.
 
-        Args:
-            iterator: What Keras passes to a train function; a list of batches is one, too.
-
-        Raises:
-            CaptureError: The step keeps a random state and must not; nothing has run.
+        ``iterator`` is what Keras passes to a train function; a list of batches is one, too. A
+        CaptureError says that the step keeps a random state and must not.
         """
         self.failed_in_trace = False
         with self._in_model(self._step, single_step=self._single_step):
@@ -121,9 +111,7 @@ class CapturingFunction(StandIn):
 
     def make_successor(self) -> Any | None:
         """Returns a train function that calls the traced step, or None if this one stays."""
-        if not self._shares_step or self.graph is None:
-            return None
-        if step_loss.has_seeded_random_ops(self.graph):
+        if not self._shares_step or self.graph is None or self._keeps_random_state():
             return None
 
         def step(data: Any) -> Any:
@@ -157,7 +145,7 @@ class CapturingFunction(StandIn):
         with contextlib.ExitStack() as stack:
             stack.enter_context(temporary_attribute(model, "train_step", train_step))
             if single_step:
-                one = temporary_attribute(model, "steps_per_execution", _ONE_STEP)
+                one = temporary_attribute(model, "steps_per_execution", _OneStep(1))
                 stack.enter_context(one)
             if self._shares_step:
                 # The step itself is compiled, so that the successor finds it compiled.
@@ -173,9 +161,12 @@ class CapturingFunction(StandIn):
         # Only a trace that runs to its end initializes the optimizer's variables.
         with let_through():
             function.get_concrete_function(iterator)
-        if self.graph is not None and step_loss.has_seeded_random_ops(self.graph):
-            self.has_random_state = True
-            raise CaptureError("the step keeps a random state")
+        if self._keeps_random_state():
+            self.failed_in_trace = True
+            raise CaptureError(_RANDOM_STATE)
+
+    def _keeps_random_state(self) -> bool:
+        return self.graph is not None and step_loss.has_seeded_random_ops(self.graph)
 
     def _observed_step(self, data: Any) -> Any:
         if self._closed:
@@ -212,13 +203,12 @@ def _gather(
 ) -> tuple[step_loss.StepFacts, step_loss.Tensors]:
     # tf_keras traces its steps with AutoGraph, which would convert this package's code as well.
     gather = tf.autograph.experimental.do_not_convert(step_loss.gather)
-    found: tuple[step_loss.StepFacts, step_loss.Tensors]
     try:
-        found = gather(model, seen, logs, by_xla=by_xla)
+        facts, tensors = gather(model, seen, logs, by_xla=by_xla)
     except Exception as error:  # noqa: BLE001 - the step is done; private parts may have changed
         reason = f"the loss: what the step computed could not be read ({error!r})"
-        found = step_loss.StepFacts(missing=[reason]), {}
-    return found
+        return step_loss.StepFacts(missing=[reason]), {}
+    return facts, tensors
 
 
 def _join(logs: Any, tensors: step_loss.Tensors) -> dict[str, Any]:
@@ -233,7 +223,6 @@ def _split(result: Any) -> tuple[Any, step_loss.Tensors | None]:
     """Undoes `_join`; the tensors are None where there are none."""
     if type(result) is not dict:
         return result, None
-    tensors = {}
-    for name in [name for name in result if name.startswith(_TENSOR)]:
-        tensors[name.removeprefix(_TENSOR)] = result.pop(name)
+    ours = [name for name in result if name.startswith(_TENSOR)]
+    tensors = {name.removeprefix(_TENSOR): result.pop(name) for name in ours}
     return result.pop(_LOGS, result), tensors or None

@@ -1,28 +1,52 @@
-"""One call of a custom loop's step: what it trains on, and the graph that it runs."""
+"""What a recorder asks about a step: one call of a custom loop's, or a Keras model's."""
 
 import dataclasses
 import inspect
+import json
+import warnings
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import tensorflow as tf
+from tensorboard.plugins.graph import keras_util
 
-from tb_firstloss.capture import fingerprint
+from tb_firstloss.capture.fingerprint import fingerprint_call, fingerprint_weights
 from tb_firstloss.capture.window import graphs, tensorflow_private
 from tb_firstloss.errors import CaptureError
 
 
-class Step(Protocol):
-    """What a recorder asks about the step that it records."""
+@dataclasses.dataclass(frozen=True)
+class ModelStep:
+    """The training step of a Keras model.
+
+    ``traced`` is the graph of one step; None before it is traced, and when it runs eagerly.
+    """
+
+    model: Any
+    traced: tf.Graph | None = None
 
     def fingerprint(self) -> dict[str, str]:
-        """Returns digests of what the step is about to train on."""
+        """Returns the digest of the weights; reading the batch would take it from training."""
+        return fingerprint_weights(self.model)
 
     def graph(self) -> tf.Graph | None:
-        """Returns the graph that the step has run, without tracing it again; None without one."""
+        """Returns the graph of the traced step."""
+        return self.traced
 
     def layers(self) -> str | None:
-        """Returns the JSON of the Keras model's layers; None without such a model."""
+        """Returns the model as the JSON text from which TensorBoard draws its conceptual graph.
+
+        None for a model that is no graph of layers, such as a subclassed one: TensorBoard would
+        list it and fail to draw it.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about layers that cannot be saved
+                text = str(self.model.to_json())
+            drawn = keras_util.keras_model_to_graph_def(json.loads(text))
+        except Exception:  # noqa: BLE001 - from custom layers, or TensorBoard at an unknown format
+            return None
+        return text if drawn.node else None
 
 
 def is_same_step(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
@@ -47,12 +71,7 @@ def second_step(recorded: Callable[..., Any], other: Callable[..., Any]) -> Capt
 
 @dataclasses.dataclass(frozen=True)
 class StepCall:
-    """One call of a step: the `Step` of a custom loop.
-
-    Attributes:
-        step_fn: What is called.
-        given: The step that the user has given; another where TensorFlow has bound or cloned it.
-    """
+    """One call of a custom loop's step; TensorFlow may have bound or cloned the one ``given``."""
 
     step_fn: Callable[..., Any]
     args: tuple[Any, ...]
@@ -61,7 +80,7 @@ class StepCall:
 
     def fingerprint(self) -> dict[str, str]:
         """Returns digests of the batch and of the weights, as far as they can be seen."""
-        return fingerprint.fingerprint_call(self.step_fn, self.args, self.kwargs)
+        return fingerprint_call(self.step_fn, self.args, self.kwargs)
 
     def graph(self) -> tf.Graph | None:
         """Returns the graph of the concrete function that the call has run."""
@@ -69,3 +88,6 @@ class StepCall:
 
     def layers(self) -> None:
         """Returns None: the models that a step uses are not known."""
+
+
+Step = ModelStep | StepCall

@@ -11,15 +11,7 @@ import tensorflow as tf
 
 from tb_firstloss.arrays import Array, describe
 from tb_firstloss.capture.distribution import replicas
-from tb_firstloss.capture.step.values import (
-    add_up,
-    count_rows,
-    is_floating,
-    is_value,
-    outline,
-    to_array,
-    unique,
-)
+from tb_firstloss.capture.step import values
 from tb_firstloss.errors import LossNotFoundError
 from tb_firstloss.first_batch import FirstBatch, OutputLoss
 
@@ -39,8 +31,7 @@ class Captured:
     Attributes:
         losses: What the step differentiates, each [], by name; empty if it returned none.
         outputs: Per-example values by output name.
-        replica_counts: Number of examples per replica, in the order of the examples; empty for a
-            value that is not per replica.
+        replica_counts: Number of examples per replica, in their order; empty if not per replica.
     """
 
     losses: Mapping[str, Array] = dataclasses.field(default_factory=dict)
@@ -80,26 +71,12 @@ class HasLoss(Protocol):
     """A step's result in which the loss is still to be read."""
 
     def captured(self) -> Captured:
-        """Reads the loss.
-
-        Raises:
-            LossNotFoundError: The result holds nothing usable as a loss.
-        """
+        """Reads the loss; raises a LossNotFoundError if there is nothing usable as one."""
 
 
 @dataclasses.dataclass
 class StepResult:
-    """What a step returned, and where its losses are in it.
-
-    Attributes:
-        value: What the step returned.
-        loss: Where the loss per example is, rank 1 or more; a mapping or sequence of such tensors
-            holds one output each. A scalar, or a mapping of floating scalars, is differentiated
-            instead. None takes a lone tensor; the "loss" of a mapping or named tuple; or every item
-            of one that holds nothing but floating scalars.
-        total: Where the differentiated losses are, if the step returns them too. Of a tensor of
-            rank 1 or more, the sum of the elements is the loss.
-    """
+    """What a step returned, and where its losses are in it, as `FirstLoss.wrap` describes."""
 
     value: Any
     loss: Selector | None = None
@@ -122,16 +99,16 @@ class StepResult:
             return _capture(totals or list(losses.items()))
         if isinstance(value, (Mapping, list, tuple)):
             outputs = dict(_outputs(value))
-            return _capture(totals, outputs, count_rows(next(_leaves(value, ()))[1]))
+            return _capture(totals, outputs, values.count_rows(next(_leaves(value, ()))[1]))
         given = (None, *(total for _, total in totals)) if self.loss is None else ()
         if totals and any(value is each for each in given):
             return _capture(totals)  # nothing but what is differentiated
         name = self.loss if isinstance(self.loss, str) else "loss"
-        array, row_splits = to_array(value, name)
+        array, row_splits = values.to_array(value, name)
         if array.ndim == 0:
             return _capture(totals or [(name, value)])
         output = OutputLoss(per_example=array, row_splits=row_splits)
-        return _capture(totals, {name: output}, count_rows(value))
+        return _capture(totals, {name: output}, values.count_rows(value))
 
     def _pick_loss(self, result: Any) -> Any:
         if self.loss is not None:
@@ -141,11 +118,11 @@ class StepResult:
             return fields["loss"]
         if self.total is None and (losses := _losses_of(fields)):
             return losses
-        if is_value(result):
+        if values.is_value(result):
             return result
         if self.total is not None:
             return None
-        raise LossNotFoundError(f"the step returned {outline(result)}; {_remedy(result)}")
+        raise LossNotFoundError(f"the step returned {values.outline(result)}; {_remedy(result)}")
 
 
 def _pick_totals(result: Any, total: Selectors) -> list[tuple[str, Any]]:
@@ -158,15 +135,13 @@ def _pick_totals(result: Any, total: Selectors) -> list[tuple[str, Any]]:
         found = [(name, _pick(result, each, "total")) for name, each in total.items()]
     elif isinstance(total, (list, tuple)):
         once = [each for index, each in enumerate(total) if each not in total[:index]]
-        found = [(each, _pick(result, each, "total")) for each in once]
-        found = [(key if isinstance(key, str) else None, value) for key, value in found]
+        found = [(_name_of(each), _pick(result, each, "total")) for each in once]
     else:
         picked = _pick(result, total, "total")
         if isinstance(picked, (list, tuple)) and not _fields(picked):
             found = [(None, value) for value in picked]
         else:
-            name = total if isinstance(total, str) else None
-            found = list(_fields(picked).items()) or [(name, picked)]
+            found = list(_fields(picked).items()) or [(_name_of(total), picked)]
     if not found:
         raise LossNotFoundError(f"total={total!r} selects nothing; name at least one loss")
     numbers = itertools.count(1)
@@ -177,38 +152,37 @@ def _pick_totals(result: Any, total: Selectors) -> list[tuple[str, Any]]:
     ]
 
 
+def _name_of(selector: Selector) -> str | None:
+    return selector if isinstance(selector, str) else None
+
+
 def _capture(
     totals: list[tuple[str, Any]],
     outputs: Mapping[str, OutputLoss] | None = None,
     replica_counts: tuple[int, ...] = (),
 ) -> Captured:
-    """Reads the losses; one of rank 1 or more is the output of its name if there is no other.
-
-    Raises:
-        LossNotFoundError: A loss is no floating tensor.
-    """
+    """Reads the losses; one of rank 1 or more is the output of its name if there is no other."""
     losses: dict[str, Array] = {}
     vectors: dict[str, OutputLoss] = {}
     for given, value in totals:
-        name = unique(str(given), set(losses))
-        array, row_splits = to_array(value, name)
-        if not is_floating(array):
+        name = values.unique(str(given), set(losses))
+        array, row_splits = values.to_array(value, name)
+        if not values.is_floating(array):
             raise LossNotFoundError(
                 f"the loss {name!r} is {describe(array)}, which has no gradient; return the float "
                 "that the step differentiates (of several values, select it with total=)"
             )
-        losses[name] = add_up(array)
+        losses[name] = values.add_up(array)
         if array.ndim:
             vectors[name] = OutputLoss(per_example=array, row_splits=row_splits, reduction="sum")
-            replica_counts = replica_counts or count_rows(value)
+            replica_counts = replica_counts or values.count_rows(value)
     return Captured(losses, vectors if outputs is None else outputs, replica_counts)
 
 
 def _fields(result: Any) -> Mapping[Any, Any]:
     """Returns what a mapping or named tuple holds by name; nothing of anything else."""
     if isinstance(result, tuple) and hasattr(result, "_asdict"):
-        fields: Mapping[str, Any] = result._asdict()
-        return fields
+        return dict(result._asdict())
     return result if isinstance(result, Mapping) else {}
 
 
@@ -217,10 +191,10 @@ def _losses_of(value: Any) -> Mapping[Any, Array]:
     if not isinstance(value, Mapping):
         return {}
     try:
-        arrays = {name: to_array(each)[0] for name, each in value.items()}
+        arrays = {name: values.to_array(each)[0] for name, each in value.items()}
     except LossNotFoundError:
         return {}
-    are_losses = all(array.ndim == 0 and is_floating(array) for array in arrays.values())
+    are_losses = all(array.ndim == 0 and values.is_floating(array) for array in arrays.values())
     return arrays if are_losses else {}
 
 
@@ -228,8 +202,8 @@ def _remedy(result: Any) -> str:
     """Returns what to do about a result: selecting a loss works only if there is one."""
     for _, leaf in _leaves(result, ()):
         with contextlib.suppress(LossNotFoundError):
-            array, _ = to_array(leaf)
-            if array.ndim or is_floating(array):
+            array, _ = values.to_array(leaf)
+            if array.ndim or values.is_floating(array):
                 return (
                     "say which part is the loss per example, with loss=, and what is "
                     "differentiated, with total= (keys, indexes or callables)"
@@ -246,7 +220,7 @@ def _pick(result: Any, selector: Selector, option: str) -> Any:
         return result[selector]
     except (KeyError, IndexError, AttributeError, TypeError) as error:
         raise LossNotFoundError(
-            f"{option}={selector!r} is not in what the step returned: {outline(result)}"
+            f"{option}={selector!r} is not in what the step returned: {values.outline(result)}"
         ) from error
 
 
@@ -255,10 +229,10 @@ def _outputs(value: Any) -> Iterator[tuple[str, OutputLoss]]:
     taken: set[str] = set()
     leaves = list(_leaves(value, ()))
     if not leaves:
-        raise LossNotFoundError(f"the loss is {outline(value)}, with no tensor in it")
+        raise LossNotFoundError(f"the loss is {values.outline(value)}, with no tensor in it")
     for path, leaf in leaves:
-        name = unique("/".join(path), taken)
-        array, row_splits = to_array(leaf, name)
+        name = values.unique("/".join(path), taken)
+        array, row_splits = values.to_array(leaf, name)
         if array.ndim == 0:
             raise LossNotFoundError(
                 f"the loss {name!r} is a scalar among several values; return a flat mapping of "

@@ -1,5 +1,6 @@
 """One value of a step's result, of whatever type → an array in the dtype of training."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,14 +12,13 @@ from tb_firstloss.arrays import Array, describe, to_float64
 from tb_firstloss.capture.distribution import replicas
 from tb_firstloss.errors import LossNotFoundError
 
+_NUMBERS = (np.ndarray, np.generic, float, int)
+
 
 def to_array(value: Any, name: str = "") -> tuple[Array, tuple[Array, ...]]:
-    """Turns one loss value into its array, and its row splits if it is ragged.
+    """Turns one loss value, of one replica or several, into its array, and row splits if ragged.
 
-    `replicas.combine` makes one value out of those of several replicas.
-
-    Raises:
-        LossNotFoundError: A symbolic tensor, or no real numbers; the message has the name.
+    A LossNotFoundError says by that name that it is a symbolic tensor, or has no real numbers.
     """
     what = "the loss" if name in ("", "loss") else f"the loss {name!r}"
     return replicas.combine([_one_array(part, what) for part in replicas.local_values(value)])
@@ -49,24 +49,19 @@ def _one_array(value: Any, what: str = "the loss") -> tuple[Array, tuple[Array, 
     if isinstance(value, (tf.Tensor, tf.Variable)):
         if value.dtype in (tf.string, tf.resource, tf.variant):
             raise LossNotFoundError(f"{what} is a tensor of {value.dtype.name}, not of numbers")
-        array = _fetch(value, what)
-    elif isinstance(value, (np.ndarray, np.generic, float, int)):
+        try:
+            array = value.numpy()
+        except tf.errors.UnimplementedError as error:
+            raise LossNotFoundError(
+                f"{what} is a DTensor in shards; return it replicated (dtensor.relayout)"
+            ) from error
+    elif isinstance(value, _NUMBERS):
         array = np.asarray(value)
     else:
         raise LossNotFoundError(f"{what} is {outline(value)}, not a tensor; return the tensor")
     if not _is_real_number(array.dtype):
         raise LossNotFoundError(f"{what} has dtype {array.dtype.name}; it needs real numbers")
     return array, ()
-
-
-def _fetch(tensor: tf.Tensor | tf.Variable, what: str) -> Array:
-    try:
-        array: Array = tensor.numpy()
-    except tf.errors.UnimplementedError as error:
-        raise LossNotFoundError(
-            f"{what} is a DTensor in shards; return it replicated (dtensor.relayout)"
-        ) from error
-    return array
 
 
 def count_rows(value: Any) -> tuple[int, ...]:
@@ -78,9 +73,8 @@ def count_rows(value: Any) -> tuple[int, ...]:
 def is_value(value: Any) -> bool:
     """Returns whether a value is a tensor, array or number, and no structure of them."""
     tensors = (tf.Tensor, tf.Variable, tf.RaggedTensor, tf.distribute.DistributedValues)
-    numbers = (np.ndarray, np.generic, float, int)
     sparse = (tf.SparseTensor, tf.IndexedSlices)  # to be refused by name
-    return isinstance(value, (*tensors, *numbers, *sparse)) or _is_keras_variable(value)
+    return isinstance(value, (*tensors, *_NUMBERS, *sparse)) or _is_keras_variable(value)
 
 
 def _is_keras_variable(value: Any) -> bool:
@@ -132,9 +126,7 @@ def _is_real_number(dtype: np.dtype[Any]) -> bool:
 
 def unique(name: str, taken: set[str]) -> str:
     """Returns the name, numbered if it is in ``taken``, and adds it there."""
-    candidate, number = name, 1
-    while candidate in taken:
-        number += 1
-        candidate = f"{name}_{number}"
-    taken.add(candidate)
-    return candidate
+    names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+    free = next(candidate for candidate in names if candidate not in taken)
+    taken.add(free)
+    return free

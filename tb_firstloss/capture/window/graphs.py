@@ -25,13 +25,9 @@ TAKEN = (
 
 @contextlib.contextmanager
 def collecting(missing: list[str]) -> Iterator[list[Any]]:
-    """Collects the graphs of all functions built inside, and stops collecting at the end.
+    """Collects the graphs of all functions built inside; ``missing`` gets a line if it cannot.
 
-    Args:
-        missing: Gets a line if the user's trace is on, which is then left alone.
-
-    Yields:
-        A list that holds the RunMetadata proto at the end; empty if nothing was collected.
+    Yields a list that holds the RunMetadata proto at the end, if any was collected.
     """
     collected: list[Any] = []
     collector = tensorflow_private.graph_collector()
@@ -84,12 +80,7 @@ def step_graph(step_fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
 
 
 def write_graphs(
-    step_graph: tf.Graph | None,
-    run_metadata: Any,
-    *,
-    tag: str,
-    step: int,
-    missing: list[str],
+    step_graph: tf.Graph | None, run_metadata: Any, *, tag: str, step: int, missing: list[str]
 ) -> None:
     """Writes the step's graph, and what the window collected, to the default writer.
 
@@ -111,16 +102,12 @@ def write_graphs(
 
 
 def choose_function_graphs(collected: Sequence[Any], step_graph: tf.Graph | None) -> list[Any]:
-    """Returns those of the collected FunctionGraphs that show the step.
+    """Returns those of a RunMetadata's FunctionGraphs that show the step.
 
     TensorBoard draws all of them in one picture, in which the step would be lost: TensorFlow wraps
-    every eager operation in a function, and variables made in the first step add initializers.
-
-    Args:
-        collected: The function graphs of a RunMetadata.
-        step_graph: Graph of the step's concrete function. The collected graph that shares most
-            nodes with it is returned, if these are more than half of the step: they are fewer
-            where another function calls the step. None for all graphs of several operations.
+    every eager operation in a function, and variables made in the first step add initializers. With
+    the graph of the step's concrete function, only the one that shares most nodes with it remains,
+    if these are more than half of the step; they are fewer where another function calls the step.
     """
     functions = [
         function

@@ -28,13 +28,9 @@ NO_DEVICE_PLANE = (
 
 @contextlib.contextmanager
 def profiling(run_dir: str, options: Any, step: int, missing: list[str]) -> Iterator[None]:
-    """Profiles what is inside; if it raises, the profiler stops and writes nothing.
+    """Profiles what is inside to ``plugins/profile``; if it raises, nothing is written.
 
-    Args:
-        run_dir: Run directory; the profile goes to ``plugins/profile`` below it.
-        options: ``tf.profiler.experimental.ProfilerOptions``, or True for the defaults.
-        step: Number of the step marker.
-        missing: Gets a line with the reason if there is no profile.
+    ``options`` are ProfilerOptions, or True; ``missing`` gets the reason if there is no profile.
     """
     marker = contextlib.ExitStack()
 
@@ -44,12 +40,7 @@ def profiling(run_dir: str, options: Any, step: int, missing: list[str]) -> Iter
         missing.append(TAKEN)
 
     ours = tensorflow_private.Precedence(tensorflow_private.Precedence.PROFILER, withdraw)
-
-    def stop(*, save: bool) -> None:
-        if ours.end():
-            marker.close()
-            missing.extend(_stop(save=save))
-
+    save = False
     try:
         busy = tensorflow_private.running_profiler() is not None or not ours.begin()
         reasons = [BUSY] if busy else _start(run_dir, None if options is True else options)
@@ -59,16 +50,19 @@ def profiling(run_dir: str, options: Any, step: int, missing: list[str]) -> Iter
             marker.enter_context(tf.profiler.experimental.Trace(STEP_NAME, step_num=step, _r=1))
             ours.running = True
         yield
-        stop(save=True)
+        save = True
     finally:
-        stop(save=False)
+        if ours.end():
+            marker.close()
+            missing += _stop(save=save)
 
 
 def _start(run_dir: str, options: Any) -> list[str]:
     """Starts the profiler; returns why it did not start, if it did not."""
+    log = tf.get_logger()
+    log.addFilter(_is_other)
     try:
-        with _without_warning():
-            tf.profiler.experimental.start(run_dir, options)
+        tf.profiler.experimental.start(run_dir, options)
     except tf.errors.AlreadyExistsError:
         if tensorflow_private.running_profiler() is not None:
             # A session outside Python's API is in the way. TensorFlow 2.16 to 2.21 do not let go
@@ -77,7 +71,14 @@ def _start(run_dir: str, options: Any) -> list[str]:
         return [BUSY]
     except Exception as error:  # noqa: BLE001 - whatever it is, the step has to run
         return [f"profile: the profiler did not start ({first_line(error)})"]
+    finally:
+        log.removeFilter(_is_other)
     return []
+
+
+def _is_other(record: logging.LogRecord) -> bool:
+    """Returns whether a record is not the warning that goes with the error that is caught here."""
+    return not record.getMessage().startswith("Another profiler session is running")
 
 
 def _stop(*, save: bool) -> list[str]:
@@ -91,62 +92,30 @@ def _stop(*, save: bool) -> list[str]:
     return []
 
 
-@contextlib.contextmanager
-def _without_warning() -> Iterator[None]:
-    """Leaves out the warning that TensorFlow logs along with the error that is caught here."""
-
-    def is_other(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith("Another profiler session is running")
-
-    log = tf.get_logger()
-    log.addFilter(is_other)
-    try:
-        yield
-    finally:
-        log.removeFilter(is_other)
-
-
-def measure_profile(run_dir: str) -> int | None:
-    """Returns the size of a run directory's profile in bytes; None without one."""
-    sizes = [tf.io.gfile.stat(path).length for path in _profile_files(run_dir)]
-    return sum(sizes) if sizes else None
-
-
-def _profile_files(run_dir: str) -> list[str]:
-    """Returns the profile's files, one per host."""
-    directory = f"{run_dir}/plugins/profile"
-    if not tf.io.gfile.exists(directory):
-        return []
-    # Not a glob: a run directory may be called "[1]".
-    sessions = [f"{directory}/{name.rstrip('/')}" for name in tf.io.gfile.listdir(directory)]
+def profile_files(run_dir: str) -> list[str]:
+    """Returns the files of a run directory's profile, one per host."""
     return [
-        f"{session}/{name}"
-        for session in sessions
-        for name in tf.io.gfile.listdir(session)
+        tf.io.gfile.join(session, name)
+        for session, _, names in tf.io.gfile.walk(f"{run_dir}/plugins/profile")
+        for name in names
         if name.endswith(".xplane.pb")
     ]
 
 
 def lacks_device_plane(run_dir: str, devices: Sequence[tf.config.LogicalDevice]) -> bool:
     """Returns whether a run directory's profile lacks the GPU that is among the devices."""
-    files = _profile_files(run_dir)
-    if not files or not any(device.device_type == "GPU" for device in devices):
+    if not any(device.device_type == "GPU" for device in devices):
         return False
+    files = profile_files(run_dir)
     for path in files:
         with tf.io.gfile.GFile(path, "rb") as file:
             if any(name.startswith("/device:GPU") for name in plane_names(file.read())):
                 return False
-    return True
+    return bool(files)
 
 
 def plane_names(xspace: bytes) -> list[str]:
-    """Returns the names of a serialized XSpace's planes, in order.
-
-    It skips everything else, so a profile of hundreds of megabytes is as quick as a small one.
-
-    Raises:
-        ValueError: The bytes are not a protocol buffer.
-    """
+    """Returns the names of a serialized XSpace's planes; ValueError if it is no protocol buffer."""
     from tb_firstloss.reading.format import wire
 
     content = memoryview(xspace)

@@ -45,12 +45,7 @@ def step_window(
     """Opens the window around one step call, and leaves TensorFlow's tracing as it was.
 
     It raises nothing but what the step raises; the trace's ``missing`` says what else went wrong.
-
-    Args:
-        run_dir: Run directory, for the profile; None for neither graph nor profile.
-        step: Number of the step marker.
-        graph: Whether to collect the graphs of the functions built in the window.
-        profile: Whether to profile, or the profiler's options.
+    Without a ``run_dir`` there is neither graph nor profile.
     """
     trace = StepTrace(step=step)
     collected: list[Any] = []
@@ -61,23 +56,20 @@ def step_window(
             window.enter_context(profiler.profiling(run_dir, profile, step, trace.missing))
         start = time.perf_counter()
         yield trace
-        _await_devices()
+        # Impossible where the process belongs to a cluster (TensorFlow 2.16 to 2.21); there, the
+        # wall time ends when the step returns.
+        with contextlib.suppress(tf.errors.OpError):
+            tf.test.experimental.sync_devices()
         trace.seconds = time.perf_counter() - start
     trace.run_metadata = collected[0] if collected else None
     if profile and run_dir is not None:
         _inspect_profile(run_dir, trace)
 
 
-def _await_devices() -> None:
-    # Impossible where the process belongs to a cluster (TensorFlow 2.16 to 2.21); there, the wall
-    # time ends when the step returns.
-    with contextlib.suppress(tf.errors.OpError):
-        tf.test.experimental.sync_devices()
-
-
 def _inspect_profile(run_dir: str, trace: StepTrace) -> None:
     try:
-        trace.profile_bytes = profiler.measure_profile(run_dir)
+        sizes = [tf.io.gfile.stat(path).length for path in profiler.profile_files(run_dir)]
+        trace.profile_bytes = sum(sizes) if sizes else None
         if profiler.lacks_device_plane(run_dir, tf.config.list_logical_devices()):
             trace.warning = profiler.NO_DEVICE_PLANE
     except (tf.errors.OpError, OSError, ValueError) as error:

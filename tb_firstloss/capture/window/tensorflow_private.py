@@ -34,7 +34,8 @@ class _CallsInstead:
     """Mixed into a tf.function's class: calls something else; in all else it is the original.
 
     It shares the original's ``__dict__``, and so its traces and attributes. What TensorFlow makes
-    of it to call that instead is wrapped too: bound to an instance, or for strategy.run.
+    of it to call that instead, bound to an instance or for strategy.run, goes through ``wrap``;
+    ``on_schedule`` is called when ``ClusterCoordinator.schedule`` runs the original on a worker.
     """
 
     __slots__ = ("_bound", "_instead", "_on_schedule", "_original", "_wrap")
@@ -91,27 +92,9 @@ def is_tf_function(function: Any) -> bool:
     return isinstance(function, tf.types.experimental.PolymorphicFunction)
 
 
-def wrapped_tf_function(
-    original: Any,
-    instead: Callable[..., Any],
-    *,
-    wrap: Callable[[Any], Any],
-    on_schedule: Callable[[], None],
-) -> Any:
-    """Returns a tf.function that is the original but for its calls.
-
-    Args:
-        original: The tf.function.
-        instead: What a call of the result calls.
-        wrap: Wraps a tf.function that TensorFlow has made of the original to call it instead.
-        on_schedule: Called when ``ClusterCoordinator.schedule`` runs the original on a worker.
-    """
-    kind: Any = type(original)
-    return _class_that_calls_instead(kind)(original, instead, wrap, on_schedule)
-
-
 @functools.cache
-def _class_that_calls_instead(kind: Any) -> Any:
+def class_that_calls_instead(kind: Any) -> Any:
+    """Returns the class of a tf.function with `_CallsInstead` mixed in."""
     if issubclass(kind, _CallsInstead):
         return kind  # another recorder's
     return type(kind.__name__, (_CallsInstead, kind), {"__slots__": ()})
@@ -141,13 +124,12 @@ def graph_collector() -> Any:
 
 def running_trace() -> Any:
     """Returns what ``tf.summary.trace_on`` has started, or None."""
-    summary_ops = _module("tensorflow.python.ops.summary_ops_v2")
-    return getattr(summary_ops, "_current_trace_context", None)
+    return getattr(_module(Precedence.TRACE[0]), "_current_trace_context", None)
 
 
 def running_profiler() -> Any:
     """Returns the profiler session of ``tf.profiler.experimental.start``, or None."""
-    return getattr(_module("tensorflow.python.profiler.profiler_v2"), "_profiler", None)
+    return getattr(_module(Precedence.PROFILER[0]), "_profiler", None)
 
 
 def forget_profiler() -> None:
@@ -161,12 +143,8 @@ class Precedence:
     A process has one of each, and TensorFlow takes a lock to start, stop or export it. This stands
     in for that lock: whoever takes it finds that ours has just been withdrawn.
 
-    Args:
-        lock: Module and name of the lock.
-        withdraw: Discards ours, with the lock held.
-
-    Attributes:
-        running: Whether ours runs; to be set once it has started.
+    ``lock`` is its module and name; ``withdraw`` discards ours, with the lock held; ``running``,
+    whether ours runs, is to be set once it has started.
     """
 
     PROFILER = ("tensorflow.python.profiler.profiler_v2", "_profiler_lock")
@@ -222,8 +200,7 @@ def is_default_strategy(strategy: tf.distribute.Strategy) -> bool:
 
 def concrete_functions(function: Any) -> Sequence[Any]:
     """Returns the concrete functions of a traced tf.function; empty where they are unknown."""
-    functions: Sequence[Any] = getattr(function, "_list_all_concrete_functions", lambda: ())()
-    return functions
+    return list(getattr(function, "_list_all_concrete_functions", list)())
 
 
 def operation_types(nodes: Sequence[Any]) -> set[str]:

@@ -20,13 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class WarmStep:
-    """Counts the steps after step 0 and profiles one of them into the run ``<run>-warm``.
-
-    Args:
-        number: Which step to profile; 1 is the one after step 0.
-        options: The recorder's, for tag and profile.
-        first_run_dir: Run directory of the recording.
-        first: What the window around step 0 gathered.
+    """Counts the steps after step 0 and profiles the one of the options into ``<run>-warm``.
 
     Attributes:
         over: Whether nothing is left to count.
@@ -34,16 +28,13 @@ class WarmStep:
             been written.
     """
 
-    def __init__(
-        self, number: int, options: Options, *, first_run_dir: str, first: StepTrace
-    ) -> None:
+    def __init__(self, options: Options, *, first_run_dir: str, first: StepTrace) -> None:
         self.over = False
         self.call_ended = time.perf_counter()
         self._seconds_between = 0.0
         self._run_dir: str | None = None
         self._options = options
-        self._number = number
-        self._left = number
+        self._left = self._number = options.warm_step or 0
         self._first_run_dir = first_run_dir
         self._first = first
         self._lock = threading.Lock()
@@ -55,22 +46,15 @@ class WarmStep:
 
     @contextlib.contextmanager
     def count(self) -> Iterator[StepTrace | None]:
-        """Counts the step inside, unless it raises, and profiles it if it is the warm step.
-
-        Yields:
-            What the window gathers; None for a step that is only counted.
-        """
+        """Counts the step inside, unless it raises; yields what the warm step's window gathers."""
         with self._lock:
             self._left -= 1
             is_warm = self._left == 0
             if is_warm:
                 self._seconds_between = time.perf_counter() - self.call_ended
         try:
-            if is_warm:
-                with self._window() as trace:
-                    yield trace
-            else:
-                yield None
+            with self._window() if is_warm else contextlib.nullcontext() as trace:
+                yield trace
         except BaseException:
             with self._lock:
                 if is_warm or self._left > 0:
@@ -83,23 +67,21 @@ class WarmStep:
     @contextlib.contextmanager
     def _window(self) -> Iterator[StepTrace]:
         logdir, _, run = self._first_run_dir.rpartition("/")
-        reason = None
+        missing = []
         try:
             self._run_dir = run_dirs.claim_run_dir(logdir, f"{run}-warm")
         except (OSError, tf.errors.OpError) as error:
-            reason = f"profile: {first_line(error)}"
-        step = self._first.step + self._number
+            missing = [f"profile: {first_line(error)}"]
+        step, profile = self._first.step + self._number, self._options.profile
         try:
-            with step_window(
-                self._run_dir, step=step, graph=False, profile=self._options.profile
-            ) as trace:
+            with step_window(self._run_dir, step=step, graph=False, profile=profile) as trace:
                 yield trace
         except BaseException:
             if self._run_dir is not None:
                 run_dirs.release_run_dir(self._run_dir)
                 self._run_dir = None
             raise
-        trace.missing += [] if reason is None else [reason]
+        trace.missing += missing
 
     def write(self, trace: StepTrace) -> None:
         """Writes the report of the warm step next to its profile."""
@@ -107,13 +89,9 @@ class WarmStep:
             logger.warning("%s: step %d: no %s", self._first_run_dir, trace.step, line)
         if self._run_dir is None:
             return
+        tag, seconds, step = self._options.tag, self._seconds_between, trace.step
+        scalar, meaning = contract.SECONDS_BETWEEN_STEPS, contract.SECONDS_BETWEEN_STEPS_DESCRIPTION
         with summaries.event_file(self._run_dir, f".{uuid.uuid4().hex[:16]}.v2"):
-            tag, seconds = self._options.tag, self._seconds_between
-            text = write_warm_report(trace, self._first, seconds)
-            summaries.write_text(f"{tag}/report", text, step=trace.step)
-            summaries.write_scalar(
-                f"{tag}/{contract.SECONDS_BETWEEN_STEPS}",
-                seconds,
-                step=trace.step,
-                description=contract.SECONDS_BETWEEN_STEPS_DESCRIPTION,
-            )
+            report = write_warm_report(trace, self._first, seconds)
+            summaries.write_text(f"{tag}/report", report, step=step)
+            summaries.write_scalar(f"{tag}/{scalar}", seconds, step=step, description=meaning)

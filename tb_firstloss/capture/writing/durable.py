@@ -24,25 +24,10 @@ from tb_firstloss.reading.recordings import read_first_loss
 
 
 class RecordingFile:
-    """The event file of a first batch, while it is written.
+    """The event file of a first batch, while it is written: `open`, `settle`, `finish`.
 
-    ::
-
-        with file.open() as writer:
-            with file.part("writing"):
-                ...           # write the values, and flush them
-            file.settle()     # from here on they survive whatever happens
-            ...               # write the rest
-        file.finish()
-
-    Args:
-        first: The first batch.
-        run_dir: Claimed run directory, local or remote.
-        recording_id: Unique, so that the file is found among those of other recordings.
-        size: Bytes of the values, about.
-
-    Attributes:
-        seconds: Duration of each part, in order; that of the last one is 0 until it ends.
+    It is found by its unique ``recording_id``; the values take about ``size`` bytes. ``seconds``
+    has the duration of each part, in order; that of the last one is 0 until it ends.
     """
 
     def __init__(self, first: FirstBatch, run_dir: str, recording_id: str, size: int) -> None:
@@ -57,11 +42,7 @@ class RecordingFile:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[tf.summary.SummaryWriter]:
-        """Opens the file as the default writer; discards it if the values do not get settled.
-
-        Raises:
-            NotDurableError: What is on disk is not the first batch.
-        """
+        """Opens the file as the default writer; if the values do not get settled, discards it."""
         try:
             with (
                 said_if_slow(self._run_dir, self.seconds),
@@ -69,14 +50,19 @@ class RecordingFile:
             ):
                 yield writer
             if self._is_remote:
-                self._check_copy()
+                with tempfile.TemporaryDirectory() as folder:
+                    copy = f"{folder}/events.out.tfevents.copy{contract.FILE_SUFFIX}"
+                    tf.io.gfile.copy(self._path, copy)
+                    self._check(copy)
         except BaseException as error:
             if not self._settled_bytes:
-                self.discard()
+                with contextlib.suppress(OSError, tf.errors.OpError):
+                    for path in self._written():
+                        tf.io.gfile.remove(path)
+                if isinstance(error, Exception):
+                    raise self._not_durable(error) from error
             if not isinstance(error, Exception):
                 raise
-            if not self._settled_bytes:
-                raise self._not_durable(error) from error
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -89,10 +75,6 @@ class RecordingFile:
         """Makes the flushed values durable, and compares what is on disk with the first batch.
 
         A remote store shows a file only once it is closed; `open` checks it then.
-
-        Raises:
-            OSError: They cannot be made durable.
-            NotDurableError: What is on disk is not the first batch.
         """
         found = self._written()
         if len(found) != 1:
@@ -120,24 +102,11 @@ class RecordingFile:
         cause = why_unwritable(self._run_dir, self._settled_bytes + 2**20)
         return cause or "an unknown cause"
 
-    def discard(self) -> None:
-        """Removes the file: it holds no complete recording."""
-        with contextlib.suppress(OSError, tf.errors.OpError):
-            for path in self._written():
-                tf.io.gfile.remove(path)
-
     def _written(self) -> list[str]:
         # tf.summary puts time, host and process id in front, and does not say what it chose.
         if not self._is_remote:  # gfile's glob would start a pool of threads for it
             return [str(path) for path in Path(self._run_dir).glob(f"*{self._suffix}")]
-        pattern = f"{glob.escape(self._run_dir)}/*{self._suffix}"
-        return [str(path) for path in tf.io.gfile.glob(pattern)]
-
-    def _check_copy(self) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            copy = f"{folder}/events.out.tfevents.copy{contract.FILE_SUFFIX}"
-            tf.io.gfile.copy(self._path, copy)
-            self._check(copy)
+        return list(tf.io.gfile.glob(f"{glob.escape(self._run_dir)}/*{self._suffix}"))
 
     def _check(self, path: str) -> None:
         try:

@@ -14,10 +14,7 @@ _MANIFEST = "manifest"
 
 
 def to_bytes(first: FirstBatch | None) -> bytes:
-    """Packs a first batch, or None, into bytes without losing a bit.
-
-    They are a NumPy .npz archive of the arrays that the on-disk contract names, and its manifest.
-    """
+    """Packs a first batch, or None, into an .npz archive of the contract's arrays and manifest."""
     if first is None:
         return b""
     recording = contract.encode(first, tag="first_batch", recording_id=uuid.uuid4().hex)
@@ -30,12 +27,7 @@ def to_bytes(first: FirstBatch | None) -> bytes:
 
 
 def from_bytes(packed: bytes) -> FirstBatch | None:
-    """Unpacks what `to_bytes` packed.
-
-    Raises:
-        IncompleteRecordingError: An array is missing or altered.
-        ValueError: `to_bytes` has not packed these bytes.
-    """
+    """Unpacks what `to_bytes` packed; a ValueError says that it has not packed these bytes."""
     if not packed:
         return None
     try:

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tb_firstloss import contract
-from tb_firstloss.arrays import Array, finite_values
+from tb_firstloss.arrays import finite_values
 from tb_firstloss.capture.options import Options
 from tb_firstloss.capture.step.call import Step
 from tb_firstloss.capture.window import graphs
@@ -21,20 +21,12 @@ from tb_firstloss.first_batch import FirstBatch, OutputLoss
 
 
 def write_recording(
-    first: FirstBatch,
-    run_dir: str,
-    options: Options,
-    *,
-    trace: StepTrace,
-    step: Step | None,
+    first: FirstBatch, run_dir: str, options: Options, *, trace: StepTrace, step: Step | None
 ) -> list[str]:
     """Writes one recording, values first, and reads them back before anything else is written.
 
-    The trace's ``missing`` gets a line for whatever cannot be written after the values. The step is
-    asked for its graph and layers.
-
-    Returns:
-        Tags of the tensors that were left out for being larger than ``max_tensor_bytes``.
+    The trace's ``missing`` gets a line for whatever cannot be written after the values. Returns the
+    tags of the tensors that were left out for being larger than ``max_tensor_bytes``.
 
     Raises:
         NotDurableError: What is on disk is not what was captured.
@@ -83,10 +75,9 @@ def _graph_of(step: Step | None, missing: list[str]) -> tf.Graph | None:
 
 
 def _write_values(first: FirstBatch, recording: contract.Recording, tag: str) -> None:
+    meaning = contract.SCALARS["loss"]
     for loss_tag, loss in contract.loss_tags(tag, first).items():
-        summaries.write_scalar(
-            loss_tag, loss, step=first.step, description=contract.SCALARS["loss"]
-        )
+        summaries.write_scalar(loss_tag, loss, step=first.step, description=meaning)
     several = len(first.outputs) > 1
     for name, output in first.outputs.items():
         _write_output(contract.output_prefix(tag, name, several=several), output, first.step)
@@ -98,23 +89,16 @@ def _write_values(first: FirstBatch, recording: contract.Recording, tag: str) ->
 
 def _write_output(prefix: str, output: OutputLoss, step: int) -> None:
     s = output.statistics
-    _write_scalar(prefix, "loss_mean", s.mean, step)
-    _write_scalar(prefix, "loss_min", s.min, step)
-    _write_scalar(prefix, "loss_max", s.max, step)
-    _write_scalar(prefix, "nonfinite_count", s.nonfinite_count, step)
+    scalars = {"loss_mean": s.mean, "loss_min": s.min, "loss_max": s.max}
+    scalars["nonfinite_count"] = s.nonfinite_count
+    for name, value in scalars.items():
+        meaning = contract.SCALARS[name]
+        summaries.write_scalar(f"{prefix}/{name}", value, step=step, description=meaning)
     # A single NaN would spoil every bucket, so only finite values go in.
     values = np.empty(0) if output.per_example is None else finite_values(output.per_example)
     if values.size:
-        summaries.write_histogram(
-            f"{prefix}/{contract.HISTOGRAM}",
-            values,
-            step=step,
-            description=contract.HISTOGRAM_DESCRIPTION,
-        )
-
-
-def _write_scalar(prefix: str, name: str, value: float | Array, step: int) -> None:
-    summaries.write_scalar(f"{prefix}/{name}", value, step=step, description=contract.SCALARS[name])
+        tag, meaning = f"{prefix}/{contract.HISTOGRAM}", contract.HISTOGRAM_DESCRIPTION
+        summaries.write_histogram(tag, values, step=step, description=meaning)
 
 
 def _write_hparams(hparams: Mapping[str, Any], run_dir: str, recording_id: str) -> None:

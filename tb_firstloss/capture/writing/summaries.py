@@ -23,10 +23,8 @@ _DATA_CLASS_TENSOR = 2
 def event_file(run_dir: str, suffix: str) -> Iterator[tf.summary.SummaryWriter]:
     """Opens a new event file as the default writer, and closes it.
 
-    Args:
-        run_dir: Claimed run directory.
-        suffix: End of the file's name. Make it unique: host name, process id and second can be the
-            same for two files, as in containers.
+    ``suffix`` ends the file's name. Make it unique: host name, process id and second can be the
+    same for two files, as in containers.
     """
     # The user's scopes, devices and record_if must not reach these summaries.
     with tf.init_scope(), tf.name_scope(""), tf.device("CPU:0"):

@@ -10,6 +10,7 @@ Examples::
 import argparse
 import math
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -60,7 +61,8 @@ def run(options: argparse.Namespace) -> int:
     print(f"\nThe first loss is {first.mean:.4f}; {_meaning(first.mean, options.loss)}")
     print(f"Accuracy after one epoch: {accuracy:.1%} on {demo.TEST_COUNT} test images")
     print(f"Event file and profile: {_short(run_dir)}")
-    print(f"In TensorBoard: {_short(_tensorboard())} --logdir {options.logdir}")
+    tensorboard = shutil.which("tensorboard", path=Path(sys.executable).parent) or "tensorboard"
+    print(f"In TensorBoard: {_short(tensorboard)} --logdir {options.logdir}")
     return 0
 
 
@@ -71,12 +73,6 @@ def _meaning(mean: float, loss: str) -> str:
     if abs(mean / math.log(10) - 1) < 0.1:
         return f"{known}: an untrained network that finds the ten digits equally likely"
     return f"{known}: further from it than an untrained network should be"
-
-
-def _tensorboard() -> str:
-    """Returns this Python's tensorboard command."""
-    command = Path(sys.executable).with_name("tensorboard")
-    return str(command) if command.exists() else "tensorboard"
 
 
 def _short(path: str) -> str:

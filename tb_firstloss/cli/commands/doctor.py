@@ -13,7 +13,6 @@ import dataclasses
 
 from tb_firstloss.cli.arguments import add_place, add_shared
 from tb_firstloss.cli.examine import machine, packages
-from tb_firstloss.cli.examine.findings import Finding
 from tb_firstloss.cli.exit_codes import FINDING
 from tb_firstloss.cli.output import Cell, Row, print_json, print_table
 from tb_firstloss.cli.progress import bar
@@ -30,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prints a line per finding, with the remedies below."""
     with bar("Starting TensorFlow and TensorBoard", quiet=options.quiet):
-        found = [*packages.examine_packages(), *machine.examine_machine(options.logdir)]
+        found = [*packages.examine_packages(), *filter(None, [machine.examine_profiling()])]
+        found += machine.examine_logdir(options.logdir)
     if options.json:
         print_json([dataclasses.asdict(finding) for finding in found])
     else:
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     return FINDING if any(finding.level == "problem" for finding in found) else 0
 
 
-def _print(found: list[Finding]) -> None:
+def _print(found: list[machine.Finding]) -> None:
     if not found:
         return
     rows: list[Row] = [
@@ -46,6 +46,6 @@ def _print(found: list[Finding]) -> None:
         for finding in found
     ]
     print_table(["", "subject", "found"], rows, left=[1])
-    remedies = [finding for finding in found if finding.remedy]
-    for finding in remedies:
-        print(f"\n{finding.level} with {finding.subject}: {finding.remedy}")
+    for finding in found:
+        if finding.remedy:
+            print(f"\n{finding.level} with {finding.subject}: {finding.remedy}")

@@ -60,16 +60,10 @@ def run(options: argparse.Namespace) -> int:
 def serve(
     logdir: str, *flags: str, command: Sequence[str] = ("-m", "tensorboard.main")
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Runs TensorBoard in a child process, which ends with the block.
+    """Runs TensorBoard in a child process, which ends with the block; yields address and process.
 
     Not in this process: there it would import TensorFlow, if that is installed. Not with
     ``tensorboard.manager``: it leaves its servers running and shares them between callers.
-
-    Yields:
-        Its address, ending in a slash, and the process.
-
-    Raises:
-        TensorBoardError: It did not start.
     """
     words = [sys.executable, *command, "--logdir", logdir, *flags]
     with subprocess.Popen(

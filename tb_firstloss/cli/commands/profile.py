@@ -92,8 +92,9 @@ def print_shares(profiles: Sequence[StepProfile]) -> None:
         rows.append([name, *(_share(profile, name) for profile in profiles), meaning])
     allocators = sorted({name for profile in profiles for name in profile.peak_bytes})
     for name in allocators:
-        peaks = [_mebibytes(profile.peak_bytes.get(name)) for profile in profiles]
-        rows.append([f"peak memory, {name}", *peaks, ""])
+        peaks = [profile.peak_bytes.get(name) for profile in profiles]
+        texts = ["" if peak is None else f"{peak / 2**20:,.1f} MiB" for peak in peaks]
+        rows.append([f"peak memory, {name}", *texts, ""])
     if not allocators:
         rows.append(["peak memory", *("" for _ in profiles), "not tracked on this device"])
     print_table(["", *(_title(profile) for profile in profiles), ""], rows)
@@ -142,7 +143,3 @@ def _share(profile: StepProfile, name: str) -> str:
 
 def _milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:,.3f} ms"
-
-
-def _mebibytes(count: int | None) -> str:
-    return "" if count is None else f"{count / 2**20:,.1f} MiB"

@@ -1,12 +1,15 @@
 """What doctor says about the machine: the GPU, permission to profile it, the logdir's disk."""
 
+import dataclasses
+import functools
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
-from tb_firstloss.cli.examine.findings import Finding, note, ok, problem
 from tb_firstloss.paths import is_url
 
 _DRIVER = Path("/proc/driver/nvidia")  # where the NVIDIA driver describes itself
@@ -17,12 +20,19 @@ _REMOTE_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph", "lus
 _LOW_BYTES = 2**30
 
 
-def examine_machine(logdir: str) -> Iterator[Finding]:
-    """Yields the findings about profiling and the logdir; the GPU is examined with TensorFlow."""
-    profiling = examine_profiling()
-    if profiling is not None:
-        yield profiling
-    yield from examine_logdir(logdir)
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One thing that doctor looked at: a note is of something that not everybody needs."""
+
+    level: Literal["ok", "note", "problem"]
+    subject: str
+    found: str
+    remedy: str = ""
+
+
+ok = functools.partial(Finding, "ok")
+note = functools.partial(Finding, "note")
+problem = functools.partial(Finding, "problem")
 
 
 def examine_gpu(gpus: list[str], *, built_with_gpu: bool, driver: Path = _DRIVER) -> Finding:
@@ -122,8 +132,7 @@ def _judge_file_system(kind: str) -> Finding:
 
 def _capabilities(status: Path) -> int:
     try:
-        lines = status.read_text().splitlines()
+        found = re.search(r"^CapEff:\s*(\w+)", status.read_text(), re.MULTILINE)
     except OSError:
         return 0
-    words = next((line.split() for line in lines if line.startswith("CapEff:")), ["", "0"])
-    return int(words[1], 16)
+    return int(found[1], 16) if found else 0

@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
-from tb_firstloss.cli.examine.findings import Finding, note, ok, problem
-from tb_firstloss.cli.examine.machine import examine_gpu
+from tb_firstloss.cli.examine.machine import Finding, examine_gpu, note, ok, problem
 from tb_firstloss.reading.format import extension
 
 _TESTED = ((2, 16), (2, 21))
