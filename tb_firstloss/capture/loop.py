@@ -134,7 +134,8 @@ class FirstLoss(StepRecorder):
             return functools.partial(self.wrap, loss=loss, total=total)
         if not callable(step_fn):
             raise TypeError(
-                f"wrap: {step_fn!r} is no function; give the step first, and options by name"
+                f"wrap: {step_fn!r} is no function; give the step first, and options by name, such "
+                "as loss='per_example'"
             )
         return self._around(step_fn, step_fn, functools.partial(StepResult, loss=loss, total=total))
 
