@@ -324,6 +324,8 @@ cdef class Scanner:
                 memcpy(&row.wall_time, &bits, 8)
             elif field.number == 2 and field.wire_type == VARINT:
                 row.step = <int64_t>field.value
+            elif field.number == 7 and field.wire_type == BYTES:  # a session log
+                return 0
             elif field.number == 5 and field.wire_type == BYTES:
                 summary = field.content
                 while summary.at < summary.end:
@@ -362,13 +364,13 @@ cdef class Scanner:
     ) except -1 nogil:
         """Does the same for a value of any layout, and remembers that of a scalar."""
         cdef Field field
-        cdef Span tag, plugin_name, content, number
+        cdef Span tag, metadata, plugin_name, content, number
         cdef const uint8_t *tail = NULL
         cdef const uint8_t *end = value.end
         cdef Entry *entry
         cdef bint known
         tag.at = tag.end = plugin_name.at = plugin_name.end = value.at
-        content = tag
+        content = metadata = tag
         row.content_type = 0
         while value.at < value.end:
             if not next_field(&value, &field):
@@ -382,9 +384,9 @@ cdef class Scanner:
             elif field.number == 1:
                 tag = field.content
             elif field.number == 9:
-                plugin_name.at = plugin_name.end
-                if not find_plugin_name(field.content, &plugin_name):
+                if metadata.at != metadata.end or not find_plugin_name(field.content, &plugin_name):
                     return 0
+                metadata = field.content
             elif field.number < 9 and CONTENT_FIELDS[field.number]:
                 row.content_type, content = CONTENT_FIELDS[field.number], field.content
         number = content
@@ -394,7 +396,7 @@ cdef class Scanner:
         known = entry.tag != NULL and is_plugin(entry, plugin_name)
         if known:
             row.tag, row.plugin_name = entry.number, entry.plugin
-        elif self.learn(tag, plugin_name, row) == 0:
+        elif self.learn(tag, plugin_name, metadata, row) == 0:
             return 0
         if row.content_type == 0:
             return 1
@@ -407,7 +409,9 @@ cdef class Scanner:
         row.size = <int32_t>(content.end - content.at)
         return self.add(row)
 
-    cdef int learn(self, Span tag, Span plugin_name, Row *row) except -1 with gil:
+    cdef int learn(
+        self, Span tag, Span plugin_name, Span metadata, Row *row
+    ) except -1 with gil:
         """Numbers a new tag or plugin name; returns 0 when its event cannot be finished.
 
         Learns nothing from an event that is broken further on, or has more values than fit: whoever
@@ -419,7 +423,9 @@ cdef class Scanner:
             if values < 0 or values > self.capacity - self.first:
                 return 0
         self.checked = True
-        row.tag, row.plugin_name = self.number(as_bytes(tag), as_bytes(plugin_name))
+        row.tag, row.plugin_name = self.number(
+            as_bytes(tag), as_bytes(plugin_name), as_bytes(metadata)
+        )
         return 1
 
     cdef int add(self, Row *row) noexcept nogil:
@@ -598,17 +604,18 @@ cdef Py_ssize_t count_values(Span event) except -2:
 
 cdef bint is_regular_value(Span value):
     cdef Field field
-    cdef Span tag, plugin_name
+    cdef Span tag, plugin_name, metadata
     tag.at = tag.end = plugin_name.at = plugin_name.end = value.at
+    metadata = tag
     while value.at < value.end:
         if not next_field(&value, &field):
             return False
         if field.number == 1 and field.wire_type == BYTES:
             tag = field.content
         elif field.number == 9 and field.wire_type == BYTES:
-            plugin_name.at = plugin_name.end
-            if not find_plugin_name(field.content, &plugin_name):
+            if metadata.at != metadata.end or not find_plugin_name(field.content, &plugin_name):
                 return False
+            metadata = field.content
     return is_utf8(tag) and is_utf8(plugin_name)
 
 

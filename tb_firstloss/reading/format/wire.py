@@ -23,16 +23,20 @@ NO_CONTENT, SIMPLE_VALUE, FLOAT_SCALAR, DOUBLE_SCALAR, TENSOR, HISTO, IMAGE, AUD
 """Content types of a summary value. FLOAT_SCALAR and DOUBLE_SCALAR are tensors of rank 0."""
 
 _CONTENT_FIELDS = {4: IMAGE, 5: HISTO, 6: AUDIO, 8: TENSOR}
+_SESSION_START = 1
+"""A SessionLog's status."""
+
 _SCALAR_FIELDS = {(4, BYTES), (5, BYTES), (5, FIXED32), (6, BYTES), (6, FIXED64)}
 """tensor_content, float_val and double_val: packed or not."""
 
 
 class RawEvent(NamedTuple):
-    """An event's head, and the byte ranges of its summaries in the payload."""
+    """An event's head, the byte ranges of its summaries, and whether it starts a session."""
 
     wall_time: float
     step: int
     summaries: list[tuple[int, int]]
+    starts_session: bool
 
 
 class RawValue(NamedTuple):
@@ -45,6 +49,7 @@ class RawValue(NamedTuple):
         start: First byte of the content in the payload.
         end: Byte after its last one.
         bits: A simple value's or scalar tensor's IEEE 754 bits, 32 or 64 of them.
+        metadata: A serialized SummaryMetadata, or nothing.
     """
 
     tag: bytes
@@ -53,11 +58,26 @@ class RawValue(NamedTuple):
     start: int
     end: int
     bits: int
+    metadata: bytes
+
+
+class Metadata(NamedTuple):
+    """What a SummaryMetadata says of a tag, besides its plugin's name.
+
+    Attributes:
+        display_name: What to call the tag; "" for its own name.
+        description: Markdown.
+        plugin_content: What the plugin stores for itself, usually a protocol buffer.
+    """
+
+    display_name: str = ""
+    description: str = ""
+    plugin_content: bytes = b""
 
 
 def parse_event(payload: memoryview) -> RawEvent:
-    """Returns wall time, step and the byte ranges of the summaries of an Event."""
-    wall_time, step = 0.0, 0
+    """Returns what an Event says of itself, and where its summaries are."""
+    wall_time, step, status = 0.0, 0, 0
     summaries: list[tuple[int, int]] = []
     for number, wire_type, start, end in iter_fields(payload, 0, len(payload)):
         if number == 1 and wire_type == FIXED64:
@@ -68,7 +88,10 @@ def parse_event(payload: memoryview) -> RawEvent:
             for _ in iter_fields(payload, start, end):
                 pass
             summaries.append((start, end))
-    return RawEvent(wall_time, step, summaries)
+        elif number == 7 and wire_type == BYTES:
+            fields = iter_fields(payload, start, end)
+            status = next((f[2] for f in reversed(list(fields)) if f[:2] == (1, VARINT)), status)
+    return RawEvent(wall_time, step, summaries, status == _SESSION_START)
 
 
 def iter_value_ranges(payload: memoryview, event: RawEvent) -> Iterator[tuple[int, int]]:
@@ -81,7 +104,7 @@ def iter_value_ranges(payload: memoryview, event: RawEvent) -> Iterator[tuple[in
 
 def parse_value(payload: memoryview, start: int, end: int) -> RawValue:
     """Returns tag, plugin name and content of the Summary.Value at a byte range."""
-    tag = plugin_name = b""
+    tag = metadata = b""
     content, bits = (NO_CONTENT, 0, 0), 0
     for number, wire_type, first, last in iter_fields(payload, start, end):
         if number == 2 and wire_type == FIXED32:
@@ -91,7 +114,7 @@ def parse_value(payload: memoryview, start: int, end: int) -> RawValue:
         elif number == 1:
             tag = bytes(payload[first:last])
         elif number == 9:
-            plugin_name = _parse_plugin_name(payload, first, last)
+            metadata += payload[first:last]  # fields of a repeated message are merged
         elif number in _CONTENT_FIELDS:
             content = (_CONTENT_FIELDS[number], first, last)
     content_type, first, last = content
@@ -99,17 +122,24 @@ def parse_value(payload: memoryview, start: int, end: int) -> RawValue:
         (bits,) = struct.unpack_from("<I", payload, first)
     elif content_type == TENSOR:
         content_type, bits = _parse_scalar(payload, first, last)
-    return RawValue(tag, plugin_name, content_type, first, last, bits)
+    plugin_name = parse_metadata(metadata)[0] if metadata else b""
+    return RawValue(tag, plugin_name, content_type, first, last, bits, metadata)
 
 
-def _parse_plugin_name(payload: memoryview, start: int, end: int) -> bytes:
-    name = b""
-    for metadata_field in iter_fields(payload, start, end):
-        if metadata_field[:2] == (1, BYTES):
-            for number, wire_type, first, last in iter_fields(payload, *metadata_field[2:]):
-                if number == 1 and wire_type == BYTES:
-                    name = bytes(payload[first:last])
-    return name
+def parse_metadata(serialized: bytes) -> tuple[bytes, Metadata]:
+    """Returns the plugin name in a SummaryMetadata, as written, and the rest."""
+    view, plugin_name, content = memoryview(serialized), b"", b""
+    texts = {2: "", 3: ""}
+    for outer, outer_type, start, end in iter_fields(view, 0, len(view)):
+        if outer in texts and outer_type == BYTES:
+            texts[outer] = serialized[start:end].decode(errors="replace")
+        elif (outer, outer_type) == (1, BYTES):
+            for number, wire_type, first, last in iter_fields(view, start, end):
+                if (number, wire_type) == (1, BYTES):
+                    plugin_name = serialized[first:last]
+                elif (number, wire_type) == (2, BYTES):
+                    content = serialized[first:last]
+    return plugin_name, Metadata(texts[2], texts[3], content)
 
 
 def _parse_scalar(payload: memoryview, start: int, end: int) -> tuple[int, int]:

@@ -142,7 +142,7 @@ FLOAT, DOUBLE = struct.pack("<f", 1.5), struct.pack("<d", 1.5)
 )
 def test_a_scalar_is_one_float_or_double_of_its_dtype_and_no_dimension(parts, content_type, bits):
     proto = b"".join(field(*part) for part in parts)
-    _, _, found, start, end, found_bits = parse_one(field(8, wire.BYTES, proto))
+    _, _, found, start, end, found_bits, _ = parse_one(field(8, wire.BYTES, proto))
     assert (found, found_bits) == (content_type, int.from_bytes(bits, "little"))
     assert end - start == len(proto)
 
@@ -153,7 +153,7 @@ def test_a_scalar_is_one_float_or_double_of_its_dtype_and_no_dimension(parts, co
 )
 def test_content_of_another_kind_is_found_undecoded(number, content_type):
     value = parse_one(field(1, wire.BYTES, b"tag"), field(number, wire.BYTES, b"content"))
-    tag, plugin_name, found, start, end, bits = value
+    tag, plugin_name, found, start, end, bits, _ = value
     assert (tag, plugin_name, found, bits) == (b"tag", b"", content_type, 0)
     assert end - start == (0 if content_type == wire.NO_CONTENT else 7)
 
@@ -162,7 +162,7 @@ def test_the_last_of_equal_fields_counts_and_unknown_ones_are_skipped():
     metadata = field(9, wire.BYTES, field(1, wire.BYTES, field(1, wire.BYTES, b"plugin")))
     nothing = field(9, wire.BYTES, field(2, wire.BYTES, b"display name"))
     number = struct.pack("<f", 0.5)
-    tag, plugin_name, content_type, _, _, bits = parse_one(
+    tag, plugin_name, content_type, _, _, bits, _ = parse_one(
         field(1, wire.BYTES, b"first"),
         field(1, wire.BYTES, b"last"),
         field(1, wire.VARINT, b"\1"),
