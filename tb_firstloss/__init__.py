@@ -35,6 +35,7 @@ _HOMES = {
     "probe": "capture.probe",
     "read_first_loss": "reading.recordings",
     "read_first_losses": "reading.recordings",
+    "read_hparams": "reading.hparams",
     "read_scalars": "reading.scalars",
     "verify": "reading.logdir",
 }

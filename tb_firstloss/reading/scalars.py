@@ -1,5 +1,6 @@
 """A logdir's scalars, read into columns."""
 
+import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tb_firstloss.reading.columns import Scalars, join
+from tb_firstloss.reading.columns import Scalars, group_starts, join
 from tb_firstloss.reading.damage import Damage, OnDamage, reporter, unreadable_reported
 from tb_firstloss.reading.files.find import find_event_files
 from tb_firstloss.reading.files.open import open_window
@@ -41,9 +42,8 @@ def read_scalars(
         path: A logdir, a run directory, an event file, a glob or a URL that fsspec knows.
         runs: Exact names or globs of the runs to read; None for all.
         tags: Exact names or globs of the tags to read; None for all.
-        steps: A step, a range, or another container of steps; None for all.
-        keep: Of several values of one run, tag and step: "all", or the "first" or "last" in file
-            order.
+        steps: A step, a range, or a set, Series or array of steps; None for all.
+        keep: Which values: "all", "first", "last" or "resumed", as for `iter_tensors`.
         on_damage: "warn" (a DamageWarning), "raise" (a ReadError) or "ignore".
         max_tensor_bytes: As for `iter_tensors`.
         executor: Where to read the runs; it must see the same files. None for threads of this
@@ -61,7 +61,7 @@ def read_scalars(
         for each in damage:
             report(each)
         parts.append(part)
-    return join(parts)
+    return dataclasses.replace(join(parts), source=os.fspath(path))
 
 
 def _read_runs(
@@ -108,12 +108,13 @@ def _read_run(run: tuple[str, list[str]], selection: Selection) -> tuple[Scalars
     name, paths = run
     damage: list[Damage] = []
     reader, table = RunReader(name, selection, damage.append), _Table()
+    reader.prepare(paths)
     for path in paths:
         with unreadable_reported(path, damage.append), open_window(path) as window:
             for columns, share in reader.scalars(window):
                 table.append(columns, share=share)
     codes, step, wall_time, value = table.columns()
-    if selection.keep != "all":
+    if selection.keep in ("first", "last"):
         kept = _choose(codes, step, selection.keep)
         codes, step, wall_time, value = codes[kept], step[kept], wall_time[kept], value[kept]
     run_codes = np.zeros(len(step), np.int32)
@@ -123,7 +124,5 @@ def _read_run(run: tuple[str, list[str]], selection: Selection) -> tuple[Scalars
 def _choose(codes: npt.NDArray[np.int32], step: npt.NDArray[np.int64], keep: Keep) -> Any:
     """Returns where the first or last row of each tag and step is, in file order."""
     order = np.lexsort((step, codes))  # stable: file order within equals
-    codes, step = codes[order], step[order]
-    differs = np.ones(len(order) + 1, bool)
-    differs[1:-1] = (codes[1:] != codes[:-1]) | (step[1:] != step[:-1])
-    return np.sort(order[differs[:-1] if keep == "first" else differs[1:]])
+    starts = group_starts(codes[order], step[order])
+    return np.sort(order[starts if keep == "first" else np.roll(starts, -1)])
