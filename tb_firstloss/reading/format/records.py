@@ -104,7 +104,7 @@ def assess(window: Window, start: int) -> Damage:
     if length is None:
         if size - start < HEADER_BYTES:
             message = f"truncated header: {size - start} of {HEADER_BYTES} bytes left"
-            return Damage(window.path, start, size, "incomplete", message)
+            return Damage(window.path, start, size, "incomplete", message, is_cut=True)
         end, message = _find_resumption(window, start), "corrupt header: no valid length"
         return Damage(window.path, start, end, "corrupt", message)
     claimed = start + FRAME_BYTES + length
@@ -112,7 +112,7 @@ def assess(window: Window, start: int) -> Damage:
         left, whole = size - start - HEADER_BYTES, length + FOOTER_BYTES
         message = f"truncated record: {left} of {whole} bytes left"
         end = _find_frame(window, start + HEADER_BYTES)
-        return Damage(window.path, start, end, "incomplete", message)
+        return Damage(window.path, start, end, "incomplete", message, is_cut=end == size)
     message = f"corrupt record: its {length} bytes do not match their checksum"
     if claimed == size or _read_length(window, claimed) is not None:
         end = _find_chain(window, start + HEADER_BYTES, claimed)
