@@ -21,6 +21,7 @@ COMMANDS = {
     "show": "Show the first-batch loss of every run below a path",
     "tags": "List every tag of every run below a path",
     "export": "Write scalars as CSV or Parquet",
+    "extract": "Write images, audio and text as files",
     "compare": "Compare first losses with a baseline, value by value",
     "check": "Check first losses against what they should be",
     "verify": "Read everything below a path and list the damage",

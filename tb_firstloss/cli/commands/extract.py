@@ -1,0 +1,154 @@
+"""Write images, audio and text as files.
+
+A value becomes DIR/run/tag/step.png (or .jpg, .gif, .webp, .bmp, .wav, .txt), with its bytes as they
+were written; several of one step are numbered. Names that are no paths below DIR, or that differ
+in case alone, are changed. No file is replaced.
+
+Examples::
+
+  tb-firstloss extract runs -o media
+  tb-firstloss extract runs --tag 'samples/*' --steps 0:1000 -o media
+"""
+
+import argparse
+import hashlib
+import itertools
+import re
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+from tb_firstloss.cli.arguments import add_shared, name_below, note
+from tb_firstloss.cli.exit_codes import FINDING
+from tb_firstloss.cli.output import printable
+from tb_firstloss.cli.progress import bar
+from tb_firstloss.errors import some_of
+from tb_firstloss.reading.logdir import iter_tensors
+from tb_firstloss.reading.tensor_datum import TensorDatum
+
+_LONGEST_PART, _LONGEST_NAME = 100, 500
+"""In bytes. File systems allow 255 and paths 4096, to which the directory's own belongs."""
+
+_IMAGES = {b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
+_LIKE_A_FILE = re.compile(r"-?\d+(-\d+)?\.\w+")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    add_shared(parser, "paths")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="where to write",
+    )
+    add_shared(parser, "--steps", "--run", "--tag", "--quiet")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Writes the files; exit code 1 when there is nothing to write."""
+    target = _Target(options.output)
+    with bar("Extracting", quiet=options.quiet):
+        for path in options.paths:
+            for datum in iter_tensors(
+                path, runs=options.runs, tags=options.tags, steps=options.steps
+            ):
+                run = name_below(path, datum.run) if len(options.paths) > 1 else datum.run
+                for ending, content in _contents(datum):
+                    target.write(run, datum, ending, content)
+    if target.renamed:
+        note(options, f"not named as their tags: {printable(some_of(target.renamed))}")
+    note(options, printable(f"{options.output}: {len(target.files)} files"))
+    return 0 if target.files else FINDING
+
+
+def _contents(datum: TensorDatum) -> Iterator[tuple[str, bytes]]:
+    """Yields the encoded contents of a value, each with the ending of its file's name."""
+    value = datum.value
+    if value.dtype != object or not value.size:
+        return
+    if datum.plugin_name == "images":  # width, height, image, image, …
+        for image in value.ravel()[2:]:
+            known = (ending for magic, ending in _IMAGES.items() if image.startswith(magic))
+            yield next(known, ".png"), image
+    elif datum.plugin_name == "audio":  # [k, 2]: sound and label
+        for sound in (value[..., 0] if value.ndim > 1 else value).ravel():
+            yield ".wav", sound
+    elif datum.plugin_name == "text":
+        yield ".txt", b"\n".join(value.ravel())
+
+
+class _Target:
+    """A directory in which each run and tag has one for its files.
+
+    Attributes:
+        files: What was written or found there.
+        renamed: Directories that are not named as the tag.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.files: set[Path] = set()
+        self.renamed: list[str] = []
+        self._root = root
+        self._folders: dict[tuple[str, str], Path] = {}
+        self._taken: set[str] = set()
+
+    def write(self, run: str, datum: TensorDatum, ending: str, content: bytes) -> None:
+        """Writes a file, unless an earlier extraction did."""
+        folder = self._folders.get((run, datum.tag)) or self._make_folder(run, datum.tag)
+        for suffix in _numbers():
+            path = folder / f"{datum.step}{suffix}{ending}"
+            if path in self.files:
+                continue
+            try:
+                with path.open("xb") as file:
+                    file.write(content)
+            except FileExistsError:
+                if not path.is_file() or path.read_bytes() != content:
+                    continue
+            self.files.add(path)
+            return
+
+    def _make_folder(self, run: str, tag: str) -> Path:
+        name = tag if run == "." else f"{run}/{tag}"
+        wanted = safe_name(name)
+        for suffix in _numbers():
+            # As file systems compare names that ignore case or the way an accent is written.
+            key = unicodedata.normalize("NFKC", f"{wanted}{suffix}").casefold()
+            if key not in self._taken:
+                break
+        self._taken.add(key)
+        folder = self._folders[run, tag] = self._root / f"{wanted}{suffix}"
+        if f"{wanted}{suffix}" != name:
+            self.renamed.append(f"{folder} ({name})")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+def safe_name(name: str) -> str:
+    """Returns a relative path that leads nowhere but down, on any file system, for any name."""
+    path = "/".join(map(_safe_part, name.split("/")))
+    return path if len(path.encode()) <= _LONGEST_NAME else f"{_cut(path)}~{_digest(name)}"
+
+
+def _safe_part(part: str) -> str:
+    kept = "".join(c if c.isprintable() and c not in '\\:*?"<>|' else "_" for c in part)
+    kept = kept.rstrip(" .") or "_"
+    if _LIKE_A_FILE.fullmatch(kept):
+        kept += "_"
+    return kept if len(kept.encode()) <= _LONGEST_PART else f"{_cut(kept)}~{_digest(part)}"
+
+
+def _cut(text: str) -> str:
+    return text.encode()[: _LONGEST_PART - 20].decode(errors="ignore")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]
+
+
+def _numbers() -> Iterator[str]:
+    yield ""
+    yield from (f"-{number}" for number in itertools.count(2))
