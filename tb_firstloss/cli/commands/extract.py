@@ -1,8 +1,8 @@
 """Write images, audio and text as files.
 
-A value becomes DIR/run/tag/step.png (or .jpg, .gif, .webp, .bmp, .wav, .txt), with its bytes as they
-were written; several of one step are numbered. Names that are no paths below DIR, or that differ
-in case alone, are changed. No file is replaced.
+A value becomes DIR/run/tag/step.png (.jpg, .gif, .webp, .bmp, .wav, .txt), its bytes as they were
+written; several of one step are numbered. Names that are no paths below DIR, or that differ in case
+alone, are changed. No file is replaced.
 
 Examples::
 
