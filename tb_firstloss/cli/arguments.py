@@ -65,6 +65,11 @@ def note(options: argparse.Namespace, message: str) -> None:
         print(f"tb-firstloss: {message}", file=sys.stderr)
 
 
+def name_of(options: argparse.Namespace, path: str, run: str) -> str:
+    """Returns a run's name, with its path in front where several were given."""
+    return name_below(path, run) if len(options.paths) > 1 else run
+
+
 def name_below(path: str, run: str) -> str:
     """Returns a run's name with its path in front, which keeps runs of several paths apart."""
     if Path(path).is_file():

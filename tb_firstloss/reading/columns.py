@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from tb_firstloss.errors import some_of
 from tb_firstloss.reading import tables
-from tb_firstloss.reading.hparams import columns_of, read_known
+from tb_firstloss.reading.damage import reporter
+from tb_firstloss.reading.hparams import collect_hparams, columns_of
 from tb_firstloss.reading.tables import Coded, Columns
 from tb_firstloss.text import printable
 
+Path = str | os.PathLike[str]
 Beside = bool | Mapping[str, Mapping[str, Any]]
-"""Hyperparameters by run, or whether to read them."""
-
 _NUMBERS = ("step", "wall_time", "value")
 
 
@@ -91,52 +91,40 @@ class Scalars:
             ValueError: With pivot, several values have the same run, tag and step; read them with
                 keep="first" or keep="last".
         """
-        frame = tables.to_pandas(self._columns(pivot=pivot, hparams=hparams))
+        frame = tables.to_pandas(self._columns(pivot, hparams))
         return frame.set_index(["run", "step"]) if pivot else frame
 
     def to_arrow(self, *, pivot: bool = False, hparams: Beside = False) -> Any:
-        """Returns a pyarrow Table of the five columns; run and tag are dictionary-encoded.
+        """Returns what `to_pandas` does as a pyarrow Table, with nulls for what is missing.
 
-        ``pivot`` and ``hparams`` are those of `to_pandas`; run and step are the first two columns
-        of a wide table, and what is missing is null.
-
-        Raises:
-            MissingDependencyError: pyarrow is not installed.
+        Run and tag are dictionary-encoded; a wide table begins with run and step.
         """
-        return tables.to_arrow(self._columns(pivot=pivot, hparams=hparams))
+        return tables.to_arrow(self._columns(pivot, hparams))
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """Returns the five columns as an Arrow stream, as polars, DuckDB and pyarrow take it.
+        """Returns the five columns as an Arrow stream, which polars, DuckDB and pyarrow take.
 
         See https://arrow.apache.org/docs/format/CDataInterface/PyCapsuleInterface.html.
         """
         return self.to_arrow().__arrow_c_stream__(requested_schema)
 
-    def to_csv(
-        self, path: str | os.PathLike[str], *, pivot: bool = False, hparams: Beside = False
-    ) -> None:
+    def to_csv(self, path: Path, *, pivot: bool = False, hparams: Beside = False) -> None:
         """Writes the columns of `to_arrow` as CSV (UTF-8), whole or not at all.
 
         Numbers read back bit for bit; every NaN is "nan", as pandas and Arrow read it, and what is
         missing is empty.
         """
-        tables.to_csv(self._columns(pivot=pivot, hparams=hparams), path)
+        tables.to_csv(self._columns(pivot, hparams), path)
 
-    def to_parquet(
-        self, path: str | os.PathLike[str], *, pivot: bool = False, hparams: Beside = False
-    ) -> None:
-        """Writes the table of `to_arrow` as Parquet, whole or not at all, and keeps every bit.
+    def to_parquet(self, path: Path, *, pivot: bool = False, hparams: Beside = False) -> None:
+        """Writes the table of `to_arrow` as Parquet, whole or not at all, and keeps every bit."""
+        tables.to_parquet(self._columns(pivot, hparams), path)
 
-        Raises:
-            MissingDependencyError: pyarrow is not installed.
-        """
-        tables.to_parquet(self._columns(pivot=pivot, hparams=hparams), path)
-
-    def _columns(self, *, pivot: bool, hparams: Beside) -> Columns:
+    def _columns(self, pivot: bool, hparams: Beside) -> Columns:
         if hparams is True:
             if self.source is None:
                 raise ValueError("hparams=True: nothing says where they are; give a mapping by run")
-            hparams = read_known(self.source)
+            hparams = collect_hparams(self.source, None, reporter("ignore"))
         beside = hparams or {}
         if pivot:
             return self._wide(beside)
@@ -155,7 +143,12 @@ class Scalars:
         by_tag = np.lexsort((row, self.tag_codes))
         again = by_tag[~group_starts(self.tag_codes[by_tag], row[by_tag])]
         if len(again):
-            raise ValueError(self._duplicates(again))
+            some = self._take(again[:100])
+            each = dict.fromkeys(zip(some.run, some.tag, some.step.tolist(), strict=True))
+            names = printable(
+                some_of([f"{run} {tag} at step {step}" for run, tag, step in each], 3)
+            )
+            raise ValueError(f"pivot: several values of {names}; read with keep='last' or 'first'")
         keys = Coded(self.run_names, run)
         columns: Columns = {"run": keys.values(), "step": step, **columns_of(hparams, keys)}
         bounds = np.searchsorted(self.tag_codes[by_tag], np.arange(len(self.tag_names) + 1))
@@ -165,28 +158,13 @@ class Scalars:
             columns[f"tag/{tag}" if tag in columns else tag] = column
         return columns
 
-    def _duplicates(self, rows: npt.NDArray[np.intp]) -> str:
-        """Returns the complaint about rows that repeat the run, tag and step of others."""
-        some = self._take(rows[:100])
-        each = dict.fromkeys(zip(some.run, some.tag, some.step.tolist(), strict=True))
-        names = some_of([printable(f"{run} {tag} at step {step}") for run, tag, step in each], 3)
-        return f"pivot: several values of {names}; read with keep='last' or keep='first'"
-
     def _order(self) -> npt.NDArray[np.intp]:
         run, tag = _ranks(self.run_names)[self.run_codes], _ranks(self.tag_names)[self.tag_codes]
         return np.lexsort((self.step, tag, run))
 
     def _take(self, rows: npt.NDArray[np.intp]) -> "Scalars":
-        run_names, run_codes = _used(self.run_names, self.run_codes[rows])
-        tag_names, tag_codes = _used(self.tag_names, self.tag_codes[rows])
-        return dataclasses.replace(
-            self,
-            run_names=run_names,
-            tag_names=tag_names,
-            run_codes=run_codes,
-            tag_codes=tag_codes,
-            **{name: getattr(self, name)[rows] for name in _NUMBERS},
-        )
+        taken = {name: getattr(self, name)[rows] for name in ("run_codes", "tag_codes", *_NUMBERS)}
+        return dataclasses.replace(join([dataclasses.replace(self, **taken)]), source=self.source)
 
 
 def join(parts: Sequence[Scalars]) -> Scalars:

@@ -32,19 +32,29 @@ Columns = dict[str, Coded | Array]
 
 
 def to_pandas(columns: Columns) -> Any:
-    """Returns a DataFrame, with names as categories, and NaN or None for what is missing."""
+    """Returns a DataFrame, with names as categories, and NaN or None for what is missing.
+
+    Raises:
+        MissingDependencyError: pandas is not installed.
+    """
     pandas = import_optional("pandas", "pandas")
 
     def convert(column: Coded | Array) -> Any:
         if isinstance(column, Coded):
             return pandas.Categorical.from_codes(column.codes, column.names)
+        if column.dtype == object:
+            return pandas.Series(column).infer_objects()
         return column.filled(np.nan) if isinstance(column, np.ma.MaskedArray) else column
 
     return pandas.DataFrame({name: convert(column) for name, column in columns.items()})
 
 
 def to_arrow(columns: Columns) -> Any:
-    """Returns a pyarrow Table, with names as dictionaries, and nulls for what is missing."""
+    """Returns a pyarrow Table, with names as dictionaries, and nulls for what is missing.
+
+    Raises:
+        MissingDependencyError: pyarrow is not installed.
+    """
     arrow = import_optional("pyarrow", "arrow")
 
     def convert(column: Coded | Array) -> Any:
@@ -54,10 +64,11 @@ def to_arrow(columns: Columns) -> Any:
         if column.dtype != object:
             mask = column.mask if isinstance(column, np.ma.MaskedArray) else None
             return arrow.array(np.ma.getdata(column), mask=mask)
-        values = column.tolist()
-        if len({type(value) for value in values if value is not None}) > 1:
-            values = [None if value is None else str(value) for value in values]
-        return arrow.array([_utf8(v) if isinstance(v, str) else v for v in values])
+        values = [_utf8(value) if isinstance(value, str) else value for value in column]
+        try:
+            return arrow.array(values)
+        except arrow.ArrowException:  # numbers and text in one column
+            return arrow.array([None if value is None else str(value) for value in values])
 
     return arrow.table(list(map(convert, columns.values())), names=list(map(_utf8, columns)))
 

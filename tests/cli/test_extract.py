@@ -207,6 +207,6 @@ def test_a_value_without_metadata_has_empty_ones(engine, tmp_path):
     assert datum.metadata == ("", "", b"")
 
 
-def test_a_safe_name_is_one_path_down():
-    assert extract.safe_name("a/b c/größe") == "a/b c/größe"
-    assert extract.safe_name("../a//..") == "_/a/_/_"
+def test_a_safe_path_is_one_path_down():
+    assert extract.safe_path("a/b c/größe") == "a/b c/größe"
+    assert extract.safe_path("../a//..") == "_/a/_/_"

@@ -103,7 +103,7 @@ def test_values_that_share_a_place_are_named(tmp_path):
     twice = [event(simple("x", i), simple("y", i), step=s) for i, s in enumerate([4, 4, 4, 5])]
     write(tmp_path / "run" / FILE_NAME, *twice)
     found = tb_firstloss.read_scalars(tmp_path)
-    named = "pivot: several values of run x at step 4, run y at step 4; read with keep='last'"
+    named = "pivot: several values of run x at step 4, run y at step 4; read with keep='last' or 'first'"
     with pytest.raises(ValueError, match=named):
         found.to_pandas(pivot=True)
     for keep, value in (("first", 0), ("last", 2)):

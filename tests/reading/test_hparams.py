@@ -104,7 +104,7 @@ def test_a_list_is_its_text_and_null_is_left_out(engine, tmp_path):
     data.session_start_info.hparams["null"].null_value = 0
     write(tmp_path / FILE_NAME, event(marked(START, data)))
     found = tb_firstloss.read_hparams(tmp_path)["."]
-    assert found == {"x": 1.0, "list": "list_value { values { number_value: 2.0 } }"}
+    assert found == {"x": 1.0, "list": "values { number_value: 2 }"}
 
 
 def test_undecodable_ones_are_reported_and_hide_no_others(engine, tmp_path):

@@ -18,11 +18,12 @@ import tempfile
 from pathlib import Path
 from typing import get_args
 
-from tb_firstloss.cli.arguments import add_shared, name_below, note
+from tb_firstloss.cli.arguments import add_shared, name_of, note
 from tb_firstloss.cli.exit_codes import FINDING
 from tb_firstloss.cli.progress import reading_threads
 from tb_firstloss.reading.columns import Scalars, join
-from tb_firstloss.reading.hparams import HParams, read_known
+from tb_firstloss.reading.damage import reporter
+from tb_firstloss.reading.hparams import Value, collect_hparams
 from tb_firstloss.reading.scalars import read_scalars
 from tb_firstloss.reading.selection import Keep
 
@@ -98,22 +99,18 @@ def _read(options: argparse.Namespace) -> Scalars:
                 keep=options.keep,
                 executor=threads,
             )
-            names = [_name(path, run, options) for run in part.run_names]
+            names = [name_of(options, path, run) for run in part.run_names]
             found.append(dataclasses.replace(part, run_names=names))
     columns = join(found)
     return columns.last() if options.last else columns
 
 
-def _hparams(options: argparse.Namespace) -> dict[str, HParams] | bool:
+def _hparams(options: argparse.Namespace) -> dict[str, dict[str, Value]] | bool:
     return options.hparams and {
-        _name(path, run, options): values
+        name_of(options, path, run): values
         for path in options.paths
-        for run, values in read_known(path).items()
+        for run, values in collect_hparams(path, None, reporter("ignore")).items()
     }
-
-
-def _name(path: str, run: str, options: argparse.Namespace) -> str:
-    return name_below(path, run) if len(options.paths) > 1 else run
 
 
 def _write_to_stdout(columns: Scalars, options: argparse.Namespace) -> None:

@@ -11,14 +11,13 @@ Examples::
 """
 
 import argparse
-import hashlib
 import itertools
 import re
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from tb_firstloss.cli.arguments import add_shared, name_below, note
+from tb_firstloss.cli.arguments import add_shared, name_of, note
 from tb_firstloss.cli.exit_codes import FINDING
 from tb_firstloss.cli.output import printable
 from tb_firstloss.cli.progress import bar
@@ -26,9 +25,7 @@ from tb_firstloss.errors import some_of
 from tb_firstloss.reading.logdir import iter_tensors
 from tb_firstloss.reading.tensor_datum import TensorDatum
 
-_LONGEST_PART, _LONGEST_NAME = 100, 500
-"""In bytes. File systems allow 255 and paths 4096, to which the directory's own belongs."""
-
+_LONGEST_PART, _LONGEST_PATH = 100, 500  # bytes; file systems allow 255 and 4096
 _IMAGES = {b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
 _LIKE_A_FILE = re.compile(r"-?\d+(-\d+)?\.\w+")
 
@@ -55,9 +52,8 @@ def run(options: argparse.Namespace) -> int:
             for datum in iter_tensors(
                 path, runs=options.runs, tags=options.tags, steps=options.steps
             ):
-                run = name_below(path, datum.run) if len(options.paths) > 1 else datum.run
                 for ending, content in _contents(datum):
-                    target.write(run, datum, ending, content)
+                    target.write(name_of(options, path, datum.run), datum, ending, content)
     if target.renamed:
         note(options, f"not named as their tags: {printable(some_of(target.renamed))}")
     note(options, printable(f"{options.output}: {len(target.files)} files"))
@@ -81,7 +77,7 @@ def _contents(datum: TensorDatum) -> Iterator[tuple[str, bytes]]:
 
 
 class _Target:
-    """A directory in which each run and tag has one for its files.
+    """A directory that has one for the files of each run and tag.
 
     Attributes:
         files: What was written or found there.
@@ -98,8 +94,8 @@ class _Target:
     def write(self, run: str, datum: TensorDatum, ending: str, content: bytes) -> None:
         """Writes a file, unless an earlier extraction did."""
         folder = self._folders.get((run, datum.tag)) or self._make_folder(run, datum.tag)
-        for suffix in _numbers():
-            path = folder / f"{datum.step}{suffix}{ending}"
+        for name in _numbered(str(datum.step)):
+            path = folder / f"{name}{ending}"
             if path in self.files:
                 continue
             try:
@@ -113,42 +109,36 @@ class _Target:
 
     def _make_folder(self, run: str, tag: str) -> Path:
         name = tag if run == "." else f"{run}/{tag}"
-        wanted = safe_name(name)
-        for suffix in _numbers():
+        for path in _numbered(safe_path(name)):
             # As file systems compare names that ignore case or the way an accent is written.
-            key = unicodedata.normalize("NFKC", f"{wanted}{suffix}").casefold()
+            key = unicodedata.normalize("NFKC", path).casefold()
             if key not in self._taken:
                 break
         self._taken.add(key)
-        folder = self._folders[run, tag] = self._root / f"{wanted}{suffix}"
-        if f"{wanted}{suffix}" != name:
+        folder = self._folders[run, tag] = self._root / path
+        if path != name:
             self.renamed.append(f"{folder} ({name})")
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
 
-def safe_name(name: str) -> str:
-    """Returns a relative path that leads nowhere but down, on any file system, for any name."""
+def safe_path(name: str) -> str:
+    """Returns a relative path that leads nowhere but down on any file system, for any name."""
     path = "/".join(map(_safe_part, name.split("/")))
-    return path if len(path.encode()) <= _LONGEST_NAME else f"{_cut(path)}~{_digest(name)}"
+    shorter = _cut(path, _LONGEST_PATH)
+    return path if shorter == path else shorter.rpartition("/")[0]
 
 
 def _safe_part(part: str) -> str:
     kept = "".join(c if c.isprintable() and c not in '\\:*?"<>|' else "_" for c in part)
-    kept = kept.rstrip(" .") or "_"
-    if _LIKE_A_FILE.fullmatch(kept):
-        kept += "_"
-    return kept if len(kept.encode()) <= _LONGEST_PART else f"{_cut(kept)}~{_digest(part)}"
+    kept = _cut(kept, _LONGEST_PART).rstrip(" .") or "_"
+    return f"{kept}_" if _LIKE_A_FILE.fullmatch(kept) else kept
 
 
-def _cut(text: str) -> str:
-    return text.encode()[: _LONGEST_PART - 20].decode(errors="ignore")
+def _cut(text: str, size: int) -> str:
+    return text.encode()[:size].decode(errors="ignore")
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]
-
-
-def _numbers() -> Iterator[str]:
-    yield ""
-    yield from (f"-{number}" for number in itertools.count(2))
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    yield from (f"{name}-{number}" for number in itertools.count(2))

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from tb_firstloss.arrays import describe
-from tb_firstloss.cli.arguments import add_shared, name_below, note
+from tb_firstloss.cli.arguments import add_shared, name_of, note
 from tb_firstloss.cli.exit_codes import FINDING
 from tb_firstloss.cli.output import print_json, print_table
 from tb_firstloss.cli.progress import bar
@@ -58,7 +58,7 @@ def _read(path: str, options: argparse.Namespace) -> Iterable[Tag]:
             key, step = (datum.run, datum.tag), datum.step
             tag = found.get(key)
             if tag is None:
-                run = name_below(path, datum.run) if len(options.paths) > 1 else datum.run
+                run = name_of(options, path, datum.run)
                 tag = Tag(run, datum.tag, datum.plugin_name, "", 0, step, step)
                 found[key], contents[key] = tag, {}
             contents[key][describe(datum.value)] = None
