@@ -144,11 +144,10 @@ class Scalars:
         again = by_tag[~group_starts(self.tag_codes[by_tag], row[by_tag])]
         if len(again):
             some = self._take(again[:100])
-            each = dict.fromkeys(zip(some.run, some.tag, some.step.tolist(), strict=True))
-            names = printable(
-                some_of([f"{run} {tag} at step {step}" for run, tag, step in each], 3)
-            )
-            raise ValueError(f"pivot: several values of {names}; read with keep='last' or 'first'")
+            each = zip(some.run, some.tag, some.step, strict=True)
+            names = dict.fromkeys(f"{run} {tag} at step {step}" for run, tag, step in each)
+            shown = printable(some_of(list(names), 3))
+            raise ValueError(f"pivot: several values of {shown}; read with keep='last' or 'first'")
         keys = Coded(self.run_names, run)
         columns: Columns = {"run": keys.values(), "step": step, **columns_of(hparams, keys)}
         bounds = np.searchsorted(self.tag_codes[by_tag], np.arange(len(self.tag_names) + 1))

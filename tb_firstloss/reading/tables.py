@@ -4,6 +4,7 @@ import contextlib
 import csv
 import importlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,16 +114,27 @@ def import_optional(module: str, extra: str) -> Any:
 
 @contextlib.contextmanager
 def _replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a new file to write, which replaces the path once it is complete."""
+    """Gives a new file to write, which replaces the path's content once it is complete.
+
+    A link stays one, and so does what is no file, as a pipe; a file keeps its mode.
+    """
     target = Path(path)
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    special = target.exists() and not target.is_file()
+    if not special:
+        target = Path(os.path.realpath(target))
+    where = None if special else target.parent
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=where)
     os.close(descriptor)
     temporary = Path(name)
     try:
         yield temporary
+        if special:
+            with temporary.open("rb") as whole, target.open("wb") as out:
+                shutil.copyfileobj(whole, out)
+            return
         umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # as open() would have made it
+        os.umask(umask)  # open() gives a new file what it leaves
+        temporary.chmod(target.stat().st_mode & 0o7777 if target.exists() else 0o666 & ~umask)
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(target)

@@ -119,6 +119,7 @@ HOSTILE = {
     ],
     "case": ["Loss", "loss", "LOSS", "loss-2", "Straße", "STRASSE"],
     "accents": [unicodedata.normalize(form, "größe") for form in ("NFC", "NFD")],
+    "cut": ["/".join(["x" * 98] * 5 + [f"{n}5.png"]) for n in range(3)],
     "long": ["x" * 300, "x" * 299 + "y", "ü" * 300, "/".join("abc" * 30 for _ in range(300))],
     "like files": ["a", "a/5.png", "a/5.png/b", "a/5-2.png", "a/5.png_"],
     "across runs": ["run/x", "x"],

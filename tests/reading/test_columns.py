@@ -2,8 +2,11 @@
 
 import csv
 import math
+import os
+import stat
 import struct
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import duckdb
 import numpy as np
@@ -103,7 +106,7 @@ def test_values_that_share_a_place_are_named(tmp_path):
     twice = [event(simple("x", i), simple("y", i), step=s) for i, s in enumerate([4, 4, 4, 5])]
     write(tmp_path / "run" / FILE_NAME, *twice)
     found = tb_firstloss.read_scalars(tmp_path)
-    named = "pivot: several values of run x at step 4, run y at step 4; read with keep='last' or 'first'"
+    named = "pivot: several values of run x at step 4, run y at step 4; read with keep='last'"
     with pytest.raises(ValueError, match=named):
         found.to_pandas(pivot=True)
     for keep, value in (("first", 0), ("last", 2)):
@@ -188,6 +191,25 @@ def test_files_hold_wide_tables_too(found, tmp_path, to):
         frame = read(tmp_path / "out").set_index(["run", "step"])
     expected = found.to_pandas(pivot=True, hparams={"b": {"rate": 0.5}})
     pd.testing.assert_frame_equal(frame, expected, check_index_type=False)
+
+
+@pytest.mark.parametrize("to", ["to_csv", "to_parquet"])
+def test_what_the_path_is_stays(found, tmp_path, to):
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "file").chmod(0o640)
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "pipe")
+    getattr(found, to)(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+    expected = (tmp_path / "file").read_bytes()
+    with ThreadPoolExecutor() as threads:
+        read = threads.submit((tmp_path / "pipe").read_bytes)
+        getattr(found, to)(tmp_path / "pipe")
+        assert read.result(timeout=30) == expected
+    assert (tmp_path / "pipe").is_fifo()
+    with pytest.raises(IsADirectoryError):
+        getattr(found, to)(tmp_path / "b")
 
 
 @pytest.mark.parametrize(
