@@ -161,13 +161,18 @@ def find_header(data, uint64_t largest, Py_ssize_t start):
     """Returns where the next intact header of at most this length starts in a buffer, or -1."""
     cdef Py_buffer view
     cdef Py_ssize_t i, found = -1
+    cdef uint64_t length
+    cdef uint32_t checksum
     cdef const uint8_t *at
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     try:
         with nogil:
             at = <const uint8_t *>view.buf
             for i in range(max(start, 0), view.len - 11):
-                if load64(at + i) <= largest and masked_crc(at + i, 8) == load32(at + i + 8):
+                length, checksum = load64(at + i), load32(at + i + 8)
+                if length > largest or (length == 0 and checksum == 0):  # zeros are no header
+                    continue
+                if masked_crc(at + i, 8) == checksum:
                     found = i
                     break
     finally:
