@@ -1,7 +1,8 @@
 """TensorProto to NumPy, strictly and within a limit on its size.
 
 TensorFlow's decoder fills in whatever is missing; here a tensor whose parts disagree is an
-error. The format's one abbreviation is kept: a single value stands for all elements.
+error, and so is a value outside its dtype's range, of which TensorFlow keeps the lowest bits. The
+format's one abbreviation is kept: a single value stands for all elements.
 """
 
 import functools
@@ -59,6 +60,10 @@ _DTYPES = {
 _ELEMENT_LIMITS = {10: (0, 1), 29: (-8, 7), 30: (0, 15), 31: (-2, 1), 32: (0, 3), 33: (0, 15)}
 """Smallest and largest byte of an element, for dtypes that do not use all values of a byte."""
 
+_UNPACKED = {5: wire.FIXED32, 6: wire.FIXED64, 9: wire.FIXED32, 12: wire.FIXED64}
+_UNPACKED |= dict.fromkeys((7, 10, 11, 13, 16, 17), wire.VARINT)
+"""Wire type of a value outside a packed field, by field number."""
+
 _FIELD_NUMBERS = {field.name: field.number for field in tensor_pb2.TensorProto.DESCRIPTOR.fields}
 
 
@@ -70,6 +75,9 @@ def decode_tensor(
     content: memoryview | bytes, *, max_tensor_bytes: int = MAX_TENSOR_BYTES
 ) -> Array:
     """Returns a serialized TensorProto as an array.
+
+    It is a read-only view of one value where that stands for all elements, and else owns its
+    memory.
 
     Args:
         content: The proto's bytes.
@@ -99,7 +107,7 @@ def decode_tensor(
     values = _decode_field(content, field, numpy_dtype) if given else np.empty(0, numpy_dtype)
     values = _check_elements(values, dtype)
     if len(values) == 1 and count > 1:
-        return np.full(shape, values[0], numpy_dtype)
+        return np.broadcast_to(values, shape)
     if len(values) != count:
         raise ValueError(f"{len(values)} values for the {count} elements of shape {list(shape)}")
     return values.reshape(shape)
@@ -133,9 +141,8 @@ def _survey(content: memoryview) -> _Survey:
             dtype = start
         elif number == 2 and wire_type == wire.BYTES:
             shape.append(bytes(content[start:end]))
-        elif number == _CONTENT or 5 <= number <= 18:
-            span = (start, end) if wire_type == wire.BYTES else (0, 0)
-            ranges.setdefault(number, []).append(span)
+        elif _CONTENT <= number <= 18 and wire_type in (wire.BYTES, _UNPACKED.get(number)):
+            ranges.setdefault(number, []).append((start, end))
     return dtype, _parse_shape(b"".join(shape)), ranges
 
 
@@ -213,7 +220,9 @@ def _decode_strings(
     if len(found) != count and not (len(found) == 1 and count > 1):
         raise ValueError(f"{len(found)} strings for the {count} elements of shape {list(shape)}")
     strings = [bytes(content[start:end]) for start, end in found]
-    return string_array(strings * count if len(strings) != count else strings, shape)
+    if len(strings) != count:
+        return np.broadcast_to(string_array(strings, (1,)), shape)
+    return string_array(strings, shape)
 
 
 def string_array(values: list[bytes], shape: tuple[int, ...]) -> Array:

@@ -4,9 +4,12 @@ Written by hand because protobuf's parser loses values: it turns a signalling Na
 one, and refuses a whole record for one tag that is not UTF-8.
 
 Field numbers are those of tensorflow/core/util/event.proto and framework/summary.proto. As in every
-protocol buffer parser, unknown fields and known ones of another wire type are skipped. Bytes that
-are no protocol buffer raise ValueError. Nothing here allocates in proportion to what a message
-claims.
+protocol buffer parser, unknown fields and known ones of another wire type are skipped, of equal
+fields and of the members of a oneof the last one counts, and messages of one field are merged
+(https://protobuf.dev/programming-guides/encoding/#last-one-wins). Unlike protobuf, this raises
+ValueError for a value whose content is in several parts, and for groups; it reads past fields that
+it has no use for, whatever they hold, and other values of a record than those that are broken.
+Nothing here allocates in proportion to what a message claims.
 """
 
 import struct
@@ -22,7 +25,12 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 NO_CONTENT, SIMPLE_VALUE, FLOAT_SCALAR, DOUBLE_SCALAR, TENSOR, HISTO, IMAGE, AUDIO = range(8)
 """Content types of a summary value. FLOAT_SCALAR and DOUBLE_SCALAR are tensors of rank 0."""
 
-_CONTENT_FIELDS = {4: IMAGE, 5: HISTO, 6: AUDIO, 8: TENSOR}
+_CONTENT_FIELDS = {3: NO_CONTENT, 4: IMAGE, 5: HISTO, 6: AUDIO, 8: TENSOR}
+"""Members of the oneof "value" besides simple_value; 3 is an obsolete histogram."""
+
+_NO_SUMMARY_FIELDS = {3, 4, 6, 7, 8, 9}
+"""Members of an event's oneof "what" besides its summary."""
+
 _SCALAR_FIELDS = {(4, BYTES), (5, BYTES), (5, FIXED32), (6, BYTES), (6, FIXED64)}
 """tensor_content, float_val and double_val: packed or not."""
 
@@ -68,6 +76,8 @@ def parse_event(payload: memoryview) -> RawEvent:
             for _ in iter_fields(payload, start, end):
                 pass
             summaries.append((start, end))
+        elif number in _NO_SUMMARY_FIELDS and wire_type == BYTES:
+            summaries.clear()
     return RawEvent(wall_time, step, summaries)
 
 
@@ -91,8 +101,10 @@ def parse_value(payload: memoryview, start: int, end: int) -> RawValue:
         elif number == 1:
             tag = bytes(payload[first:last])
         elif number == 9:
-            plugin_name = _parse_plugin_name(payload, first, last)
+            plugin_name = _parse_plugin_name(payload, first, last, plugin_name)
         elif number in _CONTENT_FIELDS:
+            if content[0] == _CONTENT_FIELDS[number] != NO_CONTENT:
+                raise ValueError(f"value in several parts at byte {first} of the record")
             content = (_CONTENT_FIELDS[number], first, last)
     content_type, first, last = content
     if content_type == SIMPLE_VALUE:
@@ -102,8 +114,8 @@ def parse_value(payload: memoryview, start: int, end: int) -> RawValue:
     return RawValue(tag, plugin_name, content_type, first, last, bits)
 
 
-def _parse_plugin_name(payload: memoryview, start: int, end: int) -> bytes:
-    name = b""
+def _parse_plugin_name(payload: memoryview, start: int, end: int, name: bytes) -> bytes:
+    """Returns the plugin name in one part of a value's metadata, else that of earlier parts."""
     for metadata_field in iter_fields(payload, start, end):
         if metadata_field[:2] == (1, BYTES):
             for number, wire_type, first, last in iter_fields(payload, *metadata_field[2:]):
