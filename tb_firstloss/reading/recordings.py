@@ -1,7 +1,6 @@
 """First-batch recordings: only the head of each one's event file is read."""
 
 import itertools
-import math
 import os
 import time
 import warnings
@@ -169,7 +168,7 @@ def _count_blocks() -> float:
     try:
         import resource
     except ImportError:  # on Windows; nothing compares with NaN, so that the time alone decides
-        return math.nan
+        return float("nan")
     return resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)).ru_nvcsw
 
 

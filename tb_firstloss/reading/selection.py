@@ -17,17 +17,14 @@ Keep = Literal["all", "first", "last"]
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """What was asked for; names match exactly or as globs, and None stands for everything.
-
-    With ``views``, a value that stands for all elements of a tensor is a read-only view of them.
-    """
+    """What was asked for; names match exactly or as globs, and None stands for everything."""
 
     runs: tuple[str, ...] | None = None
     tags: tuple[str, ...] | None = None
     steps: Container[int] | None = None
     keep: Keep = "all"
     max_tensor_bytes: int = MAX_TENSOR_BYTES
-    views: bool = False
+    views: bool = False  # whether a value that stands for all elements may stay one, read-only
 
     @classmethod
     def of(

@@ -22,6 +22,7 @@ class EventFile(NamedTuple):
 
 
 _Found = Iterator[EventFile]
+_Identity = tuple[int, int]
 _Wanted = Callable[[str], bool]
 
 _MOST_LINKED_VISITS = 256
@@ -62,22 +63,13 @@ def _order(file: EventFile) -> tuple[str, str, str, str]:
     return file.run, folder, numbered, name
 
 
-class _Directory(NamedTuple):
-    """A directory to list, whether a link led there, and the identities of those above it."""
-
-    path: str
-    run: str
-    linked: bool = False
-    above: frozenset[tuple[int, int]] = frozenset()
-
-
 class _Search:
     """One search of the local file system; counts the links that have led to each directory."""
 
     def __init__(self, wanted: _Wanted, report: Report) -> None:
         self._wanted = wanted
         self._report = report
-        self._visits: Counter[tuple[int, int]] = Counter()
+        self._visits: Counter[_Identity] = Counter()
 
     def find(self, root: str) -> _Found:
         """Yields the event files at or below a path, or at those that a glob matches."""
@@ -99,7 +91,7 @@ class _Search:
         yield from self._walk(root, ".") if is_directory else [EventFile(".", root)]
 
     def _walk(self, root: str, root_run: str) -> _Found:
-        for directory, entries in self._listings(_Directory(root, root_run)):
+        for _, run, entries in self._listings(root, root_run):
             for entry in entries:
                 if _is_directory(entry):
                     if entry.name.startswith("events.out.tfevents."):
@@ -109,18 +101,19 @@ class _Search:
                 elif self._wanted(entry.name) and (
                     entry.is_file(follow_symlinks=False) or _is_regular(entry.path, self._report)
                 ):
-                    yield EventFile(directory.run, entry.path)
+                    yield EventFile(run, entry.path)
 
-    def _listings(self, root: _Directory) -> Iterator[tuple[_Directory, list[os.DirEntry[str]]]]:
-        """Yields each directory with its entries, those of the shortest paths first.
+    def _listings(
+        self, root: str, root_run: str
+    ) -> Iterator[tuple[str, str, list[os.DirEntry[str]]]]:
+        """Yields each directory with its run and entries, those of the shortest paths first.
 
         Follows links, but in no circle, and only while few lead to the same directory: where links
         cross, there are exponentially many paths.
         """
-        pending = deque([root])
+        pending = deque([(root, root_run, False, frozenset[_Identity]())])
         while pending:
-            directory = pending.popleft()
-            path, run, linked, above = directory
+            path, run, linked, above = pending.popleft()
             try:
                 status = os.stat(path)
                 identity = status.st_dev, status.st_ino
@@ -131,13 +124,13 @@ class _Search:
             except OSError as error:
                 self._report(unreadable(path, f"directory cannot be listed ({error.strerror})"))
                 continue
-            yield directory, entries
+            yield path, run, entries
             above |= {identity}
             for entry in filter(_is_directory, entries):
                 name = entry.name if run == "." else f"{run}/{entry.name}"
-                pending.append(_Directory(entry.path, name, linked or entry.is_symlink(), above))
+                pending.append((entry.path, name, linked or entry.is_symlink(), above))
 
-    def _seen_enough(self, path: str, identity: tuple[int, int]) -> bool:
+    def _seen_enough(self, path: str, identity: _Identity) -> bool:
         """Returns whether too many links have led to a directory, and says so once."""
         self._visits[identity] += 1
         if self._visits[identity] == _MOST_LINKED_VISITS + 1:
@@ -147,15 +140,13 @@ class _Search:
 
     def _matches(self, pattern: str) -> Iterator[str]:
         """Yields what `glob.glob` finds, where ``**`` follows links as `_listings` does."""
-        separators = re.escape(f"/{os.sep}")
-        stars = rf"(?<![^{separators}])\*\*(?:[{separators}]+|$)"
-        above, *below = re.split(stars, pattern, maxsplit=1)
+        above, *below = re.split(r"(?<![^/\\])\*\*(?:[/\\]+|$)", pattern, maxsplit=1)
         starts = glob.iglob(above) if above else ["."]
         if not any(below):  # or ends in **, which `_walk` stands for
             yield from starts
             return
         for start in starts:
-            for (path, run, *_), _ in self._listings(_Directory(start, ".")):
+            for path, run, _ in self._listings(start, "."):
                 if run == "." or "/." not in f"/{run}":  # no hidden directory
                     yield from self._matches(os.path.join(glob.escape(path), *below))
 

@@ -18,9 +18,8 @@ _EFFORT_PER_BYTE = 16
 """Bytes that a search for records may check in addition to the walk itself."""
 
 
-_FLAGS = os.O_RDONLY
-for _name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):  # no system has all of them
-    _FLAGS |= getattr(os, _name, 0)
+# The first is missing on Windows, the second everywhere else.
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 class Window:

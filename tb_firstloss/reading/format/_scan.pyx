@@ -166,18 +166,17 @@ def find_header(data, uint64_t largest, Py_ssize_t start):
     """Returns where the next intact header of at most this length starts in a buffer, or -1."""
     cdef Py_buffer view
     cdef Py_ssize_t i, found = -1
-    cdef uint64_t length
-    cdef uint32_t checksum
     cdef const uint8_t *at
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     try:
         with nogil:
             at = <const uint8_t *>view.buf
             for i in range(max(start, 0), view.len - 11):
-                length, checksum = load64(at + i), load32(at + i + 8)
-                if length > largest or (length == 0 and checksum == 0):  # zeros are no header
-                    continue
-                if masked_crc(at + i, 8) == checksum:
+                if (
+                    load64(at + i) <= largest
+                    and load64(at + i) | load32(at + i + 8)  # zeros are no header
+                    and masked_crc(at + i, 8) == load32(at + i + 8)
+                ):
                     found = i
                     break
     finally:
@@ -344,7 +343,7 @@ cdef class Scanner:
                         read = self.scan_value(field.content, &row, data, base)
                         if read <= 0:
                             return read
-            elif summary.at != NULL and is_no_summary(&field):
+            elif summary.at != NULL and field.wire_type == BYTES:  # may take its place
                 return 0
         for i in range(self.first, self.count):  # step and wall time may follow the summary
             self.rows.step[i] = row.step
@@ -588,14 +587,9 @@ cdef Py_ssize_t count_values(Span event) except -2:
                     if not is_regular_value(field.content):
                         return -1
                     count += 1
-        elif summary.at != NULL and is_no_summary(&field):
+        elif summary.at != NULL and field.wire_type == BYTES:
             return -1
     return count
-
-
-cdef inline bint is_no_summary(const Field *field) noexcept nogil:
-    """Returns whether an event's field takes the place of its summary."""
-    return 3 <= field.number <= 9 and field.number != 5 and field.wire_type == BYTES
 
 
 cdef bint is_regular_value(Span value):

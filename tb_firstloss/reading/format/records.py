@@ -40,15 +40,11 @@ LARGEST_PAYLOAD = 2**31 - 1
 """Longest possible protocol buffer; a header that claims more counts as damaged."""
 
 _OTHER_FORMATS = {
-    b"\x1f\x8b\x08": "a gzip file; decompress it first (gunzip)",
-    b"\x28\xb5\x2f\xfd": "a Zstandard file; decompress it first (unzstd)",
-    b"\xfd7zxz\0": "an xz file; decompress it first (unxz)",
-    b"bzh": "a bzip2 file; decompress it first (bunzip2)",
-    b"pk\x03\x04": "a zip archive; extract it first (unzip)",
-    b"version https://git-lfs": "a Git LFS pointer; fetch what it points to (git lfs pull)",
-    b"<!doctype html": "an HTML page, no download; fetch the file itself",
-    b"<html": "an HTML page, no download; fetch the file itself",
-    b"<?xml": "an XML page, no download; fetch the file itself",
+    (b"\x1f\x8b\x08",): "a gzip file; decompress it first (gunzip)",
+    (b"\x28\xb5\x2f\xfd",): "a Zstandard file; decompress it first (unzstd)",
+    (b"pk\x03\x04",): "a zip archive; extract it first (unzip)",
+    (b"version https://git-lfs",): "a Git LFS pointer; fetch what it points to (git lfs pull)",
+    (b"<!doctype", b"<html", b"<?xml"): "an HTML or XML page; download the file itself",
 }
 """What is often named like an event file, by its first bytes in lower case."""
 
@@ -138,7 +134,7 @@ def assess(window: Window, start: int) -> Damage:
 def _name_format(window: Window) -> str | None:
     """Returns what else a file is, and what to do with it, where its first bytes say so."""
     head = bytes(window.view(0, 64)).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    return next((what for start, what in _OTHER_FORMATS.items() if head.startswith(start)), None)
+    return next((what for begins, what in _OTHER_FORMATS.items() if head.startswith(begins)), None)
 
 
 def _read_length(window: Window, start: int) -> int | None:
@@ -163,8 +159,8 @@ def _payload_matches(window: Window, start: int, length: int) -> bool:
     tail = window.view(last, end + FOOTER_BYTES)
     if len(tail) != end + FOOTER_BYTES - last:
         return False
-    (stored,) = struct.unpack("<I", tail[-FOOTER_BYTES:])
-    return bool(crc32c.masked_crc32c(tail[:-FOOTER_BYTES], crc) == stored)
+    crc = crc32c.masked_crc32c(tail[:-FOOTER_BYTES], crc)
+    return tail[-FOOTER_BYTES:] == struct.pack("<I", crc)
 
 
 def _crc_of(window: Window, start: int, end: int, crc: int = 0) -> int:

@@ -21,6 +21,8 @@ MAX_TENSOR_BYTES = 1 << 30
 """Default limit on one decoded tensor, 1 GiB."""
 
 _CONTENT, _STRINGS = 4, 8
+_BYTES = {_CONTENT, _STRINGS, 18}
+_NUMBERS = {*range(5, 18)} - _BYTES
 _SOLE_KEYS = _CONTENT << 3 | wire.BYTES, _STRINGS << 3 | wire.BYTES
 _STRING = 7
 _DTYPES = {
@@ -59,10 +61,6 @@ _DTYPES = {
 
 _ELEMENT_LIMITS = {10: (0, 1), 29: (-8, 7), 30: (0, 15), 31: (-2, 1), 32: (0, 3), 33: (0, 15)}
 """Smallest and largest byte of an element, for dtypes that do not use all values of a byte."""
-
-_UNPACKED = {5: wire.FIXED32, 6: wire.FIXED64, 9: wire.FIXED32, 12: wire.FIXED64}
-_UNPACKED |= dict.fromkeys((7, 10, 11, 13, 16, 17), wire.VARINT)
-"""Wire type of a value outside a packed field, by field number."""
 
 _FIELD_NUMBERS = {field.name: field.number for field in tensor_pb2.TensorProto.DESCRIPTOR.fields}
 
@@ -141,7 +139,7 @@ def _survey(content: memoryview) -> _Survey:
             dtype = start
         elif number == 2 and wire_type == wire.BYTES:
             shape.append(bytes(content[start:end]))
-        elif _CONTENT <= number <= 18 and wire_type in (wire.BYTES, _UNPACKED.get(number)):
+        elif number in _NUMBERS or (number in _BYTES and wire_type == wire.BYTES):
             ranges.setdefault(number, []).append((start, end))
     return dtype, _parse_shape(b"".join(shape)), ranges
 

@@ -7,9 +7,8 @@ Field numbers are those of tensorflow/core/util/event.proto and framework/summar
 protocol buffer parser, unknown fields and known ones of another wire type are skipped, of equal
 fields and of the members of a oneof the last one counts, and messages of one field are merged
 (https://protobuf.dev/programming-guides/encoding/#last-one-wins). Unlike protobuf, this raises
-ValueError for a value whose content is in several parts, and for groups; it reads past fields that
-it has no use for, whatever they hold, and other values of a record than those that are broken.
-Nothing here allocates in proportion to what a message claims.
+ValueError for a value whose content is in several parts, and for groups, and looks into no field
+that it has no use for. Nothing here allocates in proportion to what a message claims.
 """
 
 import struct

@@ -177,7 +177,7 @@ def test_one_field_more_does_what_it_does_in_protobuf_or_is_refused(proto):
             understood = parsed.SerializeToString()
             found = outcome_of(serialized)
             assert found in (outcome_of(understood), "refused"), (number, wire_type)
-            if understood == usual:  # a field of another type, or one that holds no values
+            if understood == usual and number in (4, 8, 18):  # of another type than these have
                 assert found == outcome_of(usual), (number, wire_type)
 
 
