@@ -96,7 +96,7 @@ def verify(path: str | os.PathLike[str]) -> list[Damage]:
     """
     found: list[Damage] = []
     files = find_event_files(path, report=found.append)
-    for _ in _iter_tensors(files, Selection(), found.append):
+    for _ in _iter_tensors(files, Selection(views=True), found.append):
         pass
     return sorted(found)
 

@@ -35,8 +35,8 @@ def read_scalars(
 ) -> Scalars:
     """Reads scalars into columns.
 
-    A scalar is a simple_value, or a real tensor of rank 0 that belongs to the scalars plugin or to
-    none.
+    A scalar is a simple_value, a tensor of a single real number, of any rank, that belongs to the
+    scalars plugin (TensorBoard shows these), or one of rank 0 that belongs to no plugin.
 
     Args:
         path: A logdir, a run directory, an event file, a glob or a URL that fsspec knows.

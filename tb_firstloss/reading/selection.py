@@ -26,6 +26,7 @@ class Selection:
     steps: Container[int] | None = None
     keep: Keep = "all"
     max_tensor_bytes: int = MAX_TENSOR_BYTES
+    views: bool = False  # whether a value that stands for all elements may stay one, read-only
 
     @classmethod
     def of(

@@ -110,7 +110,7 @@ class Names:
         if not self._plugin_of_tag[number]:
             self._plugin_of_tag[number] = plugin
             if len(metadata) <= _LARGEST_METADATA:
-                self.metadata[number] = wire.parse_metadata(metadata)[1]
+                self.metadata[number] = wire.parse_metadata(metadata)
         if self.index is not None:
             plugin = self._plugin_of_tag[number]
             self.index.put(tag, number, self.plugin_names[plugin].encode(), plugin)

@@ -4,9 +4,11 @@ Written by hand because protobuf's parser loses values: it turns a signalling Na
 one, and refuses a whole record for one tag that is not UTF-8.
 
 Field numbers are those of tensorflow/core/util/event.proto and framework/summary.proto. As in every
-protocol buffer parser, unknown fields and known ones of another wire type are skipped. Bytes that
-are no protocol buffer raise ValueError. Nothing here allocates in proportion to what a message
-claims.
+protocol buffer parser, unknown fields and known ones of another wire type are skipped, of equal
+fields and of the members of a oneof the last one counts, and messages of one field are merged
+(https://protobuf.dev/programming-guides/encoding/#last-one-wins). Unlike protobuf, this raises
+ValueError for a value whose content is in several parts, and for groups, and looks into no field
+that it has no use for. Nothing here allocates in proportion to what a message claims.
 """
 
 import struct
@@ -22,9 +24,14 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 NO_CONTENT, SIMPLE_VALUE, FLOAT_SCALAR, DOUBLE_SCALAR, TENSOR, HISTO, IMAGE, AUDIO = range(8)
 """Content types of a summary value. FLOAT_SCALAR and DOUBLE_SCALAR are tensors of rank 0."""
 
-_CONTENT_FIELDS = {4: IMAGE, 5: HISTO, 6: AUDIO, 8: TENSOR}
-_SESSION_START = 1
-"""A SessionLog's status."""
+_CONTENT_FIELDS = {3: NO_CONTENT, 4: IMAGE, 5: HISTO, 6: AUDIO, 8: TENSOR}
+"""Members of the oneof "value" besides simple_value; 3 is an obsolete histogram."""
+
+_NO_SUMMARY_FIELDS = {3, 4, 6, 7, 8, 9}
+"""Members of an event's oneof "what" besides its summary."""
+
+_SESSION_LOG, _SESSION_START = 7, 1
+"""One of these members, and its status where a session starts."""
 
 _SCALAR_FIELDS = {(4, BYTES), (5, BYTES), (5, FIXED32), (6, BYTES), (6, FIXED64)}
 """tensor_content, float_val and double_val: packed or not."""
@@ -88,9 +95,13 @@ def parse_event(payload: memoryview) -> RawEvent:
             for _ in iter_fields(payload, start, end):
                 pass
             summaries.append((start, end))
-        elif number == 7 and wire_type == BYTES:
-            fields = iter_fields(payload, start, end)
-            status = next((f[2] for f in reversed(list(fields)) if f[:2] == (1, VARINT)), status)
+            status = 0
+        elif number in _NO_SUMMARY_FIELDS and wire_type == BYTES:
+            summaries.clear()
+            status = status if number == _SESSION_LOG else 0
+            fields = iter_fields(payload, start, end) if number == _SESSION_LOG else ()
+            for field, field_type, field_value, _ in fields:
+                status = field_value if (field, field_type) == (1, VARINT) else status
     return RawEvent(wall_time, step, summaries, status == _SESSION_START)
 
 
@@ -104,7 +115,7 @@ def iter_value_ranges(payload: memoryview, event: RawEvent) -> Iterator[tuple[in
 
 def parse_value(payload: memoryview, start: int, end: int) -> RawValue:
     """Returns tag, plugin name and content of the Summary.Value at a byte range."""
-    tag = metadata = b""
+    tag = metadata = plugin_name = b""
     content, bits = (NO_CONTENT, 0, 0), 0
     for number, wire_type, first, last in iter_fields(payload, start, end):
         if number == 2 and wire_type == FIXED32:
@@ -114,32 +125,41 @@ def parse_value(payload: memoryview, start: int, end: int) -> RawValue:
         elif number == 1:
             tag = bytes(payload[first:last])
         elif number == 9:
-            metadata += payload[first:last]  # fields of a repeated message are merged
+            metadata += payload[first:last]  # valid parts make a valid whole
+            plugin_name = _parse_plugin_name(payload, first, last, plugin_name)
         elif number in _CONTENT_FIELDS:
+            if content[0] == _CONTENT_FIELDS[number] != NO_CONTENT:
+                raise ValueError(f"value in several parts at byte {first} of the record")
             content = (_CONTENT_FIELDS[number], first, last)
     content_type, first, last = content
     if content_type == SIMPLE_VALUE:
         (bits,) = struct.unpack_from("<I", payload, first)
     elif content_type == TENSOR:
         content_type, bits = _parse_scalar(payload, first, last)
-    plugin_name = parse_metadata(metadata)[0] if metadata else b""
     return RawValue(tag, plugin_name, content_type, first, last, bits, metadata)
 
 
-def parse_metadata(serialized: bytes) -> tuple[bytes, Metadata]:
-    """Returns the plugin name in a SummaryMetadata, as written, and the rest."""
-    view, plugin_name, content = memoryview(serialized), b"", b""
-    texts = {2: "", 3: ""}
+def _parse_plugin_name(payload: memoryview, start: int, end: int, name: bytes) -> bytes:
+    """Returns the plugin name in one part of a value's metadata, else that of earlier parts."""
+    for metadata_field in iter_fields(payload, start, end):
+        if metadata_field[:2] == (1, BYTES):
+            for number, wire_type, first, last in iter_fields(payload, *metadata_field[2:]):
+                if number == 1 and wire_type == BYTES:
+                    name = bytes(payload[first:last])
+    return name
+
+
+def parse_metadata(serialized: bytes) -> Metadata:
+    """Returns what a SummaryMetadata says besides its plugin's name."""
+    view, texts, content = memoryview(serialized), {2: "", 3: ""}, b""
     for outer, outer_type, start, end in iter_fields(view, 0, len(view)):
         if outer in texts and outer_type == BYTES:
             texts[outer] = serialized[start:end].decode(errors="replace")
         elif (outer, outer_type) == (1, BYTES):
             for number, wire_type, first, last in iter_fields(view, start, end):
-                if (number, wire_type) == (1, BYTES):
-                    plugin_name = serialized[first:last]
-                elif (number, wire_type) == (2, BYTES):
+                if (number, wire_type) == (2, BYTES):
                     content = serialized[first:last]
-    return plugin_name, Metadata(texts[2], texts[3], content)
+    return Metadata(texts[2], texts[3], content)
 
 
 def _parse_scalar(payload: memoryview, start: int, end: int) -> tuple[int, int]:

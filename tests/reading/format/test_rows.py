@@ -1,5 +1,6 @@
 """The compiled walk against the reference, over every damaged and odd file."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from tb_firstloss.reading.files.open import Window
 from tb_firstloss.reading.format import extension, rows
 from tests.helpers.damaged_files import CASES, INTACT
 from tests.helpers.event_files import event, floats, frame, scalar, simple, tensor
+from tests.helpers.fragments import EVENT_FIELDS, MEMBERS, METADATA, text
 
 COMPILED = extension.scan
 
@@ -154,6 +156,20 @@ def test_both_walks_agree_when_a_record_does_not_fit_into_a_chunk(monkeypatch, r
     late = [bare, simple("u", 1.0), scalar("t", 2.0, plugin_name="named too late for the first")]
     data = b"".join(frame(event(*values)) for values in ([simple("u", 0.0)], late, late[::-1]))
     assert rows_of(data, compiled=True) == rows_of(data, compiled=False)
+
+
+@pytest.mark.parametrize(
+    "fields", [MEMBERS, METADATA, EVENT_FIELDS], ids=["value", "meta", "event"]
+)
+@pytest.mark.parametrize("size", [2, 3])
+def test_both_walks_agree_on_fields_in_any_order(fields, size):
+    for names in itertools.product(fields, repeat=size):
+        parts = b"".join(fields[name] for name in names)
+        if fields is not EVENT_FIELDS:
+            parts = text(5, text(1, text(1, b"late") + parts) + text(1, text(1, b"tag") + parts))
+        usual = EVENT_FIELDS["a"] + EVENT_FIELDS["step"]
+        data = b"".join(map(frame, [usual, parts, usual, parts + usual, usual + parts, usual]))
+        assert rows_of(data, compiled=True) == rows_of(data, compiled=False), names
 
 
 def delimited(key, content):
