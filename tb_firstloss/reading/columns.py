@@ -16,7 +16,7 @@ from tb_firstloss.reading.hparams import collect_hparams, columns_of
 from tb_firstloss.reading.tables import Coded, Columns
 from tb_firstloss.text import printable
 
-Path = str | os.PathLike[str]
+PathLike = str | os.PathLike[str]
 Beside = bool | Mapping[str, Mapping[str, Any]]
 _NUMBERS = ("step", "wall_time", "value")
 
@@ -97,7 +97,8 @@ class Scalars:
     def to_arrow(self, *, pivot: bool = False, hparams: Beside = False) -> Any:
         """Returns what `to_pandas` does as a pyarrow Table, with nulls for what is missing.
 
-        Run and tag are dictionary-encoded; a wide table begins with run and step.
+        Run and tag are dictionary-encoded; a wide table begins with run and step. Without pyarrow,
+        this and what builds on it raise MissingDependencyError.
         """
         return tables.to_arrow(self._columns(pivot, hparams))
 
@@ -108,7 +109,7 @@ class Scalars:
         """
         return self.to_arrow().__arrow_c_stream__(requested_schema)
 
-    def to_csv(self, path: Path, *, pivot: bool = False, hparams: Beside = False) -> None:
+    def to_csv(self, path: PathLike, *, pivot: bool = False, hparams: Beside = False) -> None:
         """Writes the columns of `to_arrow` as CSV (UTF-8), whole or not at all.
 
         Numbers read back bit for bit; every NaN is "nan", as pandas and Arrow read it, and what is
@@ -116,7 +117,7 @@ class Scalars:
         """
         tables.to_csv(self._columns(pivot, hparams), path)
 
-    def to_parquet(self, path: Path, *, pivot: bool = False, hparams: Beside = False) -> None:
+    def to_parquet(self, path: PathLike, *, pivot: bool = False, hparams: Beside = False) -> None:
         """Writes the table of `to_arrow` as Parquet, whole or not at all, and keeps every bit."""
         tables.to_parquet(self._columns(pivot, hparams), path)
 

@@ -33,11 +33,7 @@ Columns = dict[str, Coded | Array]
 
 
 def to_pandas(columns: Columns) -> Any:
-    """Returns a DataFrame, with names as categories, and NaN or None for what is missing.
-
-    Raises:
-        MissingDependencyError: pandas is not installed.
-    """
+    """Returns a DataFrame, with names as categories, and NaN or None for what is missing."""
     pandas = import_optional("pandas", "pandas")
 
     def convert(column: Coded | Array) -> Any:
@@ -51,11 +47,7 @@ def to_pandas(columns: Columns) -> Any:
 
 
 def to_arrow(columns: Columns) -> Any:
-    """Returns a pyarrow Table, with names as dictionaries, and nulls for what is missing.
-
-    Raises:
-        MissingDependencyError: pyarrow is not installed.
-    """
+    """Returns a pyarrow Table, with names as dictionaries, and nulls for what is missing."""
     arrow = import_optional("pyarrow", "arrow")
 
     def convert(column: Coded | Array) -> Any:
