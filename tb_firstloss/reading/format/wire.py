@@ -27,9 +27,6 @@ NO_CONTENT, SIMPLE_VALUE, FLOAT_SCALAR, DOUBLE_SCALAR, TENSOR, HISTO, IMAGE, AUD
 _CONTENT_FIELDS = {3: NO_CONTENT, 4: IMAGE, 5: HISTO, 6: AUDIO, 8: TENSOR}
 """Members of the oneof "value" besides simple_value; 3 is an obsolete histogram."""
 
-_NO_SUMMARY_FIELDS = {3, 4, 6, 7, 8, 9}
-"""Members of an event's oneof "what" besides its summary."""
-
 _SCALAR_FIELDS = {(4, BYTES), (5, BYTES), (5, FIXED32), (6, BYTES), (6, FIXED64)}
 """tensor_content, float_val and double_val: packed or not."""
 
@@ -75,7 +72,7 @@ def parse_event(payload: memoryview) -> RawEvent:
             for _ in iter_fields(payload, start, end):
                 pass
             summaries.append((start, end))
-        elif number in _NO_SUMMARY_FIELDS and wire_type == BYTES:
+        elif 3 <= number <= 9 and wire_type == BYTES:  # another member of the oneof "what"
             summaries.clear()
     return RawEvent(wall_time, step, summaries)
 
