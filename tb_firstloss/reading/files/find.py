@@ -25,8 +25,7 @@ _Found = Iterator[EventFile]
 _Identity = tuple[int, int]
 _Wanted = Callable[[str], bool]
 
-_MOST_LINKED_VISITS = 256
-"""How often one directory is read through links, each time as a run of another name."""
+_MOST_LINKED_VISITS = 256  # of one directory, each as a run of another name
 
 
 def is_event_file_name(name: str) -> bool:
@@ -39,8 +38,7 @@ def find_event_files(
 ) -> list[EventFile]:
     """Finds the event files below a path, by run, then in the order of writing.
 
-    That is the order of their names, where numbers count as such: a writer's files of one second
-    end in .9, .10 and so on.
+    That is the order of the numbers in their names: those of one second end in .9, .10 and so on.
 
     Args:
         path: A logdir, a run directory, a file of any name, a glob of any of these (each may begin
@@ -57,10 +55,9 @@ def find_event_files(
     return sorted(set(found), key=_order)
 
 
-def _order(file: EventFile) -> tuple[str, str, str, str]:
-    folder, name = os.path.split(file.path)
-    numbered = re.sub("[0-9]+", lambda digits: digits[0].zfill(20), name)
-    return file.run, folder, numbered, name
+def _order(file: EventFile) -> tuple[str, str, str]:
+    numbered = re.sub("[0-9]+", lambda digits: digits[0].zfill(20), file.path)
+    return file.run, numbered, file.path
 
 
 class _Search:
@@ -133,10 +130,10 @@ class _Search:
     def _seen_enough(self, path: str, identity: _Identity) -> bool:
         """Returns whether too many links have led to a directory, and says so once."""
         self._visits[identity] += 1
-        if self._visits[identity] == _MOST_LINKED_VISITS + 1:
-            found = f"skipped: {_MOST_LINKED_VISITS} other paths through links lead here"
-            self._report(unreadable(path, found))
-        return self._visits[identity] > _MOST_LINKED_VISITS
+        excess = self._visits[identity] - _MOST_LINKED_VISITS
+        if excess == 1:
+            self._report(unreadable(path, f"skipped: {_MOST_LINKED_VISITS} links lead here"))
+        return excess > 0
 
     def _matches(self, pattern: str) -> Iterator[str]:
         """Yields what `glob.glob` finds, where ``**`` follows links as `_listings` does."""

@@ -27,11 +27,8 @@ NO_CONTENT, SIMPLE_VALUE, FLOAT_SCALAR, DOUBLE_SCALAR, TENSOR, HISTO, IMAGE, AUD
 _CONTENT_FIELDS = {3: NO_CONTENT, 4: IMAGE, 5: HISTO, 6: AUDIO, 8: TENSOR}
 """Members of the oneof "value" besides simple_value; 3 is an obsolete histogram."""
 
-_NO_SUMMARY_FIELDS = {3, 4, 6, 7, 8, 9}
-"""Members of an event's oneof "what" besides its summary."""
-
 _SESSION_LOG, _SESSION_START = 7, 1
-"""One of these members, and its status where a session starts."""
+"""A member of an event's oneof "what", and its status where a session starts."""
 
 _SCALAR_FIELDS = {(4, BYTES), (5, BYTES), (5, FIXED32), (6, BYTES), (6, FIXED64)}
 """tensor_content, float_val and double_val: packed or not."""
@@ -96,12 +93,13 @@ def parse_event(payload: memoryview) -> RawEvent:
                 pass
             summaries.append((start, end))
             status = 0
-        elif number in _NO_SUMMARY_FIELDS and wire_type == BYTES:
+        elif number == _SESSION_LOG and wire_type == BYTES:
             summaries.clear()
-            status = status if number == _SESSION_LOG else 0
-            fields = iter_fields(payload, start, end) if number == _SESSION_LOG else ()
-            for field, field_type, field_value, _ in fields:
-                status = field_value if (field, field_type) == (1, VARINT) else status
+            for field in iter_fields(payload, start, end):
+                status = field[2] if field[:2] == (1, VARINT) else status
+        elif 3 <= number <= 9 and wire_type == BYTES:  # another member of the oneof "what"
+            summaries.clear()
+            status = 0
     return RawEvent(wall_time, step, summaries, status == _SESSION_START)
 
 
