@@ -169,6 +169,17 @@ def test_a_second_extraction_adds_what_is_new_and_replaces_nothing(tmp_path):
     assert files_below(out) == {**expected, "t/2.png": b"mine", "t/2-2.png": b"two"}
 
 
+@pytest.mark.parametrize("same", ["step", "beginning"])
+def test_thousands_of_one_name_each_have_a_file(tmp_path, same):
+    tags = ["t"] * 3_000 if same == "step" else ["x" * 120 + str(n) for n in range(3_000)]
+    made = [image(tag, str(n).encode()) for n, tag in enumerate(tags)]
+    write(tmp_path / "runs" / FILE, event(*made, step=1))
+    assert main(["extract", str(tmp_path / "runs"), "-o", str(tmp_path / "out"), "-q"]) == 0
+    assert sorted(files_below(tmp_path / "out").values()) == sorted(
+        str(n).encode() for n in range(len(tags))
+    )
+
+
 def test_runs_of_several_paths_stay_apart(tmp_path):
     for path in ("a", "b"):
         write(tmp_path / path / FILE, event(image("t", path.encode())))

@@ -11,9 +11,9 @@ Examples::
 """
 
 import argparse
-import itertools
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,12 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add_shared(parser, "paths")
     parser.add_argument(
-        "-o",
-        "--output",
-        metavar="DIR",
-        type=Path,
-        required=True,
-        help="where to write",
+        "-o", "--output", metavar="DIR", type=Path, required=True, help="where to write"
     )
     add_shared(parser, "--steps", "--run", "--tag", "--quiet")
 
@@ -56,8 +51,8 @@ def run(options: argparse.Namespace) -> int:
                     target.write(name_of(options, path, datum.run), datum, ending, content)
     if target.renamed:
         note(options, f"not named as their tags: {printable(some_of(target.renamed))}")
-    note(options, printable(f"{options.output}: {len(target.files)} files"))
-    return 0 if target.files else FINDING
+    note(options, printable(f"{options.output}: {target.count} files"))
+    return 0 if target.count else FINDING
 
 
 def _contents(datum: TensorDatum) -> Iterator[tuple[str, bytes]]:
@@ -80,46 +75,55 @@ class _Target:
     """A directory that has one for the files of each run and tag.
 
     Attributes:
-        files: What was written or found there.
+        count: Files that were written or found there.
         renamed: Directories that are not named as the tag.
     """
 
     def __init__(self, root: Path) -> None:
-        self.files: set[Path] = set()
+        self.count = 0
         self.renamed: list[str] = []
         self._root = root
         self._folders: dict[tuple[str, str], Path] = {}
         self._taken: set[str] = set()
+        self._used: Counter[str] = Counter()  # how many have been named after a path
 
     def write(self, run: str, datum: TensorDatum, ending: str, content: bytes) -> None:
         """Writes a file, unless an earlier extraction did."""
         folder = self._folders.get((run, datum.tag)) or self._make_folder(run, datum.tag)
-        for name in _numbered(str(datum.step)):
-            path = folder / f"{name}{ending}"
-            if path in self.files:
-                continue
+        self.count += 1
+        for name in self._numbered(f"{folder}/{datum.step}"):
+            path = Path(f"{name}{ending}")
             try:
                 with path.open("xb") as file:
                     file.write(content)
             except FileExistsError:
                 if not path.is_file() or path.read_bytes() != content:
                     continue
-            self.files.add(path)
             return
 
     def _make_folder(self, run: str, tag: str) -> Path:
         name = tag if run == "." else f"{run}/{tag}"
-        for path in _numbered(safe_path(name)):
-            # As file systems compare names that ignore case or the way an accent is written.
-            key = unicodedata.normalize("NFKC", path).casefold()
-            if key not in self._taken:
+        for path in self._numbered(safe_path(name)):
+            if _folded(path) not in self._taken:
                 break
-        self._taken.add(key)
+        self._taken.add(_folded(path))
         folder = self._folders[run, tag] = self._root / path
         if path != name:
             self.renamed.append(f"{folder} ({name})")
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def _numbered(self, name: str) -> Iterator[str]:
+        """Yields the names to try for one more of a name, of which no two are equal."""
+        key = _folded(name)
+        while True:
+            self._used[key] += 1
+            yield name if self._used[key] == 1 else f"{name}-{self._used[key]}"
+
+
+def _folded(path: str) -> str:
+    """Returns a path as file systems compare it that ignore case and how accents are written."""
+    return unicodedata.normalize("NFKC", path).casefold()
 
 
 def safe_path(name: str) -> str:
@@ -137,8 +141,3 @@ def _safe_part(part: str) -> str:
 
 def _cut(text: str, size: int) -> str:
     return text.encode()[:size].decode(errors="ignore")
-
-
-def _numbered(name: str) -> Iterator[str]:
-    yield name
-    yield from (f"{name}-{number}" for number in itertools.count(2))
