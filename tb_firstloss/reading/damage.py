@@ -81,6 +81,18 @@ def unreadable_reported(path: str, report: Report) -> Iterator[None]:
         report(Damage(path, start, start, "unreadable", str(error), error))
 
 
+def keep_few(found: list[Damage]) -> Report:
+    """Returns a function that collects as much of each file's damage as `reporter` shows."""
+    seen: Counter[str] = Counter()
+
+    def report(damage: Damage) -> None:
+        seen[damage.path] += 1
+        if seen[damage.path] <= _WARNINGS_PER_FILE:
+            found.append(damage)
+
+    return report
+
+
 def reporter(on_damage: OnDamage, *, once: bool = False) -> Report:
     """Returns the function to call with each damage: it warns, raises or does nothing.
 

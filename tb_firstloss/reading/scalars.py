@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tb_firstloss.reading.columns import Scalars, group_starts, join
-from tb_firstloss.reading.damage import Damage, OnDamage, reporter, unreadable_reported
+from tb_firstloss.reading.damage import Damage, OnDamage, keep_few, reporter, unreadable_reported
 from tb_firstloss.reading.files.find import find_event_files
 from tb_firstloss.reading.files.open import open_window
 from tb_firstloss.reading.format.tensor_proto import MAX_TENSOR_BYTES
@@ -107,10 +107,11 @@ def _read_run(run: tuple[str, list[str]], selection: Selection) -> tuple[Scalars
     """Reads one run's files; top-level and picklable, for process executors."""
     name, paths = run
     damage: list[Damage] = []
-    reader, table = RunReader(name, selection, damage.append), _Table()
+    report = keep_few(damage)
+    reader, table = RunReader(name, selection, report), _Table()
     reader.prepare(paths)
     for path in paths:
-        with unreadable_reported(path, damage.append), open_window(path) as window:
+        with unreadable_reported(path, report), open_window(path) as window:
             for columns, share in reader.scalars(window):
                 table.append(columns, share=share)
     codes, step, wall_time, value = table.columns()

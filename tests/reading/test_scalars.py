@@ -13,8 +13,19 @@ import tb_firstloss
 from tb_firstloss import errors
 from tb_firstloss.reading import scalars
 from tb_firstloss.reading.format import rows
+from tb_firstloss.reading.selection import Selection
 from tests.helpers.damaged_files import CASES, FILE_NAME
-from tests.helpers.event_files import content, event, floats, scalar, shaped, simple, tensor, write
+from tests.helpers.event_files import (
+    content,
+    event,
+    floats,
+    frame,
+    scalar,
+    shaped,
+    simple,
+    tensor,
+    write,
+)
 
 
 @pytest.fixture
@@ -119,6 +130,21 @@ def test_a_single_number_is_what_tensorboard_shows_whatever_its_rank(engine, tmp
     ((shown,),) = provider.read_scalars(RequestContext(), **options)["."].values()
     found = tb_firstloss.read_scalars(tmp_path)
     assert (found.step.tolist(), repr(found.value.tolist())) == ([3], repr([float(shown.value)]))
+
+
+def test_countless_damage_is_said_ten_times_and_not_kept(engine, tmp_path):
+    damaged = bytearray(frame(event(simple("x", 1.0))))
+    damaged[-1] ^= 1
+    paths = [str(tmp_path / "1.tfevents"), str(tmp_path / "2.tfevents")]
+    (tmp_path / "1.tfevents").write_bytes((damaged + frame(event(simple("x", 2.0)))) * 500)
+    (tmp_path / "2.tfevents").write_bytes(damaged * 2)
+    found, kept = scalars._read_run((".", paths), Selection())
+    assert found.value.tolist() == [2.0] * 500
+    assert [damage.path for damage in kept] == paths[:1] * 10 + paths[1:] * 2
+    with pytest.warns(errors.DamageWarning) as caught:
+        tb_firstloss.read_scalars(tmp_path)
+    assert [str(w.message).split(":")[0] for w in caught] == [damage.path for damage in kept]
+    assert "verify() lists it" in str(caught[9].message)
 
 
 def test_a_negative_zero_keeps_its_sign(engine, tmp_path):
