@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from tb_firstloss.reading.columns import Scalars as Scalars
     from tb_firstloss.reading.damage import Damage as Damage
     from tb_firstloss.reading.follow import follow as follow
+    from tb_firstloss.reading.hparams import read_hparams as read_hparams
     from tb_firstloss.reading.logdir import iter_events as iter_events
     from tb_firstloss.reading.logdir import iter_tensors as iter_tensors
     from tb_firstloss.reading.logdir import verify as verify
@@ -59,6 +60,7 @@ _HOMES = {
     "probe": "capture.probe",
     "read_first_loss": "reading.recordings",
     "read_first_losses": "reading.recordings",
+    "read_hparams": "reading.hparams",
     "read_scalars": "reading.scalars",
     "verify": "reading.logdir",
 }

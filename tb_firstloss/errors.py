@@ -138,3 +138,7 @@ class UnexpectedLossWarning(FirstLossWarning):
 
 class DamageWarning(FirstLossWarning):
     """An event file is damaged; the intact records around the damage were read."""
+
+
+class CutRecordWarning(DamageWarning):
+    """A file ends inside its last record, as a killed run leaves it; all before it was read."""

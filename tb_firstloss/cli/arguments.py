@@ -5,6 +5,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+
+def steps(text: str) -> range | frozenset[int]:
+    """Returns the steps that the text of --steps stands for."""
+    if ":" not in text:
+        return frozenset(map(int, text.split(",")))
+    bounds = slice(*(int(part) if part else None for part in text.split(":")))
+    stop = 1 << 63 if bounds.stop is None else bounds.stop
+    return range(bounds.start or 0, stop, 1 if bounds.step is None else bounds.step)
+
+
 _GLOBS: dict[str, Any] = {"action": "append", "metavar": "GLOB"}
 _SHARED: dict[str, dict[str, Any]] = {
     "paths": {
@@ -15,6 +25,11 @@ _SHARED: dict[str, dict[str, Any]] = {
     },
     "--run": {**_GLOBS, "dest": "runs", "help": "only matching runs below PATH; may be repeated"},
     "--tag": {**_GLOBS, "dest": "tags", "help": "only matching tags; may be repeated"},
+    "--steps": {
+        "metavar": "STEPS",
+        "type": steps,
+        "help": "only steps 7, 1,5,9, 0:100 (without 100) or 0:1000:10",
+    },
     "--json": {"action": "store_true", "help": "print JSON instead of a table"},
     "--quiet": {"action": "store_true", "help": "print results only, and no progress bar"},
 }
@@ -48,6 +63,11 @@ def note(options: argparse.Namespace, message: str) -> None:
     """Prints a remark on stderr, unless --quiet."""
     if not options.quiet:
         print(f"tb-firstloss: {message}", file=sys.stderr)
+
+
+def name_of(options: argparse.Namespace, path: str, run: str) -> str:
+    """Returns a run's name, with its path in front where several were given."""
+    return name_below(path, run) if len(options.paths) > 1 else run
 
 
 def name_below(path: str, run: str) -> str:

@@ -21,6 +21,7 @@ COMMANDS = {
     "show": "Show the first-batch loss of every run below a path",
     "tags": "List every tag of every run below a path",
     "export": "Write scalars as CSV or Parquet",
+    "extract": "Write images, audio and text as files",
     "compare": "Compare first losses with a baseline, value by value",
     "check": "Check first losses against what they should be",
     "verify": "Read everything below a path and list the damage",
@@ -119,12 +120,17 @@ def _say(error: Exception, code: int) -> int:
 
 
 def _show_warnings() -> list[errors.DamageWarning]:
-    """Prints this package's warnings as one line each; the list collects those about damage."""
+    """Prints this package's warnings as one line each; the list collects those about damage.
+
+    A cut last record is none: a killed run leaves one, and nothing that was written is missing.
+    """
     damage: list[errors.DamageWarning] = []
     show_any = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
-        if isinstance(message, errors.DamageWarning):
+        if isinstance(message, errors.DamageWarning) and not isinstance(
+            message, errors.CutRecordWarning
+        ):
             damage.append(message)
         if issubclass(category, errors.FirstLossWarning):
             print(f"tb-firstloss: {message}", file=sys.stderr)

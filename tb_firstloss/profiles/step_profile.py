@@ -62,7 +62,7 @@ def read_profile(run_dir: str | os.PathLike[str]) -> StepProfile:
         UndecodableError: xprof cannot read the profile.
         MissingDependencyError: xprof is not installed.
     """
-    path = Path(run_dir)
+    path = Path(run_dir).expanduser()
     files = find_profile(path)
     if not files:
         raise errors.NoRecordingError(

@@ -1,22 +1,24 @@
-"""Scalars as columns, and the columns as pandas, Arrow, CSV or Parquet."""
+"""Scalars as columns: joined, sorted, made wide, next to hyperparameters, and taken elsewhere."""
 
-import contextlib
-import csv
 import dataclasses
-import importlib
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tb_firstloss import errors
+from tb_firstloss.errors import some_of
+from tb_firstloss.reading import tables
+from tb_firstloss.reading.damage import reporter
+from tb_firstloss.reading.hparams import collect_hparams, columns_of
+from tb_firstloss.reading.tables import Coded, Columns
+from tb_firstloss.text import printable
 
-_COLUMNS = ("run", "tag", "step", "wall_time", "value")
+PathLike = str | os.PathLike[str]
+Beside = bool | Mapping[str, Mapping[str, Any]]
+_NUMBERS = ("step", "wall_time", "value")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,6 +34,7 @@ class Scalars:
         wall_time: float64 [n], seconds since the Unix epoch.
         value: float64 [n]. It holds every float, half, bfloat16, bool and up to 32-bit integer
             exactly; 64-bit integers beyond 2**53 are rounded (`iter_tensors` gives them exactly).
+        source: The path that was read, or None.
     """
 
     run_names: list[str]
@@ -41,6 +44,7 @@ class Scalars:
     step: npt.NDArray[np.int64]
     wall_time: npt.NDArray[np.float64]
     value: npt.NDArray[np.float64]
+    source: str | None = None
 
     def __len__(self) -> int:
         return len(self.step)
@@ -48,62 +52,119 @@ class Scalars:
     @cached_property
     def run(self) -> npt.NDArray[np.object_]:
         """Run name of each row, object array [n] of str."""
-        return np.array([*self.run_names, None], object)[self.run_codes]
+        return Coded(self.run_names, self.run_codes).values()
 
     @cached_property
     def tag(self) -> npt.NDArray[np.object_]:
         """Tag of each row, object array [n] of str."""
-        return np.array([*self.tag_names, None], object)[self.tag_codes]
+        return Coded(self.tag_names, self.tag_codes).values()
 
     def __repr__(self) -> str:
         return f"Scalars({len(self)} rows, {len(self.run_names)} runs, {len(self.tag_names)} tags)"
 
-    def to_pandas(self) -> Any:
+    def sorted(self) -> "Scalars":
+        """Returns the rows by run, tag and step; those that agree in all three in file order."""
+        return self._take(self._order())
+
+    def last(self) -> "Scalars":
+        """Returns one row per run and tag, by run and tag: of the highest step.
+
+        Of several at that step it is the one that was written last.
+        """
+        order = self._order()
+        ends = np.roll(group_starts(self.run_codes[order], self.tag_codes[order]), -1)
+        return self._take(order[ends])
+
+    def to_pandas(self, *, pivot: bool = False, hparams: Beside = False) -> Any:
         """Returns a DataFrame of the five columns; run and tag are categorical.
+
+        Args:
+            pivot: Returns one row per run and step instead, sorted, with both as the index, and a
+                float64 column per tag; NaN where a tag has no value. A tag that is called like
+                another column becomes ``tag/<name>``.
+            hparams: Adds a column ``hparams/<name>`` per hyperparameter, with those of the row's
+                run, else of the nearest run above it; NaN or None where it has none. True reads
+                them from where the scalars came from; a mapping from run names is taken as it is.
 
         Raises:
             MissingDependencyError: pandas is not installed.
+            ValueError: With pivot, several values have the same run, tag and step; read them with
+                keep="first" or keep="last".
         """
-        pandas = import_optional("pandas", "pandas")
-        names = {
-            "run": pandas.Categorical.from_codes(self.run_codes, self.run_names),
-            "tag": pandas.Categorical.from_codes(self.tag_codes, self.tag_names),
-        }
-        return pandas.DataFrame({**names, **{c: getattr(self, c) for c in _COLUMNS[2:]}})
+        frame = tables.to_pandas(self._columns(pivot, hparams))
+        return frame.set_index(["run", "step"]) if pivot else frame
 
-    def to_arrow(self) -> Any:
-        """Returns a pyarrow Table of the five columns; run and tag are dictionary-encoded.
+    def to_arrow(self, *, pivot: bool = False, hparams: Beside = False) -> Any:
+        """Returns what `to_pandas` does as a pyarrow Table, with nulls for what is missing.
 
-        Raises:
-            MissingDependencyError: pyarrow is not installed.
+        Run and tag are dictionary-encoded; a wide table begins with run and step. Without pyarrow,
+        this and what builds on it raise MissingDependencyError.
         """
-        arrow = import_optional("pyarrow", "arrow")
-        columns = [
-            arrow.DictionaryArray.from_arrays(codes, arrow.array(names, arrow.string()))
-            for codes, names in ((self.run_codes, self.run_names), (self.tag_codes, self.tag_names))
-        ]
-        columns += [arrow.array(getattr(self, name)) for name in _COLUMNS[2:]]
-        return arrow.table(columns, names=list(_COLUMNS))
+        return tables.to_arrow(self._columns(pivot, hparams))
 
-    def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Writes the five columns as CSV (UTF-8), whole or not at all.
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Returns the five columns as an Arrow stream, which polars, DuckDB and pyarrow take.
 
-        Numbers read back bit for bit; every NaN is "nan", as pandas and Arrow read it.
+        See https://arrow.apache.org/docs/format/CDataInterface/PyCapsuleInterface.html.
         """
-        with _replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as f:
-            writer = csv.writer(f)
-            writer.writerow(_COLUMNS)
-            writer.writerows(zip(*(getattr(self, c).tolist() for c in _COLUMNS), strict=True))
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
 
-    def to_parquet(self, path: str | os.PathLike[str]) -> None:
-        """Writes the five columns as Parquet, whole or not at all, and keeps every bit.
+    def to_csv(self, path: PathLike, *, pivot: bool = False, hparams: Beside = False) -> None:
+        """Writes the columns of `to_arrow` as CSV (UTF-8), whole or not at all.
 
-        Raises:
-            MissingDependencyError: pyarrow is not installed.
+        Numbers read back bit for bit; every NaN is "nan", as pandas and Arrow read it, and what is
+        missing is empty.
         """
-        parquet = import_optional("pyarrow.parquet", "arrow")
-        with _replacing(path) as temporary:
-            parquet.write_table(self.to_arrow(), temporary)
+        tables.to_csv(self._columns(pivot, hparams), path)
+
+    def to_parquet(self, path: PathLike, *, pivot: bool = False, hparams: Beside = False) -> None:
+        """Writes the table of `to_arrow` as Parquet, whole or not at all, and keeps every bit."""
+        tables.to_parquet(self._columns(pivot, hparams), path)
+
+    def _columns(self, pivot: bool, hparams: Beside) -> Columns:
+        if hparams is True:
+            if self.source is None:
+                raise ValueError("hparams=True: nothing says where they are; give a mapping by run")
+            hparams = collect_hparams(self.source, None, reporter("ignore"))
+        beside = hparams or {}
+        if pivot:
+            return self._wide(beside)
+        run, tag = Coded(self.run_names, self.run_codes), Coded(self.tag_names, self.tag_codes)
+        numbers = {name: getattr(self, name) for name in _NUMBERS}
+        return {"run": run, "tag": tag, **numbers, **columns_of(beside, run)}
+
+    def _wide(self, hparams: Mapping[str, Mapping[str, Any]]) -> Columns:
+        """Returns a row per run and step, and a column per tag."""
+        order = np.lexsort((self.step, self.run_codes))
+        run, step = self.run_codes[order], self.step[order]
+        first = group_starts(run, step)
+        row = np.empty(len(self), np.intp)
+        row[order] = np.cumsum(first) - 1
+        run, step = run[first], step[first]
+        by_tag = np.lexsort((row, self.tag_codes))
+        again = by_tag[~group_starts(self.tag_codes[by_tag], row[by_tag])]
+        if len(again):
+            some = self._take(again[:100])
+            each = zip(some.run, some.tag, some.step, strict=True)
+            names = dict.fromkeys(f"{run} {tag} at step {step}" for run, tag, step in each)
+            shown = printable(some_of(list(names), 3))
+            raise ValueError(f"pivot: several values of {shown}; read with keep='last' or 'first'")
+        keys = Coded(self.run_names, run)
+        columns: Columns = {"run": keys.values(), "step": step, **columns_of(hparams, keys)}
+        bounds = np.searchsorted(self.tag_codes[by_tag], np.arange(len(self.tag_names) + 1))
+        for tag, start, end in zip(self.tag_names, bounds, bounds[1:], strict=False):
+            column = np.ma.array(np.full(len(step), np.nan), mask=True)
+            column[row[by_tag[start:end]]] = self.value[by_tag[start:end]]
+            columns[f"tag/{tag}" if tag in columns else tag] = column
+        return columns
+
+    def _order(self) -> npt.NDArray[np.intp]:
+        run, tag = _ranks(self.run_names)[self.run_codes], _ranks(self.tag_names)[self.tag_codes]
+        return np.lexsort((self.step, tag, run))
+
+    def _take(self, rows: npt.NDArray[np.intp]) -> "Scalars":
+        taken = {name: getattr(self, name)[rows] for name in ("run_codes", "tag_codes", *_NUMBERS)}
+        return dataclasses.replace(join([dataclasses.replace(self, **taken)]), source=self.source)
 
 
 def join(parts: Sequence[Scalars]) -> Scalars:
@@ -120,45 +181,42 @@ def join(parts: Sequence[Scalars]) -> Scalars:
 def _renumber(
     parts: list[tuple[list[str], npt.NDArray[np.int32]]],
 ) -> tuple[list[str], npt.NDArray[np.int32]]:
-    """Returns the distinct names, and the codes of all parts, which point into them."""
+    """Returns the distinct names that have rows, and the codes of all parts for them."""
     numbers: dict[str, int] = {}  # pandas and Arrow reject repeated categories
     found = []
     for names, codes in parts:
         table = [numbers.setdefault(name, len(numbers)) for name in names]
         same = table == list(range(len(table)))
         found.append(codes if same else np.array([*table, 0], np.int32)[codes])
-    return list(numbers), _concatenate(found, np.int32)
+    return _used(list(numbers), _concatenate(found, np.int32))
+
+
+def _used(
+    names: list[str], codes: npt.NDArray[np.int32]
+) -> tuple[list[str], npt.NDArray[np.int32]]:
+    """Returns the names that codes point to, and the codes renumbered to them."""
+    used = np.bincount(codes, minlength=len(names)) > 0
+    if used.all():
+        return names, codes
+    numbers = np.cumsum(used, dtype=np.int32) - 1
+    return [name for name, kept in zip(names, used, strict=True) if kept], numbers[codes]
+
+
+def _ranks(names: list[str]) -> npt.NDArray[np.int32]:
+    """Returns the place of each name among the sorted ones."""
+    ranks = np.empty(len(names), np.int32)
+    ranks[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names), dtype=np.int32)
+    return ranks
+
+
+def group_starts(*columns: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Returns where rows, which are in order, begin that differ from the row in front of them."""
+    starts = np.zeros(len(columns[0]), bool)
+    starts[:1] = True
+    for column in columns:
+        starts[1:] |= column[1:] != column[:-1]
+    return starts
 
 
 def _concatenate(arrays: list[Any], dtype: Any) -> Any:
     return arrays[0] if len(arrays) == 1 else np.concatenate([np.zeros(0, dtype), *arrays])
-
-
-def import_optional(module: str, extra: str) -> Any:
-    """Returns a module that an extra of this package installs, or raises what names the extra."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        package = module.partition(".")[0]
-        raise errors.MissingDependencyError(
-            f"{package} is not installed; pip install 'tb-firstloss[{extra}]'"
-        ) from None
-
-
-@contextlib.contextmanager
-def _replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a new file to write, which replaces the path once it is complete."""
-    target = Path(path)
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # as open() would have made it
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)

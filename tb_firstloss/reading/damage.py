@@ -29,6 +29,7 @@ class Damage:
             or a limit, "unreadable" for a file that cannot be opened or read.
         message: What was found, in one line.
         cause: The exception it came from, if any.
+        is_cut: Whether it is the file's last record, of which the end is missing.
     """
 
     path: str
@@ -37,6 +38,7 @@ class Damage:
     kind: Kind
     message: str
     cause: errors.ReadError | None = dataclasses.field(default=None, repr=False, compare=False)
+    is_cut: bool = False
 
     def error(self) -> errors.ReadError:
         """Returns the exception that stands for this damage."""
@@ -79,6 +81,18 @@ def unreadable_reported(path: str, report: Report) -> Iterator[None]:
         report(Damage(path, start, start, "unreadable", str(error), error))
 
 
+def keep_few(found: list[Damage]) -> Report:
+    """Returns a function that collects as much of each file's damage as `reporter` shows."""
+    seen: Counter[str] = Counter()
+
+    def report(damage: Damage) -> None:
+        seen[damage.path] += 1
+        if seen[damage.path] <= _WARNINGS_PER_FILE:
+            found.append(damage)
+
+    return report
+
+
 def reporter(on_damage: OnDamage, *, once: bool = False) -> Report:
     """Returns the function to call with each damage: it warns, raises or does nothing.
 
@@ -101,6 +115,7 @@ def reporter(on_damage: OnDamage, *, once: bool = False) -> Report:
             return
         last = seen[damage.path] == _WARNINGS_PER_FILE
         more = "; further damage in this file is not shown: verify() lists it" if last else ""
-        warnings.warn(f"{damage}{more}", errors.DamageWarning, stacklevel=3)
+        category = errors.CutRecordWarning if damage.is_cut else errors.DamageWarning
+        warnings.warn(f"{damage}{more}", category, stacklevel=3)
 
     return report

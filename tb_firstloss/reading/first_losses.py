@@ -5,7 +5,7 @@ from typing import Any
 
 from tb_firstloss.first_batch import FirstBatch, tabulate
 from tb_firstloss.loss_table import COLUMNS, LossTable, Row
-from tb_firstloss.reading.columns import import_optional
+from tb_firstloss.reading.tables import import_optional
 from tb_firstloss.text import printable, width_of
 
 _MOST_ROWS = 200

@@ -38,7 +38,7 @@ def iter_events(
     Args:
         path: A logdir, a run directory, an event file, a glob or a URL that fsspec knows.
         runs: Exact names or globs of the runs to read; None for all.
-        steps: A step, a range, or another container of steps; None for all.
+        steps: A step, a range, or a set, Series or array of steps; None for all.
         on_damage: "warn" (a DamageWarning), "raise" (a ReadError) or "ignore".
 
     Raises:
@@ -68,9 +68,13 @@ def iter_tensors(
         path: A logdir, a run directory, an event file, a glob or a URL that fsspec knows.
         runs: Exact names or globs of the runs to read; None for all.
         tags: Exact names or globs of the tags to read; None for all.
-        steps: A step, a range, or another container of steps; None for all.
+        steps: A step, a range, or a set, Series or array of steps; None for all.
         keep: Of several values of one run, tag and step: "all", or the "first" or "last" in file
-            order ("last" holds one run's values in memory).
+            order ("last" holds one run's values in memory). "resumed": all but those that a restart
+            has orphaned. A run restarts at step s where a session starts at s (as TensorFlow 1
+            writes) or a later file's first value is of s; the run's earlier values at s and beyond
+            are left out, whatever their tag. Hyperparameters and Keras's graph are no first values:
+            they are written at step 0 at every start.
         on_damage: "warn" (a DamageWarning), "raise" (a ReadError) or "ignore".
         max_tensor_bytes: Larger tensors are reported as damage instead of being decoded.
 
@@ -92,7 +96,7 @@ def verify(path: str | os.PathLike[str]) -> list[Damage]:
     """
     found: list[Damage] = []
     files = find_event_files(path, report=found.append)
-    for _ in _iter_tensors(files, Selection(), found.append):
+    for _ in _iter_tensors(files, Selection(views=True), found.append):
         pass
     return sorted(found)
 
@@ -109,10 +113,11 @@ def _iter_tensors(
 ) -> Iterator[TensorDatum]:
     for run, paths in group_runs(files, selection):
         data = _iter_run(RunReader(run, selection, report), paths)
-        yield from data if selection.keep == "all" else _keep_one(data, selection.keep)
+        yield from _keep_one(data, selection.keep) if selection.keep in ("first", "last") else data
 
 
 def _iter_run(reader: RunReader, paths: list[str]) -> Iterator[TensorDatum]:
+    reader.prepare(paths)
     for path in paths:
         with unreadable_reported(path, reader.report), open_window(path) as window:
             yield from reader.tensors(window)

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import resource
 import time
 import warnings
 from collections.abc import Iterable
@@ -164,8 +163,12 @@ def _read_here(files: list[EventFile]) -> list[_Result]:
         return results + _read_with(threads, rest)
 
 
-def _count_blocks() -> int:
+def _count_blocks() -> float:
     """Returns how often this thread, or on some systems this process, yielded the processor."""
+    try:
+        import resource
+    except ImportError:  # on Windows; nothing compares with NaN, so that the time alone decides
+        return float("nan")
     return resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)).ru_nvcsw
 
 

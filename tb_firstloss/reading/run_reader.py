@@ -13,11 +13,12 @@ from tb_firstloss.reading.format.records import Record
 from tb_firstloss.reading.format.rows import Chunk, Names, Rows, iter_chunks, scan_record
 from tb_firstloss.reading.format.tensor_proto import TooLargeError
 from tb_firstloss.reading.format.values import PLUGIN_NAMES, decode_content
+from tb_firstloss.reading.restarts import Restarts, find_restarts
 from tb_firstloss.reading.selection import RowFilter, Selection
 from tb_firstloss.reading.tensor_datum import TensorDatum
 
 _SMALL_TENSOR = 256
-"""Bytes above which a serialized tensor is not a scalar: rank 0 takes about 20."""
+"""Bytes above which a serialized tensor is not a scalar: one number of rank 32 takes about 180."""
 
 Columns = tuple[
     npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]
@@ -38,8 +39,16 @@ class RunReader:
         self._names = Names()
         self._filter = RowFilter(selection, self._names)
         self._max_tensor_bytes = selection.max_tensor_bytes
+        self._only_resumed = selection.keep == "resumed"
+        self._restarts: dict[str, Restarts] = {}
+        self._views = selection.views
         self.tags = self._names.tags
         self.report = report
+
+    def prepare(self, paths: list[str]) -> None:
+        """Finds what a restart has orphaned in the run's files, if that is to be left out."""
+        if self._only_resumed:
+            self._restarts = find_restarts(paths)
 
     def chunks(self, window: Window) -> Iterator[Chunk]:
         """Yields the chosen rows of an event file."""
@@ -62,6 +71,8 @@ class RunReader:
 
     def _choose(self, chunk: Chunk) -> Chunk:
         rows = self._filter.apply(chunk.rows)
+        if chunk.path in self._restarts:
+            rows = self._restarts[chunk.path].without_orphans(rows)
         return chunk if rows is chunk.rows else chunk._replace(rows=rows)
 
     def _decode(self, chunk: Chunk) -> Iterator[TensorDatum]:
@@ -80,13 +91,18 @@ class RunReader:
                 content = chunk.content(start, size)
                 try:
                     value = decode_content(content, content_type, max_tensor_bytes=limit)
-                except ValueError as error:
+                    if not (self._views or value.flags.writeable):
+                        value = value.copy()
+                except (ValueError, MemoryError) as error:
                     self._report_undecodable(chunk, i, error)
                     continue
             plugin_name = names.plugin_names[plugin] or PLUGIN_NAMES.get(content_type, "")
-            yield TensorDatum(self._run, names.tags[tag], step, wall_time, plugin_name, value)
+            metadata = names.metadata[tag]
+            yield TensorDatum(
+                self._run, names.tags[tag], step, wall_time, plugin_name, value, metadata
+            )
 
-    def _report_undecodable(self, chunk: Chunk, row: int, error: ValueError) -> None:
+    def _report_undecodable(self, chunk: Chunk, row: int, error: Exception) -> None:
         start = int(chunk.rows.record_start[row])
         end = start + int(chunk.rows.record_size[row])
         reason = f"{self.tags[chunk.rows.tag[row]]}: {error}"
@@ -128,6 +144,7 @@ class RunReader:
         except ValueError as error:
             self._report_undecodable(chunk, row, error)
             return None
-        if value.ndim or value.dtype.kind in "cOSU" or value.dtype.names is not None:
+        belongs = chunk.rows.plugin_name[row] != 0 or value.ndim == 0
+        if not belongs or value.size != 1 or value.dtype.kind in "cOSU" or value.dtype.names:
             return None
-        return float(value)
+        return float(value.reshape(()))

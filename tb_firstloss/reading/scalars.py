@@ -1,5 +1,6 @@
 """A logdir's scalars, read into columns."""
 
+import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -8,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tb_firstloss.reading.columns import Scalars, join
-from tb_firstloss.reading.damage import Damage, OnDamage, reporter, unreadable_reported
+from tb_firstloss.reading.columns import Scalars, group_starts, join
+from tb_firstloss.reading.damage import Damage, OnDamage, keep_few, reporter, unreadable_reported
 from tb_firstloss.reading.files.find import find_event_files
 from tb_firstloss.reading.files.open import open_window
 from tb_firstloss.reading.format.tensor_proto import MAX_TENSOR_BYTES
@@ -34,16 +35,15 @@ def read_scalars(
 ) -> Scalars:
     """Reads scalars into columns.
 
-    A scalar is a simple_value, or a real tensor of rank 0 that belongs to the scalars plugin or to
-    none.
+    A scalar is a simple_value, a tensor of a single real number, of any rank, that belongs to the
+    scalars plugin (TensorBoard shows these), or one of rank 0 that belongs to no plugin.
 
     Args:
         path: A logdir, a run directory, an event file, a glob or a URL that fsspec knows.
         runs: Exact names or globs of the runs to read; None for all.
         tags: Exact names or globs of the tags to read; None for all.
-        steps: A step, a range, or another container of steps; None for all.
-        keep: Of several values of one run, tag and step: "all", or the "first" or "last" in file
-            order.
+        steps: A step, a range, or a set, Series or array of steps; None for all.
+        keep: Which values: "all", "first", "last" or "resumed", as for `iter_tensors`.
         on_damage: "warn" (a DamageWarning), "raise" (a ReadError) or "ignore".
         max_tensor_bytes: As for `iter_tensors`.
         executor: Where to read the runs; it must see the same files. None for threads of this
@@ -61,7 +61,7 @@ def read_scalars(
         for each in damage:
             report(each)
         parts.append(part)
-    return join(parts)
+    return dataclasses.replace(join(parts), source=os.fspath(path))
 
 
 def _read_runs(
@@ -107,13 +107,15 @@ def _read_run(run: tuple[str, list[str]], selection: Selection) -> tuple[Scalars
     """Reads one run's files; top-level and picklable, for process executors."""
     name, paths = run
     damage: list[Damage] = []
-    reader, table = RunReader(name, selection, damage.append), _Table()
+    report = keep_few(damage)
+    reader, table = RunReader(name, selection, report), _Table()
+    reader.prepare(paths)
     for path in paths:
-        with unreadable_reported(path, damage.append), open_window(path) as window:
+        with unreadable_reported(path, report), open_window(path) as window:
             for columns, share in reader.scalars(window):
                 table.append(columns, share=share)
     codes, step, wall_time, value = table.columns()
-    if selection.keep != "all":
+    if selection.keep in ("first", "last"):
         kept = _choose(codes, step, selection.keep)
         codes, step, wall_time, value = codes[kept], step[kept], wall_time[kept], value[kept]
     run_codes = np.zeros(len(step), np.int32)
@@ -123,7 +125,5 @@ def _read_run(run: tuple[str, list[str]], selection: Selection) -> tuple[Scalars
 def _choose(codes: npt.NDArray[np.int32], step: npt.NDArray[np.int64], keep: Keep) -> Any:
     """Returns where the first or last row of each tag and step is, in file order."""
     order = np.lexsort((step, codes))  # stable: file order within equals
-    codes, step = codes[order], step[order]
-    differs = np.ones(len(order) + 1, bool)
-    differs[1:-1] = (codes[1:] != codes[:-1]) | (step[1:] != step[:-1])
-    return np.sort(order[differs[:-1] if keep == "first" else differs[1:]])
+    starts = group_starts(codes[order], step[order])
+    return np.sort(order[starts if keep == "first" else np.roll(starts, -1)])

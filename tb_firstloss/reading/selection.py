@@ -2,8 +2,10 @@
 
 import dataclasses
 import fnmatch
+import numbers
+import operator
 from collections.abc import Container, Iterable
-from typing import Literal
+from typing import Any, Literal, SupportsIndex, get_args
 
 import numpy as np
 
@@ -11,8 +13,8 @@ from tb_firstloss.reading.format.rows import Names, Rows
 from tb_firstloss.reading.format.tensor_proto import MAX_TENSOR_BYTES
 
 Patterns = str | Iterable[str] | None
-Steps = int | range | Container[int] | None
-Keep = Literal["all", "first", "last"]
+Steps = SupportsIndex | Container[int] | None
+Keep = Literal["all", "first", "last", "resumed"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Selection:
     steps: Container[int] | None = None
     keep: Keep = "all"
     max_tensor_bytes: int = MAX_TENSOR_BYTES
+    views: bool = False  # whether a value that stands for all elements may stay one, read-only
 
     @classmethod
     def of(
@@ -36,14 +39,10 @@ class Selection:
         max_tensor_bytes: int = MAX_TENSOR_BYTES,
     ) -> "Selection":
         """Returns what a public function's arguments ask for, checked."""
-        if isinstance(steps, int):
-            steps = range(steps, steps + 1)
-        if isinstance(steps, str | bytes) or not isinstance(steps, Container | None):
-            raise TypeError(f"steps: {steps!r}; give a step, a range or a set of steps")
-        if keep not in ("all", "first", "last"):
-            raise ValueError(f"keep: {keep!r}; use 'all', 'first' or 'last'")
+        if keep not in get_args(Keep):
+            raise ValueError(f"keep: {keep!r}; use 'all', 'first', 'last' or 'resumed'")
         names = _patterns("runs", runs), _patterns("tags", tags)
-        return cls(*names, steps, keep, max_tensor_bytes)
+        return cls(*names, _container(steps), keep, max_tensor_bytes)
 
     def has_run(self, run: str) -> bool:
         """Returns whether a run was asked for."""
@@ -80,6 +79,22 @@ class RowFilter:
             more = [_matches(tag, self._selection.tags) for tag in new]
             self._chosen = np.concatenate([self._chosen, np.array(more, bool)])
         return self._chosen
+
+
+def _container(steps: Any) -> Container[int] | None:
+    """Returns the steps as something that contains them; arrays and Series by their values."""
+    wrong = f"steps: {steps!r}; give a step, a range, or a set or an array of steps"
+    if hasattr(steps, "__array__"):
+        values = np.asarray(steps).ravel().tolist()
+        if not all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in values):
+            raise TypeError(wrong)
+        return frozenset(values)
+    if hasattr(steps, "__index__"):
+        step = operator.index(steps)
+        return range(step, step + 1)
+    if isinstance(steps, str | bytes) or not isinstance(steps, Container | None):
+        raise TypeError(wrong)
+    return steps
 
 
 def _patterns(option: str, names: Patterns) -> tuple[str, ...] | None:

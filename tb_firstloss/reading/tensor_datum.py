@@ -4,6 +4,9 @@ import dataclasses
 from typing import Any
 
 from tb_firstloss.arrays import Array
+from tb_firstloss.reading.format.wire import Metadata
+
+_NO_METADATA = Metadata()
 
 
 @dataclasses.dataclass(eq=False, slots=True)  # not frozen: that doubles the time to make one
@@ -20,6 +23,9 @@ class TensorDatum:
             formats come as TensorBoard shows them: simple_value as a float32 scalar, histo as
             float64 [buckets, 3] (left, right, count), image as strings [3] (width, height, encoded
             image), audio as strings [1, 2] (encoded audio, label).
+        metadata: display_name, description and plugin_content of the tag, as TensorBoard takes
+            them: from its first value that names a plugin. All empty where none does, and where
+            they take more than 1 MiB.
     """
 
     run: str
@@ -28,6 +34,7 @@ class TensorDatum:
     wall_time: float
     plugin_name: str
     value: Array
+    metadata: Metadata = _NO_METADATA
 
     def to_tensor(self) -> Any:
         """Returns the value as a tf.Tensor of the same dtype and shape; this imports TensorFlow."""

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tb_firstloss import read_scalars
 from tb_firstloss.cli import main
+from tests.helpers.event_files import event, floats, simple, tensor, version, write
 from tests.helpers.recorded import record
 
 
@@ -116,6 +117,84 @@ def test_export_says_what_it_cannot_write(recordings, tmp_path, capsys, argument
     assert main(["export", str(recordings), *arguments]) == code
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def restarted(tmp_path):
+    """A run of steps 0 to 3, killed while it wrote the last, and resumed at step 2."""
+    for i, steps in enumerate((range(4), range(2, 4))):
+        events = [event(simple("loss", i + s), simple("acc", -float(s)), step=s) for s in steps]
+        write(tmp_path / "runs" / "one" / f"events.out.tfevents.{i}.host", version(), *events)
+    first = tmp_path / "runs" / "one" / "events.out.tfevents.0.host"
+    first.write_bytes(first.read_bytes()[:-5])
+    return tmp_path / "runs"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--wide", "--keep", "resumed"], ["0,0.0,-0.0", "1,1.0,-1.0", "2,3.0,-2.0", "3,4.0,-3.0"]),
+        (["--wide", "--keep", "first", "--steps", "2"], ["2,2.0,-2.0"]),
+        (["--wide", "--keep", "last", "--steps", "1,2"], ["1,1.0,-1.0", "2,3.0,-2.0"]),
+        (["--wide", "--last"], ["3,4.0,-3.0"]),
+        (["--wide", "--last", "--steps", ":2"], ["1,1.0,-1.0"]),
+        (["--wide", "--steps", "3:"], ["3,4.0,-3.0"]),
+        (["--wide", "--steps", "::3"], ["0,0.0,-0.0", "3,4.0,-3.0"]),
+    ],
+    ids=" ".join,
+)
+def test_export_chooses_and_widens(restarted, capfd, arguments, expected):
+    assert main(["export", str(restarted), *arguments]) == 0
+    out, err = capfd.readouterr()
+    assert out.splitlines() == ["run,step,loss,acc", *(f"one,{row}" for row in expected)]
+    assert err.count("truncated record") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--wide"], "pivot: several values of one loss at step 2, one acc at step 2"),
+        (["--steps", "x"], "argument --steps: invalid steps value: 'x'"),
+        (["--steps", "1:2:0"], "argument --steps: invalid steps value: '1:2:0'"),
+        (["--steps", "1:2:3:4"], "argument --steps: invalid steps value: '1:2:3:4'"),
+    ],
+    ids=" ".join,
+)
+def test_export_says_which_values_or_steps_it_cannot_place(restarted, capsys, arguments, message):
+    command = ["export", str(restarted), *arguments]
+    try:
+        assert main(command) == 2
+    except SystemExit as error:  # argparse's way out
+        assert error.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["tags"], ["export"], ["verify"], ["watch", "--timeout", "0.5"]],
+    ids=lambda words: words[0],
+)
+def test_a_killed_runs_cut_last_record_is_only_a_warning(restarted, capsys, arguments):
+    assert main([arguments[0], str(restarted), *arguments[1:]]) == 0
+    text = "".join(capsys.readouterr())
+    assert text.count("truncated record") == (0 if arguments[0] == "watch" else 1)
+
+
+@pytest.mark.parametrize("behind", [b"", b"more"], ids=["at the end", "before the end"])
+def test_other_damage_than_the_cut_is_a_finding(restarted, capsys, behind):
+    path = restarted / "one" / "events.out.tfevents.0.host"
+    content = path.read_bytes()
+    whole = (restarted / "one" / "events.out.tfevents.1.host").read_bytes()
+    path.write_bytes(content + whole if behind else content[:-40] + b"?" + content[-39:])
+    assert main(["tags", str(restarted)]) == main(["verify", str(restarted)]) == 1
+
+
+def test_tags_names_each_kind_of_content_once(tmp_path, capsys):
+    made = [tensor("t", floats([2, 3], [0] * 6)), tensor("t", floats([4], [0] * 4))]
+    write(tmp_path / "events.out.tfevents.1.host", *(event(made[i % 2]) for i in range(6)))
+    assert main(["tags", str(tmp_path), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["content"] == "float32[2, 3], float32[4]"
 
 
 def test_export_stops_quietly_when_its_reader_does(recordings):

@@ -21,6 +21,7 @@ from tests.helpers.event_files import (
     tensor,
     version,
 )
+from tests.helpers.fragments import MEMBERS, VECTOR, summary, text
 
 Value = tuple[str, int, float]
 
@@ -152,6 +153,22 @@ def _content() -> Iterator[Case]:
         yield _with_record(name, payload, [])
 
 
+def _merged() -> Iterator[Case]:
+    """Records that no writer makes and protobuf understands, except for the last."""
+    good = event(scalar("good", 0.25), step=50)
+    number, part = MEMBERS["number"], text(8, VECTOR[:2])
+    for name, payload in {
+        "an old histogram after a number": summary(b"bad", number + text(3, b"h")) + good,
+        "a graph after a summary": summary(b"bad") + text(4, b"graph") + good,
+        "two summaries after a version": text(3, b"v") + text(5, b"") + good,
+        "a tensor, a number, a histogram": good + summary(b"bad", part + number + text(3, b"")),
+    }.items():
+        case = _with_record(name, payload, [("good", 50, 0.25)])
+        yield dataclasses.replace(case, start=None, framed=False)
+    payload = summary(b"bad", part + text(8, VECTOR[2:])) + good
+    yield _with_record("a tensor in parts", payload, [("good", 50, 0.25)])
+
+
 def _with_record(name: str, payload: bytes, values: list[Value]) -> Case:
     data = INTACT[: STARTS[4]] + frame(payload) + INTACT[STARTS[4] :]
     expected = [*_without(*range(4, COUNT)), *values, *_without(1, 2, 3)]
@@ -213,6 +230,7 @@ def generate() -> Iterator[Case]:
         _appended,
         _bombs,
         _content,
+        _merged,
         _embedded,
     ):
         yield from make()

@@ -13,8 +13,19 @@ import tb_firstloss
 from tb_firstloss import errors
 from tb_firstloss.reading import scalars
 from tb_firstloss.reading.format import rows
+from tb_firstloss.reading.selection import Selection
 from tests.helpers.damaged_files import CASES, FILE_NAME
-from tests.helpers.event_files import content, event, floats, scalar, shaped, simple, tensor, write
+from tests.helpers.event_files import (
+    content,
+    event,
+    floats,
+    frame,
+    scalar,
+    shaped,
+    simple,
+    tensor,
+    write,
+)
 
 
 @pytest.fixture
@@ -95,6 +106,47 @@ def test_a_real_scalar_of_any_dtype_is_a_scalar(engine, tmp_path, name):
     assert tb_firstloss.read_scalars(tmp_path).value.tolist() == [float(datum.value)]
 
 
+ONE_NUMBER = {
+    "rank 0": floats([], [1.5]),
+    "rank 1": floats([1], [1.5]),
+    "rank 1 of content": content([1], np.array([1.5], np.float32), 1),
+    "rank 3 of int64": shaped(9, [1, 1, 1], int64_val=[7]),
+    "rank 32": shaped(1, [1] * 32, float_val=[1.5]),
+    "rank 1 of half": shaped(19, [1], half_val=[0x3C00]),
+    "rank 1 of -0.0": shaped(2, [1], double_val=[-0.0]),
+}
+
+
+@pytest.mark.parametrize("proto", ONE_NUMBER.values(), ids=ONE_NUMBER)
+def test_a_single_number_is_what_tensorboard_shows_whatever_its_rank(engine, tmp_path, proto):
+    from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
+    from tensorboard.context import RequestContext
+
+    write(tmp_path / FILE_NAME, event(tensor("x", proto, plugin_name="scalars"), step=3))
+    multiplexer = plugin_event_multiplexer.EventMultiplexer()
+    multiplexer.AddRunsFromDirectory(str(tmp_path)).Reload()
+    provider = data_provider.MultiplexerDataProvider(multiplexer, str(tmp_path))
+    options = {"experiment_id": "", "plugin_name": "scalars", "downsample": 10}
+    ((shown,),) = provider.read_scalars(RequestContext(), **options)["."].values()
+    found = tb_firstloss.read_scalars(tmp_path)
+    assert (found.step.tolist(), repr(found.value.tolist())) == ([3], repr([float(shown.value)]))
+
+
+def test_countless_damage_is_said_ten_times_and_not_kept(engine, tmp_path):
+    damaged = bytearray(frame(event(simple("x", 1.0))))
+    damaged[-1] ^= 1
+    paths = [str(tmp_path / "1.tfevents"), str(tmp_path / "2.tfevents")]
+    (tmp_path / "1.tfevents").write_bytes((damaged + frame(event(simple("x", 2.0)))) * 500)
+    (tmp_path / "2.tfevents").write_bytes(damaged * 2)
+    found, kept = scalars._read_run((".", paths), Selection())
+    assert found.value.tolist() == [2.0] * 500
+    assert [damage.path for damage in kept] == paths[:1] * 10 + paths[1:] * 2
+    with pytest.warns(errors.DamageWarning) as caught:
+        tb_firstloss.read_scalars(tmp_path)
+    assert [str(w.message).split(":")[0] for w in caught] == [damage.path for damage in kept]
+    assert "verify() lists it" in str(caught[9].message)
+
+
 def test_a_negative_zero_keeps_its_sign(engine, tmp_path):
     write(tmp_path / FILE_NAME, event(tensor("x", shaped(19, [], half_val=[0x8000]))))
     assert repr(tb_firstloss.read_scalars(tmp_path).value.tolist()) == "[-0.0]"
@@ -111,7 +163,10 @@ def test_a_scalar_above_max_tensor_bytes_raises_what_iter_tensors_raises(engine,
 
 
 OTHER = {
-    "a vector": tensor("x", floats([1], [1.0]), plugin_name="scalars"),
+    "a vector": tensor("x", floats([2], [1.0, 2.0]), plugin_name="scalars"),
+    "an empty vector": tensor("x", floats([0], []), plugin_name="scalars"),
+    "a value for 2**28": tensor("x", floats([2**14, 2**14], [1.0]), plugin_name="scalars"),
+    "a vector of no plugin": tensor("x", floats([1], [1.0])),
     "another plugin's": tensor("x", floats([], [1.0]), plugin_name="tb_firstloss"),
     "a string": tensor("x", shaped(7, [], string_val=[b"1"])),
     "a complex number": tensor("x", shaped(8, [], scomplex_val=[1, 2])),

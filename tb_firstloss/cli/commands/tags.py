@@ -11,16 +11,17 @@ import dataclasses
 from collections.abc import Iterable
 
 from tb_firstloss.arrays import describe
-from tb_firstloss.cli.arguments import add_shared, name_below, note
+from tb_firstloss.cli.arguments import add_shared, name_of, note
 from tb_firstloss.cli.exit_codes import FINDING
 from tb_firstloss.cli.output import print_json, print_table
 from tb_firstloss.cli.progress import bar
+from tb_firstloss.errors import some_of
 from tb_firstloss.reading.logdir import iter_tensors
 
 
 @dataclasses.dataclass
 class Tag:
-    """A row of the table: one tag of one run; different contents are joined by commas."""
+    """A row of the table: one tag of one run, with the first few kinds of content it holds."""
 
     run: str
     tag: str
@@ -51,19 +52,21 @@ def run(options: argparse.Namespace) -> int:
 
 def _read(path: str, options: argparse.Namespace) -> Iterable[Tag]:
     found: dict[tuple[str, str], Tag] = {}
+    contents: dict[tuple[str, str], dict[str, None]] = {}
     with bar("Reading", quiet=options.quiet):
         for datum in iter_tensors(path, runs=options.runs, tags=options.tags):
-            content, step = describe(datum.value), datum.step
-            tag = found.get((datum.run, datum.tag))
+            key, step = (datum.run, datum.tag), datum.step
+            tag = found.get(key)
             if tag is None:
-                run = name_below(path, datum.run) if len(options.paths) > 1 else datum.run
-                tag = Tag(run, datum.tag, datum.plugin_name, content, 0, step, step)
-                found[datum.run, datum.tag] = tag
-            elif content not in tag.content.split(", "):
-                tag.content += f", {content}"
+                run = name_of(options, path, datum.run)
+                tag = Tag(run, datum.tag, datum.plugin_name, "", 0, step, step)
+                found[key], contents[key] = tag, {}
+            contents[key][describe(datum.value)] = None
             tag.count += 1
             tag.first_step = min(tag.first_step, step)
             tag.last_step = max(tag.last_step, step)
+    for key, tag in found.items():
+        tag.content = some_of(list(contents[key]))
     return found.values()
 
 

@@ -5,6 +5,7 @@ import os
 import posixpath
 import re
 import stat
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -21,7 +22,10 @@ class EventFile(NamedTuple):
 
 
 _Found = Iterator[EventFile]
+_Identity = tuple[int, int]
 _Wanted = Callable[[str], bool]
+
+_MOST_LINKED_VISITS = 256  # of one directory, each as a run of another name
 
 
 def is_event_file_name(name: str) -> bool:
@@ -32,12 +36,14 @@ def is_event_file_name(name: str) -> bool:
 def find_event_files(
     path: str | os.PathLike[str], *, report: Report, wanted: _Wanted = is_event_file_name
 ) -> list[EventFile]:
-    """Finds the event files below a path, by run, then by name: the order of writing.
+    """Finds the event files below a path, by run, then in the order of writing.
+
+    That is the order of the numbers in their names: those of one second end in .9, .10 and so on.
 
     Args:
-        path: A logdir, a run directory, a file of any name, a glob of any of these, or a URL that
-            fsspec knows. With a glob, runs are named relative to the directory above its first
-            wildcard.
+        path: A logdir, a run directory, a file of any name, a glob of any of these (each may begin
+            with ~), or a URL that fsspec knows. With a glob, runs are named relative to the
+            directory above its first wildcard.
         report: Called with whatever is named like an event file but is not one.
         wanted: Chooses files by name.
 
@@ -45,64 +51,101 @@ def find_event_files(
         FileNotFoundError: Nothing is there.
     """
     root = os.fspath(path).removeprefix("file://")
-    if is_url(root):
-        return sorted(set(_find_remote(root, wanted)))
-    return sorted(set(_find_local(root, wanted, report)))
+    found = _find_remote(root, wanted) if is_url(root) else _Search(wanted, report).find(root)
+    return sorted(set(found), key=_order)
 
 
-def _find_local(root: str, wanted: _Wanted, report: Report) -> _Found:
-    try:
-        status = os.stat(root)  # noqa: PTH116  # a path with a NUL raises ValueError here
-    except (OSError, ValueError) as error:
-        matches = glob.glob(root, recursive=True) if glob.has_magic(root) else []  # noqa: PTH207
-        if not matches:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise FileNotFoundError(f"{root}: no such file or directory ({reason})") from None
-        prefix = _glob_prefix(root)
-        for match in matches:
-            run = os.path.relpath(match, prefix).replace(os.sep, "/")
-            if os.path.isdir(match):  # noqa: PTH112
-                yield from _walk(match, run, wanted, report)
-            elif wanted(posixpath.basename(run)) and _is_regular(match, report):
-                yield EventFile(posixpath.dirname(run) or ".", match)
-        return
-    if stat.S_ISDIR(status.st_mode):
-        yield from _walk(root, ".", wanted, report)
-    else:
-        yield EventFile(".", root)
+def _order(file: EventFile) -> tuple[str, str, str]:
+    numbered = re.sub("[0-9]+", lambda digits: digits[0].zfill(20), file.path)
+    return file.run, numbered, file.path
 
 
-def _walk(root: str, root_run: str, wanted: _Wanted, report: Report) -> _Found:
-    """Finds files below a directory, following links except in a circle."""
-    pending: list[tuple[str, str, tuple[str, ...]]] = [(root, root_run, (root,))]
-    while pending:
-        directory, run, path = pending.pop()
-        try:
-            with os.scandir(directory) as listing:
-                entries = list(listing)
-        except OSError as error:
-            report(unreadable(directory, f"directory cannot be listed ({error.strerror})"))
-            continue
-        for entry in entries:
-            if _is_directory(entry):
-                if entry.name.startswith("events.out.tfevents."):
-                    report(unreadable(entry.path, "named like an event file, but a directory"))
-                if not (entry.is_symlink() and _leads_back(entry.path, path)):
-                    name = entry.name if run == "." else f"{run}/{entry.name}"
-                    pending.append((entry.path, name, (*path, entry.path)))
-            # What the listing itself says about a file costs no system call.
-            elif wanted(entry.name) and (
-                entry.is_file(follow_symlinks=False) or _is_regular(entry.path, report)
-            ):
-                yield EventFile(run, entry.path)
+class _Search:
+    """One search of the local file system; counts the links that have led to each directory."""
 
+    def __init__(self, wanted: _Wanted, report: Report) -> None:
+        self._wanted = wanted
+        self._report = report
+        self._visits: Counter[_Identity] = Counter()
 
-def _leads_back(link: str, path: tuple[str, ...]) -> bool:
-    """Returns whether a link leads to one of the directories it was reached through."""
-    try:
-        return any(os.path.samefile(link, directory) for directory in path)  # noqa: PTH121
-    except OSError:  # deleted since the listing
-        return True
+    def find(self, root: str) -> _Found:
+        """Yields the event files at or below a path, or at those that a glob matches."""
+        try:  # a path with a NUL raises ValueError
+            root = os.path.expanduser(root)
+            is_directory = stat.S_ISDIR(os.stat(root).st_mode)
+        except (OSError, ValueError) as error:
+            matches = list(self._matches(root)) if glob.has_magic(root) else []
+            if not matches:
+                reason = getattr(error, "strerror", None) or str(error)
+                raise FileNotFoundError(f"{root}: no such file or directory ({reason})") from None
+            for match in matches:
+                run = os.path.relpath(match, _glob_prefix(root)).replace(os.sep, "/")
+                if os.path.isdir(match):
+                    yield from self._walk(match, run)
+                elif self._wanted(posixpath.basename(run)) and _is_regular(match, self._report):
+                    yield EventFile(posixpath.dirname(run) or ".", match)
+            return
+        yield from self._walk(root, ".") if is_directory else [EventFile(".", root)]
+
+    def _walk(self, root: str, root_run: str) -> _Found:
+        for _, run, entries in self._listings(root, root_run):
+            for entry in entries:
+                if _is_directory(entry):
+                    if entry.name.startswith("events.out.tfevents."):
+                        found = "named like an event file, but a directory"
+                        self._report(unreadable(entry.path, found))
+                # What the listing itself says about a file costs no system call.
+                elif self._wanted(entry.name) and (
+                    entry.is_file(follow_symlinks=False) or _is_regular(entry.path, self._report)
+                ):
+                    yield EventFile(run, entry.path)
+
+    def _listings(
+        self, root: str, root_run: str
+    ) -> Iterator[tuple[str, str, list[os.DirEntry[str]]]]:
+        """Yields each directory with its run and entries, those of the shortest paths first.
+
+        Follows links, but in no circle, and only while few lead to the same directory: where links
+        cross, there are exponentially many paths.
+        """
+        pending = deque([(root, root_run, False, frozenset[_Identity]())])
+        while pending:
+            path, run, linked, above = pending.popleft()
+            try:
+                status = os.stat(path)
+                identity = status.st_dev, status.st_ino
+                if identity in above or (linked and self._seen_enough(path, identity)):
+                    continue
+                with os.scandir(path) as listing:
+                    entries = list(listing)
+            except OSError as error:
+                self._report(unreadable(path, f"directory cannot be listed ({error.strerror})"))
+                continue
+            yield path, run, entries
+            above |= {identity}
+            for entry in filter(_is_directory, entries):
+                name = entry.name if run == "." else f"{run}/{entry.name}"
+                pending.append((entry.path, name, linked or entry.is_symlink(), above))
+
+    def _seen_enough(self, path: str, identity: _Identity) -> bool:
+        """Returns whether too many links have led to a directory, and says so once."""
+        self._visits[identity] += 1
+        excess = self._visits[identity] - _MOST_LINKED_VISITS
+        if excess == 1:
+            self._report(unreadable(path, f"skipped: {_MOST_LINKED_VISITS} links lead here"))
+        return excess > 0
+
+    def _matches(self, pattern: str) -> Iterator[str]:
+        """Yields what `glob.glob` finds, where ``**`` follows links as `_listings` does."""
+        above, *below = re.split(r"(?<![^/\\])\*\*(?:[/\\]+|$)", pattern, maxsplit=1)
+        starts = glob.iglob(above) if above else ["."]
+        if not any(below):  # or ends in **, which `_walk` stands for
+            yield from starts
+            return
+        for start in starts:
+            for path, run, _ in self._listings(start, "."):
+                if run == "." or "/." not in f"/{run}":  # no hidden directory
+                    yield from self._matches(os.path.join(glob.escape(path), *below))
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:
@@ -114,7 +157,7 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
 
 def _is_regular(path: str, report: Report) -> bool:
     try:
-        if stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
+        if stat.S_ISREG(os.stat(path).st_mode):
             return True
         found = "not a regular file"
     except OSError as error:
@@ -145,4 +188,4 @@ def _find_remote(root: str, wanted: _Wanted) -> _Found:
 
 def _glob_prefix(pattern: str) -> str:
     """Returns the directory that a glob's runs are named relative to."""
-    return posixpath.dirname(re.split(r"[*?\[]", pattern, maxsplit=1)[0]) or "."
+    return os.path.dirname(re.split(r"[*?\[]", pattern, maxsplit=1)[0]) or "."

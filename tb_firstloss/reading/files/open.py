@@ -18,6 +18,10 @@ _EFFORT_PER_BYTE = 16
 """Bytes that a search for records may check in addition to the walk itself."""
 
 
+# The first is missing on Windows, the second everywhere else.
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
 class Window:
     """A file's bytes, read forward in chunks that grow from 64 KiB to 1 MiB.
 
@@ -86,7 +90,7 @@ def open_window(path: str) -> contextlib.AbstractContextManager[Window]:
 def open_local(path: str) -> Iterator[Window]:
     """Opens a regular local file; opening a FIFO never waits for its writer."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, _FLAGS)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise errors.EventFileError(f"{path}: cannot be opened ({reason})", path=path) from None
@@ -101,11 +105,9 @@ def open_local(path: str) -> Iterator[Window]:
 
 def _read_local(path: str, descriptor: int, offset: int, count: int) -> bytes:
     try:
-        data = os.pread(descriptor, count, offset)
-        while len(data) < count:
-            more = os.pread(descriptor, count - len(data), offset + len(data))
-            if not more:
-                break
+        os.lseek(descriptor, offset, os.SEEK_SET)  # Windows has no pread
+        data = os.read(descriptor, count)
+        while len(data) < count and (more := os.read(descriptor, count - len(data))):
             data += more
     except OSError as error:
         raise errors.EventFileError(

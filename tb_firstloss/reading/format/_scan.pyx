@@ -129,6 +129,11 @@ cdef struct Field:
     uint64_t value  # of a varint
     Span content    # of everything else
 
+cdef struct Value:
+    Span tag, metadata, plugin_name, content
+    int32_t content_type
+    const uint8_t *tail  # what follows the first field
+
 cdef enum:
     TAIL_BYTES = 72
 
@@ -153,8 +158,8 @@ cdef enum:
     SIMPLE_VALUE = 1, FLOAT_SCALAR, DOUBLE_SCALAR, TENSOR, HISTO, IMAGE, AUDIO
     ROW_BYTES = 60
 
-# As in wire.py and records.py; a protocol buffer's length is below 2 GiB.
-cdef int32_t[9] CONTENT_FIELDS = [0, 0, 0, 0, IMAGE, HISTO, AUDIO, 0, TENSOR]
+# As in wire.py and records.py, -1 for no member; a protocol buffer's length is below 2 GiB.
+cdef int32_t[9] CONTENT_FIELDS = [-1, -1, -1, 0, IMAGE, HISTO, AUDIO, -1, TENSOR]
 cdef uint64_t LARGEST_PAYLOAD = 0x7FFFFFFF
 
 crc_prepare()
@@ -194,7 +199,11 @@ def find_header(data, uint64_t largest, Py_ssize_t start):
         with nogil:
             at = <const uint8_t *>view.buf
             for i in range(max(start, 0), view.len - 11):
-                if load64(at + i) <= largest and masked_crc(at + i, 8) == load32(at + i + 8):
+                if (
+                    load64(at + i) <= largest
+                    and load64(at + i) | load32(at + i + 8)  # zeros are no header
+                    and masked_crc(at + i, 8) == load32(at + i + 8)
+                ):
                     found = i
                     break
     finally:
@@ -340,6 +349,7 @@ cdef class Scanner:
             return 0
         event.at = data + position + 12
         event.end = event.at + length
+        summary.at = NULL
         self.event = event
         self.first = self.count
         self.checked = False
@@ -360,6 +370,8 @@ cdef class Scanner:
                         read = self.scan_value(field.content, &row, data, base)
                         if read <= 0:
                             return read
+            elif field.wire_type == BYTES and (field.number == 7 or summary.at != NULL):
+                return 0  # a session log, or what may take the summary's place
         for i in range(self.first, self.count):  # step and wall time may follow the summary
             self.rows.step[i] = row.step
             self.rows.wall_time[i] = row.wall_time
@@ -388,53 +400,34 @@ cdef class Scanner:
         self, Span value, Row *row, const uint8_t *data, int64_t base
     ) except -1 nogil:
         """Does the same for a value of any layout, and remembers that of a scalar."""
-        cdef Field field
-        cdef Span tag, plugin_name, content, number
-        cdef const uint8_t *tail = NULL
-        cdef const uint8_t *end = value.end
+        cdef Value parsed
+        cdef Span content, number
         cdef Entry *entry
         cdef bint known
-        tag.at = tag.end = plugin_name.at = plugin_name.end = value.at
-        content = tag
-        row.content_type = 0
-        while value.at < value.end:
-            if not next_field(&value, &field):
-                return 0
-            if tail == NULL:
-                tail = value.at
-            if field.number == 2 and field.wire_type == FIXED32:
-                row.content_type, content = SIMPLE_VALUE, field.content
-            elif field.wire_type != BYTES:
-                continue
-            elif field.number == 1:
-                tag = field.content
-            elif field.number == 9:
-                plugin_name.at = plugin_name.end
-                if not find_plugin_name(field.content, &plugin_name):
-                    return 0
-            elif field.number < 9 and CONTENT_FIELDS[field.number]:
-                row.content_type, content = CONTENT_FIELDS[field.number], field.content
+        if not find_fields(value, &parsed):
+            return 0
+        row.content_type, content = parsed.content_type, parsed.content
         number = content
         if row.content_type == TENSOR:
             row.content_type = classify_tensor(content, &number)
-        entry = self.index.look_up(tag)
-        known = entry.tag != NULL and is_plugin(entry, plugin_name)
+        entry = self.index.look_up(parsed.tag)
+        known = entry.tag != NULL and is_plugin(entry, parsed.plugin_name)
         if known:
             row.tag, row.plugin_name = entry.number, entry.plugin
-        elif self.learn(tag, plugin_name, row) == 0:
+        elif self.learn(&parsed, row) == 0:
             return 0
         if row.content_type == 0:
             return 1
         row.bits = 0
         if row.content_type <= DOUBLE_SCALAR:
             row.bits = load_number(number.at, <int32_t>(number.end - number.at))
-            if known and tag.end == tail and end - tail <= TAIL_BYTES:
-                remember(&entry.last, row.content_type, tail, end, content, number)
+            if known and parsed.tag.end == parsed.tail and value.end - parsed.tail <= TAIL_BYTES:
+                remember(&entry.last, row.content_type, parsed.tail, value.end, content, number)
         row.start = base + (content.at - data)
         row.size = <int32_t>(content.end - content.at)
         return self.add(row)
 
-    cdef int learn(self, Span tag, Span plugin_name, Row *row) except -1 with gil:
+    cdef int learn(self, Value *value, Row *row) except -1 with gil:
         """Numbers a new tag or plugin name; returns 0 when its event cannot be finished.
 
         Learns nothing from an event that is broken further on, or has more values than fit: whoever
@@ -446,7 +439,9 @@ cdef class Scanner:
             if values < 0 or values > self.capacity - self.first:
                 return 0
         self.checked = True
-        row.tag, row.plugin_name = self.number(as_bytes(tag), as_bytes(plugin_name))
+        row.tag, row.plugin_name = self.number(
+            as_bytes(value.tag), as_bytes(value.plugin_name), as_bytes(value.metadata)
+        )
         return 1
 
     cdef int add(self, Row *row) noexcept nogil:
@@ -608,6 +603,7 @@ cdef Py_ssize_t count_values(Span event) except -2:
     cdef Field field
     cdef Span summary
     cdef Py_ssize_t count = 0
+    summary.at = NULL
     while event.at < event.end:
         if not next_field(&event, &field):
             return -1
@@ -620,23 +616,45 @@ cdef Py_ssize_t count_values(Span event) except -2:
                     if not is_regular_value(field.content):
                         return -1
                     count += 1
+        elif summary.at != NULL and field.wire_type == BYTES:
+            return -1
     return count
 
 
 cdef bint is_regular_value(Span value):
+    cdef Value parsed
+    return find_fields(value, &parsed) and is_utf8(parsed.tag) and is_utf8(parsed.plugin_name)
+
+
+cdef bint find_fields(Span value, Value *parsed) noexcept nogil:
+    """Finds the fields of a summary value; returns False when the reference must read it."""
     cdef Field field
-    cdef Span tag, plugin_name
-    tag.at = tag.end = plugin_name.at = plugin_name.end = value.at
+    parsed.tag.at = parsed.tag.end = value.at
+    parsed.metadata = parsed.plugin_name = parsed.content = field.content = parsed.tag
+    parsed.content_type = 0
+    parsed.tail = NULL
     while value.at < value.end:
         if not next_field(&value, &field):
             return False
-        if field.number == 1 and field.wire_type == BYTES:
-            tag = field.content
-        elif field.number == 9 and field.wire_type == BYTES:
-            plugin_name.at = plugin_name.end
-            if not find_plugin_name(field.content, &plugin_name):
+        if parsed.tail == NULL:
+            parsed.tail = value.at
+        if field.number == 2 and field.wire_type == FIXED32:
+            parsed.content_type, parsed.content = SIMPLE_VALUE, field.content
+        elif field.wire_type != BYTES:
+            continue
+        elif field.number == 1:
+            parsed.tag = field.content
+        elif field.number == 9:
+            if parsed.metadata.at != parsed.metadata.end:  # in parts
                 return False
-    return is_utf8(tag) and is_utf8(plugin_name)
+            if not find_plugin_name(field.content, &parsed.plugin_name):
+                return False
+            parsed.metadata = field.content
+        elif field.number < 9 and CONTENT_FIELDS[field.number] >= 0:
+            if parsed.content_type and parsed.content_type == CONTENT_FIELDS[field.number]:
+                return False
+            parsed.content_type, parsed.content = CONTENT_FIELDS[field.number], field.content
+    return True
 
 
 cdef bint is_utf8(Span text):

@@ -39,6 +39,15 @@ FRAME_BYTES = HEADER_BYTES + FOOTER_BYTES
 LARGEST_PAYLOAD = 2**31 - 1
 """Longest possible protocol buffer; a header that claims more counts as damaged."""
 
+_OTHER_FORMATS = {
+    (b"\x1f\x8b\x08",): "a gzip file; decompress it first (gunzip)",
+    (b"\x28\xb5\x2f\xfd",): "a Zstandard file; decompress it first (unzstd)",
+    (b"pk\x03\x04",): "a zip archive; extract it first (unzip)",
+    (b"version https://git-lfs",): "a Git LFS pointer; fetch what it points to (git lfs pull)",
+    (b"<!doctype", b"<html", b"<?xml"): "an HTML or XML page; download the file itself",
+}
+"""What is often named like an event file, by its first bytes in lower case."""
+
 LOOKAHEAD_BYTES = 1 << 18
 _ALWAYS_CHECKED = 1 << 10
 """Bytes of a payload that a search checks even after its effort is spent (`Window.spend`)."""
@@ -104,21 +113,28 @@ def assess(window: Window, start: int) -> Damage:
     if length is None:
         if size - start < HEADER_BYTES:
             message = f"truncated header: {size - start} of {HEADER_BYTES} bytes left"
-            return Damage(window.path, start, size, "incomplete", message)
-        end, message = _find_resumption(window, start), "corrupt header: no valid length"
-        return Damage(window.path, start, end, "corrupt", message)
+            return Damage(window.path, start, size, "incomplete", message, is_cut=True)
+        what = _name_format(window) if start == 0 else None
+        message = f"this is {what}" if what else "corrupt header: no valid length"
+        return Damage(window.path, start, _find_resumption(window, start), "corrupt", message)
     claimed = start + FRAME_BYTES + length
     if claimed > size:
         left, whole = size - start - HEADER_BYTES, length + FOOTER_BYTES
         message = f"truncated record: {left} of {whole} bytes left"
         end = _find_frame(window, start + HEADER_BYTES)
-        return Damage(window.path, start, end, "incomplete", message)
+        return Damage(window.path, start, end, "incomplete", message, is_cut=end == size)
     message = f"corrupt record: its {length} bytes do not match their checksum"
     if claimed == size or _read_length(window, claimed) is not None:
         end = _find_chain(window, start + HEADER_BYTES, claimed)
     else:
         end = _find_frame(window, start + HEADER_BYTES)
     return Damage(window.path, start, end, "corrupt", message)
+
+
+def _name_format(window: Window) -> str | None:
+    """Returns what else a file is, and what to do with it, where its first bytes say so."""
+    head = bytes(window.view(0, 64)).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return next((what for begins, what in _OTHER_FORMATS.items() if head.startswith(begins)), None)
 
 
 def _read_length(window: Window, start: int) -> int | None:
@@ -138,16 +154,20 @@ def _payload_matches(window: Window, start: int, length: int) -> bool:
     end = position + length
     if end + FOOTER_BYTES > window.size:
         return False
-    crc = 0
-    if length > _PIECE:  # hold a large payload in memory only once it is known to be intact
-        while position + _PIECE < end:
-            crc = crc32c.crc32c(window.view(position, position + _PIECE), crc)
-            position += _PIECE
-    tail = window.view(position, end + FOOTER_BYTES)
-    if len(tail) != end + FOOTER_BYTES - position:
+    last = max(position, end - _PIECE)
+    crc = _crc_of(window, position, last)
+    tail = window.view(last, end + FOOTER_BYTES)
+    if len(tail) != end + FOOTER_BYTES - last:
         return False
-    (stored,) = struct.unpack("<I", tail[-FOOTER_BYTES:])
-    return bool(crc32c.masked_crc32c(tail[:-FOOTER_BYTES], crc) == stored)
+    crc = crc32c.masked_crc32c(tail[:-FOOTER_BYTES], crc)
+    return tail[-FOOTER_BYTES:] == struct.pack("<I", crc)
+
+
+def _crc_of(window: Window, start: int, end: int, crc: int = 0) -> int:
+    """Returns the CRC32C of a range, read piece by piece, after that of what precedes it."""
+    for position in range(start, end, _PIECE):
+        crc = crc32c.crc32c(window.view(position, min(position + _PIECE, end)), crc)
+    return crc
 
 
 def _find_resumption(window: Window, start: int) -> int:
@@ -156,7 +176,9 @@ def _find_resumption(window: Window, start: int) -> int:
     if len(header) < HEADER_BYTES:
         return window.size
     length, checksum = struct.unpack("<QI", header)
-    for candidate in (length, crc32c.length_of_masked_crc32c(checksum)):
+    # Twelve zeros are a hole rather than a length or a checksum.
+    claims = (length, crc32c.length_of_masked_crc32c(checksum)) if any(header) else ()
+    for candidate in claims:
         if (
             candidate <= LARGEST_PAYLOAD
             and start + FRAME_BYTES + candidate <= window.size
@@ -199,6 +221,8 @@ def _find_chain(window: Window, start: int, end: int) -> int:
 
 def _find_enclosing_end(window: Window, start: int, found: int) -> int:
     """Returns where the record that encloses a found frame ends, or the frame if none does."""
+    if found >= window.size or found - start > FRAME_BYTES + LARGEST_PAYLOAD:
+        return found
     limit = found + LOOKAHEAD_BYTES
     ends = _iter_headers(window, found, limit)
     crc, position = 0, start + HEADER_BYTES
@@ -208,7 +232,7 @@ def _find_enclosing_end(window: Window, start: int, found: int) -> int:
             continue
         if not window.spend(footer - position + _STEP_COST):
             break
-        crc = crc32c.crc32c(window.view(position, footer), crc)
+        crc = _crc_of(window, position, footer, crc)
         position = footer
         if window.view(footer, end) == struct.pack("<I", crc32c.mask(crc)):
             return end
@@ -239,6 +263,6 @@ def _find_headers(block: memoryview, largest: int) -> Iterator[int]:
     count = len(block) - HEADER_BYTES + 1
     lengths = np.ndarray((count,), "<u8", block, strides=(1,))
     checksums = np.ndarray((count,), "<u4", block, offset=8, strides=(1,))
-    fitting = np.flatnonzero(lengths <= largest)
+    fitting = np.flatnonzero((lengths <= largest) & ((lengths != 0) | (checksums != 0)))
     matching = crc32c.masked_crc32c_of_lengths(lengths[fitting]) == checksums[fitting]
     yield from map(int, fitting[matching])

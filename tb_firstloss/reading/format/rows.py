@@ -22,6 +22,9 @@ _SMALLEST_VALUE = 4
 
 ROWS_PER_CHUNK = 1 << 14
 
+_LARGEST_METADATA = 1 << 20
+"""Bytes above which a tag's metadata, of which every tag keeps a copy, is left out."""
+
 
 @dataclasses.dataclass(eq=False, slots=True)
 class Rows:
@@ -63,31 +66,38 @@ _ROW_BYTES = sum(dtype.itemsize for dtype in _DTYPES)
 class Names:
     """Tags and plugin names of one run, numbered in order of occurrence.
 
-    A tag's plugin name is the first that any of its values carries; later values may omit it.
+    A tag's metadata is that of its first value which names a plugin, else that of its first value;
+    later values may omit it.
 
     Attributes:
         tags: Tag by number.
+        metadata: A tag's metadata by its number.
         plugin_names: Plugin name by number; number 0 is the empty one.
         index: The extension's copy, or None without the extension.
     """
 
     def __init__(self) -> None:
         self.tags: list[str] = []
+        self.metadata: list[wire.Metadata] = []
         self.plugin_names: list[str] = [""]
         self.index = None if extension.scan is None else extension.scan.Index()
         self._tag_numbers: dict[bytes, int] = {}
         self._plugin_numbers: dict[bytes, int] = {b"": 0}
         self._plugin_of_tag: list[int] = []
 
-    def number(self, tag: bytes, plugin_name: bytes) -> tuple[int, int]:
+    def number(self, tag: bytes, plugin_name: bytes, metadata: bytes = b"") -> tuple[int, int]:
         """Returns the numbers of a value's tag and of its plugin name, both of them UTF-8."""
         number = self._tag_numbers.get(tag, -1)
         plugin = self._plugin_numbers.get(plugin_name, -1)
         if number < 0 or plugin < 0 or (plugin and not self._plugin_of_tag[number]):
-            number = self._learn(tag, plugin_name)
+            number = self._learn(tag, plugin_name, metadata)
         return number, self._plugin_of_tag[number]
 
-    def _learn(self, tag: bytes, plugin_name: bytes) -> int:
+    def plugin_name_of(self, number: int) -> str:
+        """Returns the plugin name of the tag of a number."""
+        return self.plugin_names[self._plugin_of_tag[number]]
+
+    def _learn(self, tag: bytes, plugin_name: bytes, metadata: bytes) -> int:
         tag_text, plugin_text = tag.decode(), plugin_name.decode()
         plugin = self._plugin_numbers.setdefault(plugin_name, len(self.plugin_names))
         if plugin == len(self.plugin_names):
@@ -95,8 +105,12 @@ class Names:
         number = self._tag_numbers.setdefault(tag, len(self.tags))
         if number == len(self.tags):
             self.tags.append(tag_text)
-            self._plugin_of_tag.append(plugin)
-        self._plugin_of_tag[number] = self._plugin_of_tag[number] or plugin
+            self.metadata.append(wire.Metadata())
+            self._plugin_of_tag.append(0)
+        if not self._plugin_of_tag[number]:
+            self._plugin_of_tag[number] = plugin
+            if len(metadata) <= _LARGEST_METADATA:
+                self.metadata[number] = wire.parse_metadata(metadata)
         if self.index is not None:
             plugin = self._plugin_of_tag[number]
             self.index.put(tag, number, self.plugin_names[plugin].encode(), plugin)
@@ -111,12 +125,14 @@ class Chunk(NamedTuple):
         rows: In file order; positions count from the start of the file.
         base: Position of the first byte of data.
         data: Every byte that the rows refer to.
+        session_start: Step at which a session starts in front of the rows, or None.
     """
 
     path: str
     rows: Rows
     base: int
     data: memoryview
+    session_start: int | None = None
 
     def content(self, start: int, size: int) -> memoryview:
         """Returns the bytes of a row's content."""
@@ -171,10 +187,13 @@ def scan_record(record: Record, path: str, names: Names, *, report: Report) -> I
     failures: list[ValueError] = []
     try:
         event = wire.parse_event(record.payload)
+        if event.starts_session:
+            nothing = Rows(*(np.empty(0, dtype) for dtype in _DTYPES))
+            yield Chunk(path, nothing, base, record.payload, event.step)
         for start, end in wire.iter_value_ranges(record.payload, event):
             try:
                 value = wire.parse_value(record.payload, start, end)
-                tag, plugin_name = names.number(value.tag, value.plugin_name)
+                tag, plugin_name = names.number(value.tag, value.plugin_name, value.metadata)
             except ValueError as error:
                 failures.append(error)
                 continue

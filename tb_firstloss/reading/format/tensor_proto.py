@@ -1,7 +1,8 @@
 """TensorProto to NumPy, strictly and within a limit on its size.
 
 TensorFlow's decoder fills in whatever is missing; here a tensor whose parts disagree is an
-error. The format's one abbreviation is kept: a single value stands for all elements.
+error, and so is a value outside its dtype's range, of which TensorFlow keeps the lowest bits. The
+format's one abbreviation is kept: a single value stands for all elements.
 """
 
 import functools
@@ -20,6 +21,8 @@ MAX_TENSOR_BYTES = 1 << 30
 """Default limit on one decoded tensor, 1 GiB."""
 
 _CONTENT, _STRINGS = 4, 8
+_BYTES = {_CONTENT, _STRINGS, 18}
+_NUMBERS = {*range(5, 18)} - _BYTES
 _SOLE_KEYS = _CONTENT << 3 | wire.BYTES, _STRINGS << 3 | wire.BYTES
 _STRING = 7
 _DTYPES = {
@@ -71,6 +74,9 @@ def decode_tensor(
 ) -> Array:
     """Returns a serialized TensorProto as an array.
 
+    It is a read-only view of one value where that stands for all elements, and else owns its
+    memory.
+
     Args:
         content: The proto's bytes.
         max_tensor_bytes: Limit on the array's bytes, and on all its strings' bytes together.
@@ -99,7 +105,7 @@ def decode_tensor(
     values = _decode_field(content, field, numpy_dtype) if given else np.empty(0, numpy_dtype)
     values = _check_elements(values, dtype)
     if len(values) == 1 and count > 1:
-        return np.full(shape, values[0], numpy_dtype)
+        return np.broadcast_to(values, shape)
     if len(values) != count:
         raise ValueError(f"{len(values)} values for the {count} elements of shape {list(shape)}")
     return values.reshape(shape)
@@ -133,9 +139,8 @@ def _survey(content: memoryview) -> _Survey:
             dtype = start
         elif number == 2 and wire_type == wire.BYTES:
             shape.append(bytes(content[start:end]))
-        elif number == _CONTENT or 5 <= number <= 18:
-            span = (start, end) if wire_type == wire.BYTES else (0, 0)
-            ranges.setdefault(number, []).append(span)
+        elif number in _NUMBERS or (number in _BYTES and wire_type == wire.BYTES):
+            ranges.setdefault(number, []).append((start, end))
     return dtype, _parse_shape(b"".join(shape)), ranges
 
 
@@ -213,7 +218,9 @@ def _decode_strings(
     if len(found) != count and not (len(found) == 1 and count > 1):
         raise ValueError(f"{len(found)} strings for the {count} elements of shape {list(shape)}")
     strings = [bytes(content[start:end]) for start, end in found]
-    return string_array(strings * count if len(strings) != count else strings, shape)
+    if len(strings) != count:
+        return np.broadcast_to(string_array(strings, (1,)), shape)
+    return string_array(strings, shape)
 
 
 def string_array(values: list[bytes], shape: tuple[int, ...]) -> Array:

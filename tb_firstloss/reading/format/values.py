@@ -20,9 +20,9 @@ PLUGIN_NAMES = {
 def decode_content(
     content: memoryview, content_type: int, *, max_tensor_bytes: int = tensor_proto.MAX_TENSOR_BYTES
 ) -> Array:
-    """Returns the content of a TENSOR, HISTO, IMAGE or AUDIO as an array, which owns its memory.
+    """Returns the content of a TENSOR, HISTO, IMAGE or AUDIO as an array.
 
-    It raises as `tensor_proto.decode_tensor` does.
+    It is a view, and raises, where `tensor_proto.decode_tensor` says so.
     """
     if content_type == wire.TENSOR:
         return tensor_proto.decode_tensor(content, max_tensor_bytes=max_tensor_bytes)

@@ -1,5 +1,6 @@
 """What counts as an event file, its run's name, and what is in the way."""
 
+import ntpath
 import os
 import shutil
 import socket
@@ -81,6 +82,120 @@ def test_links_are_followed_but_circles_are_not(logdir):
     (logdir / "a" / "up").symlink_to(logdir)
     assert ("linked", 2.0) in runs(logdir)
     assert len(runs(logdir)) == 6
+
+
+def cross(root, levels):
+    """Makes directories d0, d1 … of which each has two links to the next; the last has a file."""
+    for level in range(levels + 1):
+        (root / f"d{level}").mkdir(parents=True)
+    for level in range(levels):
+        for name in "ab":
+            (root / f"d{level}" / name).symlink_to(f"../d{level + 1}")
+    write(root / f"d{levels}" / FILE_NAME, event(simple("x", 1.0)))
+
+
+def test_links_that_cross_a_little_name_every_run(tmp_path):
+    cross(tmp_path, 3)
+    found, skipped = found_at(tmp_path)
+    paths = {"d3"} | {"d2/" + c for c in "ab"} | {f"d1/{c}/{e}" for c in "ab" for e in "ab"}
+    paths |= {f"d0/{c}/{e}/{g}" for c in "ab" for e in "ab" for g in "ab"}
+    assert ({file.run for file in found}, skipped) == (paths, [])
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("pattern", ["", "**/*tfevents*", "**", "**/a", "*/**/b/**"])
+def test_links_that_cross_often_are_read_in_moments_and_said(tmp_path, pattern):
+    cross(tmp_path, 24)  # 16 million paths to the last one
+    found, skipped = found_at(tmp_path / pattern)
+    assert 0 < len(found) < 10_000
+    assert len({file.run for file in found}) == len(found)
+    assert skipped
+    assert all("links lead here" in damage.message for damage in skipped)
+
+
+def test_a_directory_is_read_under_its_own_name_however_many_links_lead_there(tmp_path):
+    write(tmp_path / "z" / "deep" / FILE_NAME, event(simple("x", 1.0)))
+    for number in range(400):
+        (tmp_path / f"a{number:03}").symlink_to("z")
+    found, skipped = found_at(tmp_path)
+    assert (found[-1].run, found[0].run) == ("z/deep", "a000/deep")
+    assert 100 < len(found) < 400
+    assert [Path(damage.path).parent for damage in skipped] == [tmp_path]
+
+
+@pytest.mark.parametrize("pattern", ["**/*tfevents*", "*/**/*tfevents*", "**"])
+def test_two_stars_match_what_glob_matches(logdir, pattern):
+    write(logdir / ".hidden" / FILE_NAME, event(simple("x", 1.0)))
+    write(logdir / "b" / "x[1]" / FILE_NAME, event(simple("x", 1.0)))
+    found = {Path(file.path) for file in found_at(logdir / pattern)[0]}
+    matched = set(map(Path, logdir.glob(pattern if pattern != "**" else "**/*tfevents*")))
+    hidden = {path for path in matched if ".hidden" in path.parts}
+    assert found - hidden == matched - hidden
+    assert bool(found & hidden) == (pattern == "**")
+
+
+def test_two_stars_follow_links_to_runs(logdir):
+    (logdir / "linked").symlink_to(logdir / "a" / "train")
+    assert ("linked", 2.0) in runs(logdir / "**" / "*tfevents*")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["events.out.tfevents.1600000000.host.5.9", "events.out.tfevents.1600000000.host.5.10"],
+        ["events.out.tfevents.16.host.5.99.v2", "events.out.tfevents.16.host.5.100.v2"],
+        ["events.out.tfevents.999999999.b", "events.out.tfevents.1000000000.a"],
+        ["events.out.tfevents.16.node9.1", "events.out.tfevents.16.node10.1"],
+        ["events.out.tfevents.16.host.5.9", "events.out.tfevents.16.host.5.9.v2"],
+        ["events.out.tfevents.16.host.5.007", "events.out.tfevents.16.host.5.7"],
+        ["events.out.tfevents." + "1" * 200 + ".9", "events.out.tfevents." + "1" * 200 + ".10"],
+    ],
+    ids=["number", "hundredth", "seconds", "host", "suffix", "same number", "long"],
+)
+def test_files_of_a_run_are_read_in_the_order_of_their_numbers(tmp_path, names):
+    for number, name in reversed(list(enumerate(names))):
+        write(tmp_path / name, event(simple("x", number)))
+    assert [value for _, value in runs(tmp_path)] == [0.0, 1.0]
+    assert runs(tmp_path / "*")[-1] == (".", 1.0)
+    assert tb_firstloss.read_scalars(tmp_path, keep="last").value.tolist() == [1.0]
+
+
+@pytest.mark.parametrize("below", ["logs", "logs/*", "logs/**", f"logs/{FILE_NAME}"])
+def test_a_path_may_begin_with_the_home_directory(tmp_path, monkeypatch, below):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "logs" / FILE_NAME, event(simple("x", 5.0)))
+    assert runs(f"~/{below}") == runs(Path("~", below)) == [(".", 5.0)]
+    assert len(tb_firstloss.read_scalars(f"~/{below}")) == 1
+    assert tb_firstloss.verify(f"~/{below}") == []
+    assert next(tb_firstloss.follow(f"~/{below}")).value == 5.0
+    assert tb_firstloss.read_first_losses("~/logs") == {}
+    assert list(tb_firstloss.iter_events(f"~/{below}"))
+
+
+def test_a_directory_named_like_a_home_that_no_user_has_is_itself(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "~no-such-user" / FILE_NAME, event(simple("x", 5.0)))
+    assert runs("~no-such-user") == [(".", 5.0)]
+
+
+def test_a_backslash_in_a_name_stays_one(tmp_path):
+    write(tmp_path / "lr\\0.1" / FILE_NAME, event(simple("x", 5.0)))
+    assert runs(tmp_path) == runs(f"{tmp_path}/*") == [("lr\\0.1", 5.0)]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "above"),
+    [
+        ("C:\\logs\\*", "C:\\logs"),
+        ("C:\\logs\\a*\\train\\*", "C:\\logs"),
+        ("C:/logs\\run[12]", "C:/logs"),
+        ("logs\\**\\*tfevents*", "logs"),
+        ("*", "."),
+    ],
+)
+def test_runs_of_a_glob_are_named_from_the_directory_above_on_windows(monkeypatch, pattern, above):
+    monkeypatch.setattr(os, "path", ntpath)
+    assert find._glob_prefix(pattern) == above
 
 
 @pytest.mark.parametrize("kind", ["fifo", "socket", "broken link", "directory", "loop"])

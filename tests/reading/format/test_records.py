@@ -1,5 +1,6 @@
 """Framing and resynchronisation, against TensorFlow's writer and a corpus of damaged files."""
 
+import gzip
 import itertools
 import random
 
@@ -190,6 +191,53 @@ def test_a_file_made_to_be_searched_in_vain_ends_the_search(engine, name, monkey
 
 def window_of(data):
     return Window("file", lambda offset, count: data[offset : offset + count], len(data))
+
+
+HOLE = 24 << 20
+RANDOM = random.Random(11).randbytes(1 << 16)
+
+
+@pytest.mark.parametrize("after", [b"", frame(b"after")], ids=["to the end", "before a record"])
+@pytest.mark.parametrize("kind", ["zeros", "garbage", "a header's claim"])
+def test_what_is_lost_is_never_in_memory_as_a_whole(engine, kind, after):
+    head = frame(b"before") + (header(HOLE + 99) if kind == "a header's claim" else b"")
+    fill = RANDOM if kind == "garbage" else bytes(1 << 16)
+    data = memoryview(head + fill * (HOLE >> 16) + after)
+    asked = []
+
+    def read(offset, count):
+        asked.append(count)
+        return bytes(data[offset : offset + count])
+
+    damage = []
+    found = records.iter_records(Window("file", read, len(data)), report=damage.append)
+    payloads = [bytes(record.payload) for record in found]
+    assert payloads == [b"before", b"after"][: 1 + bool(after)]
+    assert damage[0].start == 22
+    assert max(asked) < 5 << 20
+    assert sum(asked) < 6 * len(data)
+
+
+@pytest.mark.parametrize(
+    ("word", "remedy", "content"),
+    [
+        ("gzip", "gunzip", gzip.compress(b"x" * 99)),
+        ("zip", "unzip", b"PK\x03\x04" + bytes(99)),
+        ("Zstandard", "unzstd", b"\x28\xb5\x2f\xfd" + bytes(99)),
+        ("Git LFS", "git lfs pull", b"version https://git-lfs.github.com/spec/v1\noid sha256:0"),
+        ("HTML", "download the file", b"<html><body>404</body></html>" * 4),
+        ("HTML", "download the file", b"\xef\xbb\xbf\r\n <!DOCTYPE HTML>" + b" " * 99),
+        ("XML", "download the file", b"<?xml version='1.0'?><Error>NoSuchKey</Error>"),
+    ],
+    ids=["gzip", "zip", "zstd", "LFS", "HTML", "HTML after blanks", "XML"],
+)
+def test_another_kind_of_file_is_named_with_what_to_do(engine, word, remedy, content):
+    payloads, damage = read(content + frame(b"behind"))
+    assert payloads == [b"behind"]
+    assert [(d.start, d.end, d.kind) for d in damage] == [(0, len(content), "corrupt")]
+    assert word in damage[0].message
+    assert remedy in damage[0].message
+    assert read(frame(b"first") + content)[1][0].message == "corrupt header: no valid length"
 
 
 @pytest.mark.parametrize("before", [0, 7, 40], ids="at {}".format)

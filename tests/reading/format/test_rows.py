@@ -1,5 +1,6 @@
 """The compiled walk against the reference, over every damaged and odd file."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -8,12 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tensorboard.compat.proto import event_pb2, summary_pb2
 
 from tb_firstloss import reading
 from tb_firstloss.reading.files.open import Window
 from tb_firstloss.reading.format import extension, rows
 from tests.helpers.damaged_files import CASES, INTACT
 from tests.helpers.event_files import event, floats, frame, scalar, simple, tensor
+from tests.helpers.fragments import EVENT_FIELDS, MEMBERS, METADATA, text
 
 COMPILED = extension.scan
 
@@ -32,7 +35,9 @@ def rows_of(data, *, compiled):
             assert len(chunk.content(start, size)) == size
     # As bytes, a NaN equals itself; chunks may end elsewhere.
     joined = b"".join(np.rec.fromarrays(chunk.rows.columns).tobytes() for chunk in chunks)
-    return joined, names.tags, names.plugin_names, [str(d) for d in damage]
+    starts = [(chunk.base, chunk.session_start) for chunk in chunks]
+    starts = [start for start in starts if start[1] is not None]
+    return joined, names.tags, names.plugin_names, names.metadata, starts, [str(d) for d in damage]
 
 
 def test_both_walks_agree_on_every_file_of_the_corpus():
@@ -85,6 +90,65 @@ def test_a_plugin_name_holds_for_values_that_omit_it(engine):
     assert found == ["first", "", "first", "first", "first"]
 
 
+def described(tag, description, plugin_name="", content=b""):
+    made = scalar(tag, 1.0, plugin_name=plugin_name)
+    made.metadata.summary_description = description
+    made.metadata.display_name = description.upper()
+    made.metadata.plugin_data.content = content
+    return made
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([described("t", "a", "p", b"1"), described("t", "b", "p", b"2")], ("A", "a", b"1")),
+        ([described("t", "a"), described("t", "b", "p", b"2")], ("B", "b", b"2")),
+        ([scalar("t", 1.0, plugin_name=""), described("t", "b", "p")], ("B", "b", b"")),
+        ([described("u", "b", "p"), described("t", "a"), simple("t", 1.0)], ("A", "a", b"")),
+        ([described("t", "a" * 2**20, "p")], ("", "", b"")),
+    ],
+    ids=["first", "first with a plugin", "late", "without a plugin", "too large"],
+)
+def test_a_tags_metadata_is_that_of_the_value_that_names_its_plugin(engine, values, expected):
+    data = b"".join(frame(event(value, step=i)) for i, value in enumerate(values))
+    window = Window("file", lambda offset, count: data[offset : offset + count], len(data))
+    names = rows.Names()
+    assert len(list(rows.iter_chunks(window, names, report=pytest.fail)))
+    assert names.metadata[names.tags.index("t")] == expected
+
+
+def test_metadata_in_several_fields_is_merged_as_protobuf_does(engine):
+    whole = described("t", "a", "p", b"1")
+    later = summary_pb2.SummaryMetadata(display_name="later")
+    later.plugin_data.content = b"2"
+    field = delimited(b"\x4a", later.SerializeToString())
+    value = delimited(b"\x0a", whole.SerializeToString() + field)
+    expected = summary_pb2.Summary.FromString(value).value[0].metadata
+    window = [event(simple("x", 0.0)), delimited(b"\x2a", value)]
+    data = b"".join(map(frame, window))
+    names = rows.Names()
+    window = Window("file", lambda offset, count: data[offset : offset + count], len(data))
+    assert sum(len(c.rows) for c in rows.iter_chunks(window, names, report=pytest.fail)) == 2
+    assert names.metadata[1] == (
+        expected.display_name,
+        expected.summary_description,
+        expected.plugin_data.content,
+    )
+    assert names.plugin_name_of(1) == expected.plugin_data.plugin_name
+
+
+@pytest.mark.parametrize("status", event_pb2.SessionLog.SessionStatus.values())
+def test_a_session_start_is_a_chunk_without_rows(engine, status):
+    log = event_pb2.Event(step=5, session_log=event_pb2.SessionLog(status=status, msg="m"))
+    values = [event(simple("x", 0.0), step=i) for i in range(3)]
+    data = b"".join(map(frame, [*values, log.SerializeToString(), *values]))
+    window = Window("file", lambda offset, count: data[offset : offset + count], len(data))
+    chunks = list(rows.iter_chunks(window, rows.Names(), report=pytest.fail))
+    starts = [(c.session_start, len(c.rows)) for c in chunks if c.session_start is not None]
+    assert starts == ([(5, 0)] if status == event_pb2.SessionLog.START else [])
+    assert sum(len(chunk.rows) for chunk in chunks) == 6
+
+
 @pytest.mark.parametrize("room", [1, 2, 3, 4])
 def test_both_walks_agree_when_a_record_does_not_fit_into_a_chunk(monkeypatch, room):
     monkeypatch.setattr(rows, "ROWS_PER_CHUNK", room)
@@ -92,6 +156,20 @@ def test_both_walks_agree_when_a_record_does_not_fit_into_a_chunk(monkeypatch, r
     late = [bare, simple("u", 1.0), scalar("t", 2.0, plugin_name="named too late for the first")]
     data = b"".join(frame(event(*values)) for values in ([simple("u", 0.0)], late, late[::-1]))
     assert rows_of(data, compiled=True) == rows_of(data, compiled=False)
+
+
+@pytest.mark.parametrize(
+    "fields", [MEMBERS, METADATA, EVENT_FIELDS], ids=["value", "meta", "event"]
+)
+@pytest.mark.parametrize("size", [2, 3])
+def test_both_walks_agree_on_fields_in_any_order(fields, size):
+    for names in itertools.product(fields, repeat=size):
+        parts = b"".join(fields[name] for name in names)
+        if fields is not EVENT_FIELDS:
+            parts = text(5, text(1, text(1, b"late") + parts) + text(1, text(1, b"tag") + parts))
+        usual = EVENT_FIELDS["a"] + EVENT_FIELDS["step"]
+        data = b"".join(map(frame, [usual, parts, usual, parts + usual, usual + parts, usual]))
+        assert rows_of(data, compiled=True) == rows_of(data, compiled=False), names
 
 
 def delimited(key, content):

@@ -1,5 +1,6 @@
 """The field walk, against protobuf's parser."""
 
+import itertools
 import struct
 
 import pytest
@@ -11,6 +12,7 @@ from tensorboard.compat.proto import event_pb2
 
 from tb_firstloss.reading.format import wire
 from tests.helpers.event_files import event, floats, scalar, simple, tensor
+from tests.helpers.fragments import EVENT_FIELDS, MEMBERS, METADATA, field, text
 
 finite = st.floats(allow_nan=False, width=32)
 values = st.lists(
@@ -95,12 +97,6 @@ def test_every_encoding_of_a_scalar_gives_its_bits():
         assert (found.content_type, found.bits) == (wire.FLOAT_SCALAR, 0x3FC00000)
 
 
-def field(number, wire_type, content=b""):
-    """Encodes a field by hand; numbers up to 15, contents up to 127 bytes."""
-    length = bytes([len(content)]) if wire_type == wire.BYTES else b""
-    return bytes([number << 3 | wire_type]) + length + content
-
-
 def parse_one(*fields):
     """Parses a Summary.Value of these fields, inside an event."""
     summary = field(1, wire.BYTES, b"".join(fields))
@@ -142,7 +138,7 @@ FLOAT, DOUBLE = struct.pack("<f", 1.5), struct.pack("<d", 1.5)
 )
 def test_a_scalar_is_one_float_or_double_of_its_dtype_and_no_dimension(parts, content_type, bits):
     proto = b"".join(field(*part) for part in parts)
-    _, _, found, start, end, found_bits = parse_one(field(8, wire.BYTES, proto))
+    _, _, found, start, end, found_bits, _ = parse_one(field(8, wire.BYTES, proto))
     assert (found, found_bits) == (content_type, int.from_bytes(bits, "little"))
     assert end - start == len(proto)
 
@@ -153,7 +149,7 @@ def test_a_scalar_is_one_float_or_double_of_its_dtype_and_no_dimension(parts, co
 )
 def test_content_of_another_kind_is_found_undecoded(number, content_type):
     value = parse_one(field(1, wire.BYTES, b"tag"), field(number, wire.BYTES, b"content"))
-    tag, plugin_name, found, start, end, bits = value
+    tag, plugin_name, found, start, end, bits, _ = value
     assert (tag, plugin_name, found, bits) == (b"tag", b"", content_type, 0)
     assert end - start == (0 if content_type == wire.NO_CONTENT else 7)
 
@@ -162,7 +158,7 @@ def test_the_last_of_equal_fields_counts_and_unknown_ones_are_skipped():
     metadata = field(9, wire.BYTES, field(1, wire.BYTES, field(1, wire.BYTES, b"plugin")))
     nothing = field(9, wire.BYTES, field(2, wire.BYTES, b"display name"))
     number = struct.pack("<f", 0.5)
-    tag, plugin_name, content_type, _, _, bits = parse_one(
+    tag, plugin_name, content_type, _, _, bits, _ = parse_one(
         field(1, wire.BYTES, b"first"),
         field(1, wire.BYTES, b"last"),
         field(1, wire.VARINT, b"\1"),
@@ -271,3 +267,68 @@ def test_a_step_is_signed():
     for step, spelled in (-1, b"\xff" * 9 + b"\1"), (-(2**63), b"\x80" * 9 + b"\1"):
         assert wire.parse_event(memoryview(b"\x10" + spelled)).step == step
     assert wire.parse_event(memoryview(b"\x10" + b"\xff" * 8 + b"\x7f")).step == 2**63 - 1
+
+
+ONEOF = {2: "simple_value", 4: "image", 5: "histo", 6: "audio", 8: "tensor"}
+
+
+def walked(payload):
+    """Returns what `shown` does, from the walk."""
+    view = memoryview(payload)
+    raw = wire.parse_event(view)
+    found = [wire.parse_value(view, a, b) for a, b in wire.iter_value_ranges(view, raw)]
+    return (
+        raw.step,
+        raw.wall_time,
+        [
+            (v.tag, v.plugin_name, payload[v.start : v.end])
+            for v in found
+            if v.content_type != wire.NO_CONTENT
+        ],
+    )
+
+
+def shown(payload):
+    """Returns an event's step, wall time and values, as protobuf understands it."""
+    parsed = event_pb2.Event.FromString(payload)
+    values = []
+    for value in parsed.summary.value:
+        name = value.WhichOneof("value")
+        content = getattr(value, name) if name else None
+        if name == "simple_value":
+            content = struct.pack("<f", content)
+        elif name in ONEOF.values():
+            content = content.SerializeToString()
+        else:  # nothing that anybody shows
+            continue
+        plugin_name = value.metadata.plugin_data.plugin_name
+        values.append((value.tag.encode(), plugin_name.encode(), content))
+    return parsed.step, parsed.wall_time, values
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_the_last_member_of_a_values_oneof_counts_and_none_is_merged(size):
+    for names in itertools.product(MEMBERS, repeat=size):
+        payload = text(5, text(1, b"".join(MEMBERS[name] for name in names) + text(1, b"tag")))
+        numbers = [MEMBERS[n][0] >> 3 for n in names if "another type" not in n]
+        if any(a == b > 3 for a, b in itertools.pairwise(numbers)):
+            with pytest.raises(ValueError, match="value in several parts at byte"):
+                walked(payload)
+        else:
+            assert walked(payload) == shown(payload), names
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_the_parts_of_a_values_metadata_are_merged(size):
+    for names in itertools.product(METADATA, repeat=size):
+        parts = b"".join(METADATA[name] for name in names)
+        for value in (MEMBERS["number"] + parts, parts + MEMBERS["vector"]):
+            payload = text(5, text(1, text(1, b"tag") + value))
+            assert walked(payload) == shown(payload), names
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_the_last_member_of_an_events_oneof_counts_and_summaries_are_merged(size):
+    for names in itertools.product(EVENT_FIELDS, repeat=size):
+        payload = b"".join(EVENT_FIELDS[name] for name in names)
+        assert walked(payload) == shown(payload), names
