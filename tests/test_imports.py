@@ -124,7 +124,7 @@ def test_the_command_line_imports_neither_tensorflow_nor_tensorboard_for_help():
 
 
 def test_public_names_are_what_is_there():
-    assert set(tb_firstloss.__all__) == {"__version__", *tb_firstloss._HOMES}
+    assert set(tb_firstloss.__all__) == {"__version__", "errors", *tb_firstloss._HOMES}
     for name in tb_firstloss.__all__:
         assert getattr(tb_firstloss, name) is not None
         assert name in dir(tb_firstloss)
