@@ -114,6 +114,7 @@ class Recorder:
     def window(self) -> Iterator[StepTrace]:
         """Opens the window around the first step; a step that raises leaves nothing behind."""
         graph, profile = self.options.graph, self.options.profile
+        self.unsaid = None  # a step that raises says so itself
         with deferred() as is_outermost:
             try:
                 step = self.step

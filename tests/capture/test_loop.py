@@ -469,6 +469,19 @@ def test_a_recorder_that_no_step_reaches_warns_once_at_its_end(tmp_path, loop):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_step_that_raises_is_not_said_to_be_uncalled(tmp_path):
+    def step():
+        raise LookupError
+
+    first = FirstLoss(tmp_path, **PLAIN)
+    with pytest.raises(LookupError):
+        first.wrap(step)()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        del first
+        gc.collect()
+
+
 def test_a_copied_recorder_leaves_the_word_to_its_copy(tmp_path):
     first = FirstLoss(tmp_path, **PLAIN)
     second = copy.deepcopy(first)
