@@ -62,7 +62,7 @@ def iter_tensors(
 ) -> Iterator[TensorDatum]:
     """Yields every summary value that holds data, run by run; nothing else is decoded.
 
-    A run's event files are read in the order of their names.
+    A run's event files are read in the order of their names, where .9 comes before .10.
 
     Args:
         path: A logdir, a run directory, an event file, a glob or a URL that fsspec knows.

@@ -147,8 +147,20 @@ def test_countless_damage_is_said_ten_times_and_not_kept(engine, tmp_path):
     assert "verify() lists it" in str(caught[9].message)
 
 
-def test_a_negative_zero_keeps_its_sign(engine, tmp_path):
-    write(tmp_path / FILE_NAME, event(tensor("x", shaped(19, [], half_val=[0x8000]))))
+@pytest.mark.parametrize(
+    "proto",
+    [
+        shaped(19, [], half_val=[0x8000]),
+        shaped(14, [], half_val=[0x8000]),
+        shaped(14, [], tensor_content=b"\x00\x80"),
+        shaped(24, [], float8_val=b"\x80"),
+        floats([], [-0.0]),
+        shaped(2, [], double_val=[-0.0]),
+    ],
+    ids=["half", "bfloat16", "content", "float8", "float", "double"],
+)
+def test_a_negative_zero_keeps_its_sign(engine, tmp_path, proto):
+    write(tmp_path / FILE_NAME, event(tensor("x", proto)))
     assert repr(tb_firstloss.read_scalars(tmp_path).value.tolist()) == "[-0.0]"
 
 

@@ -25,7 +25,7 @@ _Found = Iterator[EventFile]
 _Identity = tuple[int, int]
 _Wanted = Callable[[str], bool]
 
-_MOST_LINKED_VISITS = 256  # of one directory, each as a run of another name
+_MOST_LINKED_VISITS = 1024  # of one directory, each as a run of another name
 
 
 def is_event_file_name(name: str) -> bool:
