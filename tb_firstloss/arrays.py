@@ -160,9 +160,10 @@ def _digest_line(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     return json.dumps([dtype.name, shape], separators=(",", ":")).encode() + b"\n"
 
 
-def _little_endian_bytes(array: Array) -> bytes:
+def _little_endian_bytes(array: Array) -> memoryview:
+    """Returns the bytes; what is in memory in this order is not copied."""
     order = array.dtype.newbyteorder("<") if array.dtype.kind in "iufb" else array.dtype
-    return array.astype(order, copy=False).tobytes()
+    return np.ascontiguousarray(array.astype(order, copy=False)).reshape(-1).view(np.uint8).data
 
 
 def frozen(array: npt.ArrayLike) -> Array:

@@ -18,9 +18,9 @@ from tb_firstloss import contract, errors
 from tb_firstloss.capture.writing import summaries
 from tb_firstloss.capture.writing.storage import said_if_slow, sync, why_unwritable
 from tb_firstloss.first_batch import FirstBatch
-from tb_firstloss.paths import is_url
 from tb_firstloss.reading.logdir import verify
 from tb_firstloss.reading.recordings import read_first_loss
+from tb_firstloss.text import is_url
 
 
 class RecordingFile:

@@ -19,7 +19,7 @@ from pathlib import Path
 from tb_firstloss.cli.arguments import add_place
 from tb_firstloss.contract import PLUGIN_NAME
 from tb_firstloss.errors import FirstLossError
-from tb_firstloss.paths import is_url
+from tb_firstloss.text import is_url
 
 _ADDRESS = re.compile(r"^TensorBoard \S+ at (http\S+) ", re.MULTILINE)
 

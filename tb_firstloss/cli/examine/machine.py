@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tb_firstloss.cli.examine.findings import Finding, note, ok, problem
-from tb_firstloss.paths import is_url
+from tb_firstloss.text import is_url
 
 _DRIVER = Path("/proc/driver/nvidia")  # where the NVIDIA driver describes itself
 _STATUS = Path("/proc/self/status")  # where Linux describes this process

@@ -8,9 +8,9 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from tb_firstloss.paths import is_url
 from tb_firstloss.reading.damage import Report, unreadable
 from tb_firstloss.reading.files import remote
+from tb_firstloss.text import is_url
 
 
 class EventFile(NamedTuple):

@@ -99,7 +99,7 @@ def decode_tensor(
     values = _decode_field(content, field, numpy_dtype) if given else np.empty(0, numpy_dtype)
     values = _check_elements(values, dtype)
     if len(values) == 1 and count > 1:
-        return np.full(shape, values[0], numpy_dtype)
+        return np.broadcast_to(values, shape)
     if len(values) != count:
         raise ValueError(f"{len(values)} values for the {count} elements of shape {list(shape)}")
     return values.reshape(shape)
@@ -213,7 +213,9 @@ def _decode_strings(
     if len(found) != count and not (len(found) == 1 and count > 1):
         raise ValueError(f"{len(found)} strings for the {count} elements of shape {list(shape)}")
     strings = [bytes(content[start:end]) for start, end in found]
-    return string_array(strings * count if len(strings) != count else strings, shape)
+    if len(strings) != count:
+        return np.broadcast_to(string_array(strings, (1,)), shape)
+    return string_array(strings, shape)
 
 
 def string_array(values: list[bytes], shape: tuple[int, ...]) -> Array:
