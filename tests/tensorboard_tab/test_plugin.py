@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
+from tensorboard.compat.proto import summary_pb2
 from tensorboard.context import RequestContext
 from tensorboard.plugins import base_plugin
 from werkzeug import test
@@ -429,6 +430,8 @@ def test_no_run_is_asked_for_a_tensor_that_only_another_manifest_names(tmp_path)
             contract.manifest_tag("t"): manifest,
         }
         values = [tensor(t, p, plugin_name=contract.PLUGIN_NAME) for t, p in tensors.items()]
+        for value in values:
+            value.metadata.data_class = summary_pb2.DATA_CLASS_TENSOR
         write(tmp_path / run / "events.out.tfevents.1.host", version(), *map(event, values))
     provider = provide(tmp_path)
     read_tensors, asked = provider.read_tensors, set()

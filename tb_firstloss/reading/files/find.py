@@ -125,6 +125,7 @@ def _is_regular(path: str, report: Report) -> bool:
 
 def _find_remote(root: str, wanted: _Wanted) -> _Found:
     filesystem, name = remote.filesystem(root)
+    filesystem.invalidate_cache()  # of an earlier call, before files grew
     prefix, starts = name, [name]
     with remote.failures(root):
         if not filesystem.exists(name):
