@@ -26,8 +26,8 @@ from tb_firstloss.first_batch import FirstBatch, OutputLoss, compute_digest
 from tb_firstloss.manifest import VERSION as VERSION  # of the whole contract
 from tb_firstloss.manifest import (
     AlteredError,
+    Facts,
     entries,
-    leave_out_above,
     parse,
     refusing,
     stored_tag,
@@ -171,22 +171,20 @@ def encode(
 
 
 def decode(
-    manifest: str | bytes,
+    manifest: str | bytes | Facts,
     tensors: Mapping[str, Array],
     *,
     path: str | os.PathLike[str],
     run: str | None = None,
-    max_array_bytes: int | None = None,
     report: Callable[[str], None] | None = None,
 ) -> FirstBatch:
     """Turns a manifest and its tensors back into the first batch.
 
     Args:
-        manifest: JSON text of the manifest.
-        tensors: Arrays by tag; only those that the manifest names are looked up.
+        manifest: JSON text of the manifest, or what `manifest.parse` made of it.
+        tensors: Arrays by tag, at least those that the manifest names.
         path: Where they were read, for messages.
         run: Name to give the run; None for the one it was recorded under.
-        max_array_bytes: Larger arrays are taken as left out, as in `named_tensors`.
         report: Called with what the manifest falsely says of intact values; None for nobody.
 
     Raises:
@@ -195,15 +193,13 @@ def decode(
             is not what `encode` writes.
     """
     where = os.fspath(path)
-    facts = parse(manifest, where)
-    if max_array_bytes is not None:
-        leave_out_above(max_array_bytes, facts)
+    facts = manifest if isinstance(manifest, dict) else parse(manifest, where)
     with refusing(where):
         return _decode_facts(facts, tensors, run, report)
 
 
 def _decode_facts(
-    facts: dict[str, Any],
+    facts: Facts,
     tensors: Mapping[str, Array],
     run: str | None,
     report: Callable[[str], None] | None,
@@ -270,16 +266,14 @@ def _sum_loss_of_version_1(
     return {"loss": total}, outputs or {"loss": OutputLoss(per_example=loss, reduction="sum")}
 
 
-def _load(entry: dict[str, Any] | None, tensors: Mapping[str, Array]) -> Array | None:
+def _load(entry: Facts | None, tensors: Mapping[str, Array]) -> Array | None:
     """Returns the array that a manifest entry names, in its true dtype; None if it was left out."""
     if entry is None or entry.get("left_out"):
         return None
     dtype, tag = np.dtype(entry["dtype"]), stored_tag(entry)
-    try:
-        stored = tensors[tag]
-    except KeyError:
-        raise AlteredError(f"{tag} is missing") from None
-    array = arrays.from_stored(stored, entry["encoding"], dtype)
+    if tag not in tensors:
+        raise AlteredError(f"{tag} is missing")
+    array = arrays.from_stored(tensors[tag], entry["encoding"], dtype)
     kind, shape = array.dtype, list(array.shape)
     if (kind, shape) != (dtype, entry["shape"]):
         said = f"{dtype}{entry['shape']}"

@@ -7,7 +7,6 @@ kind makes the recording a damaged one.
 import contextlib
 import json
 import math
-import os
 import re
 import reprlib
 import sys
@@ -56,12 +55,9 @@ def parse(manifest: str | bytes, where: str) -> Facts:
             facts["losses"] = [] if loss is None else [{"name": "loss", **loss}]
         _check(facts, _MANIFEST, "")
         _check_nesting(facts["metadata"])
-        for key, found in (
-            ("name", facts["losses"]),
-            ("name", facts["outputs"]),
-            ("tag", entries(facts)),
-        ):
-            if len({each[key] for each in found}) < len(found):
+        named = {"name": [facts["losses"], facts["outputs"]], "tag": [entries(facts)]}
+        for key, groups in named.items():
+            if any(len({each[key] for each in group}) < len(group) for group in groups):
                 raise ValueError(f"a {key} is there twice")
     return facts
 
@@ -102,21 +98,10 @@ def leave_out_above(max_array_bytes: int, facts: Facts) -> None:
             entry["left_out"] = True
 
 
-def named_tensors(manifest: str | bytes, *, max_array_bytes: int) -> dict[str, int]:
-    """Returns the tags of the tensors that a manifest names, and how many bytes they may take.
-
-    Those above ``max_array_bytes`` are left out; of a manifest that is refused, so are all.
-    """
-    try:
-        facts = parse(manifest, os.curdir)
-    except errors.ReadError:
-        return {}
-    leave_out_above(max_array_bytes, facts)
-    return {
-        stored_tag(entry): _claimed_bytes(entry)
-        for entry in entries(facts)
-        if not entry.get("left_out")
-    }
+def named_tensors(facts: Facts) -> dict[str, int]:
+    """Returns the tags of the tensors to read, and at most how many bytes each claims."""
+    present = (entry for entry in entries(facts) if not entry.get("left_out"))
+    return {stored_tag(entry): _claimed_bytes(entry) for entry in present}
 
 
 def _claimed_bytes(entry: Facts) -> int:

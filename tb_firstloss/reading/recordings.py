@@ -1,6 +1,5 @@
 """First-batch recordings: only the head of each one's event file is read."""
 
-import dataclasses
 import functools
 import itertools
 import os
@@ -16,6 +15,7 @@ import numpy as np
 from tb_firstloss import contract, errors
 from tb_firstloss.arrays import Array, describe
 from tb_firstloss.first_batch import FirstBatch
+from tb_firstloss.manifest import Facts, named_tensors, parse
 from tb_firstloss.reading.damage import Damage, Report, reporter
 from tb_firstloss.reading.files.find import EventFile, find_event_files, is_event_file_name
 from tb_firstloss.reading.files.open import Window, open_window
@@ -67,6 +67,7 @@ def read_first_loss(
         raise errors.NoRecordingError(
             f"{root}: no first-batch recording here (no file *{contract.FILE_SUFFIX})", path=root
         )
+    files = [EventFile(Path(p).resolve().parent.name if run == "." else run, p) for run, p in files]
     results: Iterable[_Result] = (_read_or_error(*file, max_tensor_bytes) for file in files)
     if len(files) > 1:
         full = (each for each in results if not getattr(each[1], "is_empty", False))
@@ -82,7 +83,7 @@ def read_first_loss(
     if not isinstance(result, FirstBatch):
         raise result
     _warn(damage)
-    return result if result.run != "." else dataclasses.replace(result, run=_directory(files[0]))
+    return result
 
 
 def read_first_losses(
@@ -128,12 +129,11 @@ def find_damage(files: Iterable[EventFile]) -> Iterator[Damage]:
         if path.endswith(contract.FILE_SUFFIX):
             _, result, damage = _read_or_error(run, path, MAX_TENSOR_BYTES)
             yield from damage
-            if isinstance(result, errors.ReadError) and not isinstance(
-                result, errors.EventFileError
-            ):
-                with open_window(path) as window:
-                    message = str(result).removeprefix(f"{path}: ")
-                    yield Damage(path, 0, window.size, "incomplete", message, result)
+            if isinstance(result, FirstBatch | errors.EventFileError):
+                continue  # the latter is told by whoever reads every file
+            with open_window(path) as window:
+                message = str(result).removeprefix(f"{path}: ")
+                yield Damage(path, 0, window.size, "incomplete", message, result)
 
 
 def read_recording(
@@ -151,21 +151,22 @@ def read_recording(
             `read_first_loss`.
     """
     damage: list[Damage] = []
+    ranges: dict[str, _Range] = {}
     with open_window(path) as window:
-        found = _Tensors(window, max_tensor_bytes)
         for tag, record, content in _iter_exact(window, damage.append):
-            found.ranges.setdefault(tag, content)
+            ranges.setdefault(tag, content)
             if contract.is_manifest(tag, contract.PLUGIN_NAME):
-                text = _text(window, content)
+                facts = parse(_read_text(window, tag, content), path)
+                tensors = _read_named(window, facts, ranges, max_tensor_bytes)
 
                 def report(message: str, record: _Range = record) -> None:
                     damage.append(Damage(path, *record, "undecodable", message))
 
-                return contract.decode(text, found, path=path, run=run, report=report), damage
+                return contract.decode(facts, tensors, path=path, run=run, report=report), damage
     reason = f"; {damage[0].message} (byte {damage[0].start})" if damage else ""
-    if damage and damage[0].start == 0 and not found.ranges:
+    if damage and damage[0].start == 0 and not ranges:
         raise errors.EventFileError(f"{path}: not an event file{reason}", path=path)
-    if not found.ranges and not path.endswith(contract.FILE_SUFFIX):
+    if not ranges and not path.endswith(contract.FILE_SUFFIX):
         raise errors.NoRecordingError(f"{path}: holds no first-batch recording{reason}", path=path)
     raise errors.IncompleteRecordingError(
         f"{path}: the recording has no manifest: truncated or damaged{reason}", path=path
@@ -185,52 +186,41 @@ def _iter_exact(window: Window, report: Report) -> Iterator[tuple[str, _Range, _
                 yield names.tags[tag], (record, record + record_size), (start, start + size)
 
 
-class _Tensors(dict[str, Array]):
-    """A recording's tensors by tag, decoded when they are asked for: only those with a name.
-
-    Attributes:
-        ranges: Where each one's content is.
-    """
-
-    def __init__(self, window: Window, max_tensor_bytes: int) -> None:
-        super().__init__()
-        self.ranges: dict[str, _Range] = {}
-        self._window = window
-        self._limit = self._spare = max_tensor_bytes
-
-    def __missing__(self, tag: str) -> Array:
-        start, end = self.ranges[tag]
-        most = _EXPANSION * (end - start)  # without a value that stands for many
-        try:
-            value = decode_tensor(
-                self._window.view(start, end),
-                max_tensor_bytes=min(self._limit, max(most, self._spare)),
-            )
-        except ValueError as error:
-            large = isinstance(error, TooLargeError)
-            kind = errors.TensorTooLargeError if large else errors.IncompleteRecordingError
-            path = self._window.path
-            raise kind(f"{path}: {tag}: {error}", path=path, start=start, end=end) from None
-        if value.nbytes > most:
-            self._spare -= value.nbytes
-        return value
+def _read_named(
+    window: Window, facts: Facts, ranges: dict[str, _Range], max_tensor_bytes: int
+) -> dict[str, Array]:
+    """Returns the tensors that a manifest names; no other is decoded."""
+    found = {}
+    spare = max_tensor_bytes
+    for tag in named_tensors(facts):
+        if tag in ranges:
+            start, end = ranges[tag]
+            most = _EXPANSION * (end - start)  # without a value that stands for many
+            limit = min(max_tensor_bytes, max(most, spare))
+            found[tag] = _decode(window, tag, ranges[tag], limit)
+            spare -= found[tag].nbytes if found[tag].nbytes > most else 0
+    return found
 
 
-def _text(window: Window, content: _Range) -> bytes:
-    try:
-        value = decode_tensor(window.view(*content))
-        if value.dtype != object or value.size != 1:
-            raise ValueError(f"{describe(value)} instead of text")
-    except ValueError as error:
+def _read_text(window: Window, tag: str, content: _Range) -> bytes:
+    value = _decode(window, tag, content, contract.PROTO_LIMIT_BYTES)
+    if value.dtype != object or value.size != 1:
         raise errors.IncompleteRecordingError(
-            f"{window.path}: the manifest is unusable ({error})", path=window.path
-        ) from None
+            f"{window.path}: the manifest is {describe(value)} instead of text", path=window.path
+        )
     text: bytes = value.item()
     return text
 
 
-def _directory(file: EventFile) -> str:
-    return Path(file.path).resolve().parent.name
+def _decode(window: Window, tag: str, content: _Range, max_tensor_bytes: int) -> Array:
+    start, end = content
+    try:
+        return decode_tensor(window.view(start, end), max_tensor_bytes=max_tensor_bytes)
+    except ValueError as error:
+        large = isinstance(error, TooLargeError)
+        kind = errors.TensorTooLargeError if large else errors.IncompleteRecordingError
+        message = f"{window.path}: {tag}: {error}"
+        raise kind(message, path=window.path, start=start, end=end) from None
 
 
 def _warn(damage: list[Damage]) -> None:
@@ -283,5 +273,5 @@ def _read_or_error(run: str, path: str, max_tensor_bytes: int) -> _Result:
     except errors.ReadError as error:
         return run, error, []
     except MemoryError:
-        message = f"{path}: memory ended; a smaller max_tensor_bytes leaves out what is large"
+        message = f"{path}: more than fits in memory; max_tensor_bytes bounds an array"
         return run, errors.TensorTooLargeError(message, path=path), []

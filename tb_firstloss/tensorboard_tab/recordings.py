@@ -12,7 +12,7 @@ from tb_firstloss import contract
 from tb_firstloss.arrays import Array, describe
 from tb_firstloss.errors import ReadError, first_line
 from tb_firstloss.first_batch import FirstBatch
-from tb_firstloss.manifest import named_tensors
+from tb_firstloss.manifest import Facts, leave_out_above, named_tensors, parse
 from tb_firstloss.tensorboard_tab import rows
 
 MAX_ARRAY_BYTES = 32 * 2**20
@@ -83,18 +83,16 @@ def _read_runs(
             wanted[run] = {min(candidates)}
         else:
             yield run, "no manifest (yet): the recording was cut short, or is being written"
-    manifests: dict[str, str | bytes] = {}
+    manifests: dict[str, Facts] = {}
     named, sizes = {}, {}
     for batch in _batches(wanted, dict.fromkeys(wanted, _MANIFEST_BYTES)):
         for run, tensors in _read_tensors(read, batch):
-            if isinstance(tensors, str):
-                yield run, tensors
-            elif (manifest := next(iter(tensors.values()))).size == 1:
-                manifests[run] = manifest.item()
-                claims = named_tensors(manifest.item(), max_array_bytes=MAX_ARRAY_BYTES)
-                named[run], sizes[run] = set(claims), sum(claims.values())
-            else:
-                yield run, f"the manifest is {describe(manifest)} instead of one text"
+            facts = tensors if isinstance(tensors, str) else _parse(run, *tensors.values())
+            if isinstance(facts, str):
+                yield run, facts
+                continue
+            claims = named_tensors(facts)
+            manifests[run], named[run], sizes[run] = facts, set(claims), sum(claims.values())
     for batch in _batches(named, sizes):
         for run, tensors in _read_tensors(read, batch):
             yield (
@@ -142,11 +140,20 @@ def _batches(wanted: dict[str, set[str]], sizes: dict[str, int]) -> Iterator[dic
         yield group
 
 
-def _decode(run: str, manifest: str | bytes, tensors: dict[str, Array]) -> FirstBatch | str:
+def _parse(run: str, manifest: Array) -> Facts | str:
+    if manifest.dtype != object or manifest.size != 1:
+        return f"the manifest is {describe(manifest)} instead of one text"
     try:
-        return contract.decode(
-            manifest, tensors, path=run, run=run, max_array_bytes=MAX_ARRAY_BYTES
-        )
+        facts = parse(manifest.item(), run)
+    except ReadError as error:
+        return str(error).removeprefix(f"{run}: ")
+    leave_out_above(MAX_ARRAY_BYTES, facts)
+    return facts
+
+
+def _decode(run: str, manifest: Facts, tensors: dict[str, Array]) -> FirstBatch | str:
+    try:
+        return contract.decode(manifest, tensors, path=run, run=run)
     except ReadError as error:
         return str(error).removeprefix(f"{run}: ")
     except Exception as error:  # noqa: BLE001 - one bad run must not hide the others

@@ -15,13 +15,13 @@ from tests.reading.test_hostile_recordings import NAME, record
 ODD = {
     "escape": b"\x1b[31mred",
     "newline": b"a\nb",
-    "undecodable": b"caf\xe9",
+    "undecodable": b"\xe9t\xe9",
     "reversed": "\u202eback".encode(),
 }
 SHOWN = {
     "escape": r"\x1b[31mred",
     "newline": r"a\nb",
-    "undecodable": r"caf\udce9",
+    "undecodable": r"\udce9t\udce9",
     "reversed": r"\u202eback",
 }
 LOCALES = {
