@@ -116,41 +116,43 @@ def _check(value: Any, kind: Any, place: str) -> None:
     """Raises TypeError unless a JSON value is of a kind, and whatever is in it of its own.
 
     A kind is a type, a range, a pattern for text, a list of one kind, a mapping from required
-    fields to kinds, or a tuple of alternatives; None stands for null, or a missing field.
+    fields to kinds, or a pair of alternatives; None stands for null, or a missing field.
     """
-    if isinstance(kind, tuple):
-        kind = next((each for each in kind if _fits(value, each)), kind[0])
+    if type(kind) is tuple:
+        kind = kind[not _fits(value, kind[0]) and _fits(value, kind[1])]
     if not _fits(value, kind):
         raise TypeError(f"{place} is {reprlib.repr(value)}")
-    if isinstance(kind, list):
+    if type(kind) is list:
         for index, item in enumerate(value):
             _check(item, kind[0], f"{place}[{index}]")
-    elif isinstance(kind, dict):
-        if kind is not _MANIFEST and isinstance(value.get("tag"), str):
+    elif type(kind) is dict:
+        if kind is not _MANIFEST and type(value.get("tag")) is str:
             place = value["tag"]  # says more than a position
         for name, of_field in kind.items():
-            _check(value.get(name), of_field, f"{place}.{name}" if place else name)
+            item = value.get(name)
+            if of_field is float or type(item) is not of_field:  # most fields end here
+                _check(item, of_field, f"{place}.{name}" if place else name)
 
 
 def _fits(value: Any, kind: Any) -> bool:
+    found = type(value)  # exact: True is an instance of int
     if kind is float:
-        return type(value) in (int, float) and abs(value) <= sys.float_info.max
-    if isinstance(kind, range):
-        return type(value) is int and value in kind  # True would be in it
-    if isinstance(kind, re.Pattern):
-        return type(value) is str and kind.fullmatch(value) is not None
-    if kind is None:
-        return value is None
-    return isinstance(value, kind if isinstance(kind, type) else type(kind))
+        return found in (int, float) and abs(value) <= sys.float_info.max
+    if type(kind) is range:
+        return found is int and value in kind
+    if type(kind) is re.Pattern:
+        return found is str and kind.fullmatch(value) is not None
+    return found is (kind if type(kind) is type else type(kind))
 
 
 def _check_nesting(value: Any) -> None:
-    level = [value]
-    for _ in range(_DEEPEST):
+    level, depth = [value], 0
+    while level:
+        if depth == _DEEPEST:
+            raise ValueError(f"metadata is nested more than {_DEEPEST} deep")
         inner = (each.values() if isinstance(each, dict) else each for each in level)
         level = [each for items in inner for each in items if isinstance(each, dict | list)]
-    if level:
-        raise ValueError(f"metadata is nested more than {_DEEPEST} deep")
+        depth += 1
 
 
 _SIZE, _INT64 = range(1 << 63), range(-(1 << 63), 1 << 63)

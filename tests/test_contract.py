@@ -465,6 +465,14 @@ def test_a_manifest_of_any_size_is_refused_before_it_fills_memory():
         contract.decode(f"[{'[],' * (1 << 22)}[]]", {}, path="somewhere")
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity"])
+def test_no_number_is_beyond_every_float(number):
+    _, recording = recorded(np.float32(1))
+    manifest = recording.manifest.replace('"wall_time": 0.1', f'"wall_time": {number}')
+    with pytest.raises(errors.IncompleteRecordingError, match="somewhere"):
+        contract.decode(manifest, dict(recording.tensors), path="somewhere")
+
+
 LIES = {"mean": 0.001, "std": 5.0, "min": -3.0, "max": 1e300, "count": 99, "nonfinite_count": 1}
 
 

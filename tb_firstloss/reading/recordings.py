@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from tb_firstloss import contract, errors
 from tb_firstloss.arrays import Array, describe
 from tb_firstloss.first_batch import FirstBatch
@@ -178,11 +176,10 @@ def _iter_exact(window: Window, report: Report) -> Iterator[tuple[str, _Range, _
     names = Names()
     for chunk in iter_chunks(window, names, report=report):
         rows = chunk.rows
-        columns = rows.tag, rows.plugin_name, rows.record_start, rows.record_size
-        tensors = np.isin(rows.content_type, _TENSORS)
-        each = (column[tensors].tolist() for column in (*columns, rows.start, rows.size))
-        for tag, plugin_name, record, record_size, start, size in zip(*each, strict=True):
-            if names.plugin_names[plugin_name] == contract.PLUGIN_NAME:
+        columns = rows.content_type, rows.tag, rows.plugin_name, rows.record_start, rows.record_size
+        each = (column.tolist() for column in (*columns, rows.start, rows.size))
+        for content_type, tag, plugin, record, record_size, start, size in zip(*each, strict=True):
+            if content_type in _TENSORS and names.plugin_names[plugin] == contract.PLUGIN_NAME:
                 yield names.tags[tag], (record, record + record_size), (start, start + size)
 
 

@@ -2,7 +2,7 @@
 
 Exit code 1 if one is not as expected: high, low, non-finite, or constant. Exit code 2 if a run
 could not be judged: nothing is expected of it, or one number is expected of several losses. A run
-without any loss is a row, and exit code 1 if there is no other.
+without any loss is not judged; exit code 1 if there is no other.
 
 Examples::
 
