@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tb_firstloss import errors
+from tb_firstloss.text import printable
 
 VERSION = 2
 """Contract version that this package writes; it reads this one and every older one."""
@@ -68,11 +69,12 @@ def refusing(where: str) -> Iterator[None]:
     try:
         yield
     except AlteredError as error:
-        raise errors.IncompleteRecordingError(f"{where}: {error}", path=where) from None
+        message = f"{where}: {printable(str(error))}"
+        raise errors.IncompleteRecordingError(message, path=where) from None
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise errors.IncompleteRecordingError(
             f"{where}: the manifest disagrees with its own format "
-            f"({errors.first_line(error, named=True)})",
+            f"({printable(errors.first_line(error, named=True))})",
             path=where,
         ) from error
 

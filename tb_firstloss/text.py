@@ -13,6 +13,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def encodable(text: str) -> str:
+    """Returns text that UTF-8 has, with lone surrogates (bytes of an odd file name) escaped."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def width_of(text: str) -> int:
     """Returns how many columns a terminal needs for a text."""
     if text.isascii():

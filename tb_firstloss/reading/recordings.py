@@ -21,6 +21,7 @@ from tb_firstloss.reading.first_losses import FirstLosses
 from tb_firstloss.reading.format import wire
 from tb_firstloss.reading.format.rows import Names, iter_chunks
 from tb_firstloss.reading.format.tensor_proto import MAX_TENSOR_BYTES, TooLargeError, decode_tensor
+from tb_firstloss.text import printable
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -216,7 +217,7 @@ def _decode(window: Window, tag: str, content: _Range, max_tensor_bytes: int) ->
     except ValueError as error:
         large = isinstance(error, TooLargeError)
         kind = errors.TensorTooLargeError if large else errors.IncompleteRecordingError
-        message = f"{window.path}: {tag}: {error}"
+        message = f"{window.path}: {printable(tag)}: {error}"
         raise kind(message, path=window.path, start=start, end=end) from None
 
 

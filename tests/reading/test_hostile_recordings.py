@@ -1,6 +1,7 @@
 """Recordings made to mislead or to exhaust their reader: one line each, and no neighbour hidden."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -169,4 +170,21 @@ def test_a_recording_without_a_loss_does_not_count_next_to_one_with_it(tmp_path,
     assert len(tb_firstloss.read_first_losses(tmp_path)) == 2 + others
     record(tmp_path / "second_batch")
     with pytest.raises(errors.SeveralRecordingsError):
+        tb_firstloss.read_first_loss(tmp_path)
+
+
+@pytest.mark.parametrize("name", [b"\xe9t\xe9", b"a\nb\x1b[31m"], ids=["undecodable", "escapes"])
+def test_a_table_takes_a_run_of_any_name(tmp_path, name):
+    run = os.fsdecode(name)
+    record(tmp_path / run)
+    found = tb_firstloss.read_first_losses(tmp_path)
+    assert list(found) == [run]
+    (shown,) = found.to_pandas()["run"]
+    assert shown == (r"\udce9t\udce9" if "\udce9" in run else run)
+    assert all(line.isprintable() for line in repr(found).split("\n"))
+
+
+def test_a_tag_of_any_name_makes_one_line(tmp_path):
+    record(tmp_path, change=claim(tag="a\nb\x1b[31m"))
+    with pytest.raises(errors.IncompleteRecordingError, match=r"a\\nb\\x1b\[31m is missing$"):
         tb_firstloss.read_first_loss(tmp_path)
