@@ -25,7 +25,6 @@ from tb_firstloss.arrays import Array, LossStatistics
 from tb_firstloss.first_batch import FirstBatch, OutputLoss, compute_digest
 from tb_firstloss.manifest import VERSION as VERSION  # of the whole contract
 from tb_firstloss.manifest import (
-    AlteredError,
     Facts,
     entries,
     parse,
@@ -229,7 +228,7 @@ def _decode_facts(
     if not any(entry.get("left_out") for entry in entries(facts)):
         digest = compute_digest(losses, outputs)
         if digest != facts["digest"]:
-            raise AlteredError(
+            raise ValueError(
                 f"the values read have digest {digest[:12]}…, the manifest says "
                 f"{facts['digest'][:12]}…"
             )
@@ -274,14 +273,14 @@ def _load(entry: Facts | None, tensors: Mapping[str, Array]) -> Array | None:
         return None
     dtype, tag = np.dtype(entry["dtype"]), stored_tag(entry)
     if tag not in tensors:
-        raise AlteredError(f"{tag} is missing")
+        raise ValueError(f"{tag} is missing")
     array = arrays.from_stored(tensors[tag], entry["encoding"], dtype)
     kind, shape = array.dtype, list(array.shape)
     if (kind, shape) != (dtype, entry["shape"]):
         said = f"{dtype}{entry['shape']}"
-        raise AlteredError(f"{tag} is {kind}{shape}, the manifest says {said}")
+        raise ValueError(f"{tag} is {kind}{shape}, the manifest says {said}")
     sha256 = arrays.tensor_sha256(array)
     if sha256 != entry["sha256"]:
         said = entry["sha256"][:12]
-        raise AlteredError(f"{tag} has SHA-256 {sha256[:12]}…, the manifest says {said}…")
+        raise ValueError(f"{tag} has SHA-256 {sha256[:12]}…, the manifest says {said}…")
     return array

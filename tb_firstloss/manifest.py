@@ -29,10 +29,6 @@ Facts = dict[str, Any]
 """A manifest, an entry of it for an array, or one for an output."""
 
 
-class AlteredError(Exception):
-    """An array is missing, or not what the manifest says."""
-
-
 def parse(manifest: str | bytes, where: str) -> Facts:
     """Returns what a manifest says, in the form of the newest version, every field of its kind.
 
@@ -68,15 +64,11 @@ def refusing(where: str) -> Iterator[None]:
     """Turns whatever a recording that disagrees with its manifest raises into a ReadError."""
     try:
         yield
-    except AlteredError as error:
-        message = f"{where}: {printable(str(error))}"
-        raise errors.IncompleteRecordingError(message, path=where) from None
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise errors.IncompleteRecordingError(
-            f"{where}: the manifest disagrees with its own format "
-            f"({printable(errors.first_line(error, named=True))})",
-            path=where,
-        ) from error
+        plain = isinstance(error, ValueError)  # most are of this package
+        said = printable(str(error) if plain else errors.first_line(error, named=True))
+        message = f"{where}: the recording does not match its manifest: {said}"
+        raise errors.IncompleteRecordingError(message, path=where) from error
 
 
 def entries(facts: Facts) -> list[Facts]:
@@ -115,7 +107,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def _check(value: Any, kind: Any, place: str) -> None:
-    """Raises TypeError unless a JSON value is of a kind, and whatever is in it of its own.
+    """Raises ValueError unless a JSON value is of a kind, and whatever is in it of its own.
 
     A kind is a type, a range, a pattern for text, a list of one kind, a mapping from required
     fields to kinds, or a pair of alternatives; None stands for null, or a missing field.
@@ -123,7 +115,7 @@ def _check(value: Any, kind: Any, place: str) -> None:
     if type(kind) is tuple:
         kind = kind[not _fits(value, kind[0]) and _fits(value, kind[1])]
     if not _fits(value, kind):
-        raise TypeError(f"{place} is {reprlib.repr(value)}")
+        raise ValueError(f"{place} is {reprlib.repr(value)}")
     if type(kind) is list:
         for index, item in enumerate(value):
             _check(item, kind[0], f"{place}[{index}]")
