@@ -66,7 +66,8 @@ def to_float64(values: Array) -> npt.NDArray[np.float64]:
 def finite_values(values: Array) -> npt.NDArray[np.float64]:
     """Returns the finite values, flattened in C order, as float64 [number of finite]."""
     wide = to_float64(values).ravel()
-    return wide[np.isfinite(wide)]
+    finite = np.isfinite(wide)
+    return wide if finite.all() else wide[finite]
 
 
 def bucket_count(count: int) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tb_firstloss import contract, errors
 from tb_firstloss.arrays import Array, describe
 from tb_firstloss.first_batch import FirstBatch
-from tb_firstloss.manifest import Facts, named_tensors, parse
+from tb_firstloss.manifest import Facts, entries, named_tensors, parse, stored_tag
 from tb_firstloss.reading.damage import Damage, Report, reporter
 from tb_firstloss.reading.files.find import EventFile, find_event_files, is_event_file_name
 from tb_firstloss.reading.files.open import Window, open_window
@@ -188,6 +188,9 @@ def _read_named(
     window: Window, facts: Facts, ranges: dict[str, _Range], max_tensor_bytes: int
 ) -> dict[str, Array]:
     """Returns the tensors that a manifest names; no other is decoded."""
+    for entry in entries(facts):
+        if stored_tag(entry) in ranges:
+            entry["left_out"] = False  # whatever it says
     found = {}
     spare = max_tensor_bytes
     for tag in named_tensors(facts):

@@ -140,6 +140,17 @@ def test_a_false_mean_is_warned_of_and_the_true_one_returned(tmp_path):
         assert tb_firstloss.read_first_loss(tmp_path).mean == pytest.approx(7 / 3)
 
 
+def test_values_that_are_there_count_whatever_the_manifest_leaves_out(tmp_path):
+    def leave_out(manifest):
+        claim(left_out=True)(manifest)
+        LIES["mean"](manifest)
+
+    record(tmp_path, change=leave_out)
+    with pytest.warns(errors.DamageWarning, match="statistics of 'y' are not those"):
+        first = tb_firstloss.read_first_loss(tmp_path)
+    assert (first.mean, first.per_example.tolist()) == (pytest.approx(7 / 3), [1, 2, 4])
+
+
 def test_memory_that_ends_in_one_recording_hides_no_other(tmp_path):
     record(tmp_path / "good")
     record(tmp_path / "large", np.zeros(3 << 26, np.float32), stored=floats([3 << 26], [0.0]))
