@@ -66,7 +66,8 @@ def to_float64(values: Array) -> npt.NDArray[np.float64]:
 def finite_values(values: Array) -> npt.NDArray[np.float64]:
     """Returns the finite values, flattened in C order, as float64 [number of finite]."""
     wide = to_float64(values).ravel()
-    return wide[np.isfinite(wide)]
+    finite = np.isfinite(wide)
+    return wide if finite.all() else wide[finite]
 
 
 def bucket_count(count: int) -> int:
@@ -160,9 +161,10 @@ def _digest_line(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     return json.dumps([dtype.name, shape], separators=(",", ":")).encode() + b"\n"
 
 
-def _little_endian_bytes(array: Array) -> bytes:
+def _little_endian_bytes(array: Array) -> memoryview:
+    """Returns the bytes; what is in memory in this order is not copied."""
     order = array.dtype.newbyteorder("<") if array.dtype.kind in "iufb" else array.dtype
-    return array.astype(order, copy=False).tobytes()
+    return np.ascontiguousarray(array.astype(order, copy=False)).reshape(-1).view(np.uint8).data
 
 
 def frozen(array: npt.ArrayLike) -> Array:

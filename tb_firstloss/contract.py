@@ -14,18 +14,23 @@ import functools
 import json
 import os
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_dtypes  # noqa: F401  # NumPy then knows its dtypes by name
 import numpy as np
 
-from tb_firstloss import arrays, errors
+from tb_firstloss import arrays
 from tb_firstloss.arrays import Array, LossStatistics
 from tb_firstloss.first_batch import FirstBatch, OutputLoss, compute_digest
-
-VERSION = 2
-"""Contract version that this package writes; it reads this one and every older one."""
+from tb_firstloss.manifest import VERSION as VERSION  # of the whole contract
+from tb_firstloss.manifest import (
+    Facts,
+    entries,
+    parse,
+    refusing,
+    stored_tag,
+)
 
 PLUGIN_NAME = "tb_firstloss"
 """``plugin_name`` in the summary metadata of the exact tensors (data_class TENSOR)."""
@@ -165,19 +170,21 @@ def encode(
 
 
 def decode(
-    manifest: str | bytes,
+    manifest: str | bytes | Facts,
     tensors: Mapping[str, Array],
     *,
     path: str | os.PathLike[str],
     run: str | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> FirstBatch:
     """Turns a manifest and its tensors back into the first batch.
 
     Args:
-        manifest: JSON text of the manifest.
+        manifest: JSON text of the manifest, or what `manifest.parse` made of it.
         tensors: Arrays by tag, at least those that the manifest names.
         path: Where they were read, for messages.
         run: Name to give the run; None for the one it was recorded under.
+        report: Called with what the manifest falsely says of intact values; None for nobody.
 
     Raises:
         ContractVersionError: A newer version of this package wrote it.
@@ -185,70 +192,47 @@ def decode(
             is not what `encode` writes.
     """
     where = os.fspath(path)
-    try:
-        facts = json.loads(manifest)
-        version = facts["contract_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise errors.IncompleteRecordingError(
-            f"{where}: the manifest cannot be read ({error!r})", path=where
-        ) from error
-    if not isinstance(version, int) or version > VERSION:
-        raise errors.ContractVersionError(
-            f"{where}: written by contract version {version}; this tb_firstloss reads up to "
-            f"{VERSION}: upgrade it (pip install -U tb-firstloss)",
-            path=where,
-        )
-    try:
-        return _decode_facts(facts, tensors, run)
-    except _AlteredError as error:
-        raise errors.IncompleteRecordingError(f"{where}: {error}", path=where) from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise errors.IncompleteRecordingError(
-            f"{where}: the manifest disagrees with its own format ({error!r})", path=where
-        ) from error
-
-
-class _AlteredError(Exception):
-    """An array is missing, or not what the manifest says."""
+    facts = manifest if isinstance(manifest, dict) else parse(manifest, where)
+    with refusing(where):
+        return _decode_facts(facts, tensors, run, report)
 
 
 def _decode_facts(
-    facts: dict[str, Any], tensors: Mapping[str, Array], run: str | None
+    facts: Facts,
+    tensors: Mapping[str, Array],
+    run: str | None,
+    report: Callable[[str], None] | None,
 ) -> FirstBatch:
     load = functools.partial(_load, tensors=tensors)
-    of_version_1 = facts["contract_version"] == 1
-    if of_version_1:
-        facts["losses"] = [{"name": "loss", **facts["loss"]}] if facts["loss"] else []
-    entries = list(facts["losses"])
-    for names in ([each["name"] for each in named] for named in (entries, facts["outputs"])):
-        if not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
-            raise ValueError(f"names {names!r}: not text, or not unique")
-    losses = {entry["name"]: loss for entry in entries if (loss := load(entry)) is not None}
+    losses = {each["name"]: loss for each in facts["losses"] if (loss := load(each)) is not None}
     outputs = {}
     for out in facts["outputs"]:
-        entries += [out["per_example"], *out["row_splits"], out["sample_weight"], out["mask"]]
-        row_splits = [load(entry) for entry in out["row_splits"]]
-        statistics: dict[str, Any] = {
-            name: float(number) if isinstance(number, str) else number
-            for name, number in out["statistics"].items()
-        }
-        outputs[out["name"]] = OutputLoss(
-            per_example=load(out["per_example"]),
-            row_splits=tuple(splits for splits in row_splits if splits is not None),
+        values, splits = load(out["per_example"]), [load(entry) for entry in out["row_splits"]]
+        row_splits = tuple(each for each in splits if each is not None)
+        if any(each.ndim != 1 or each.dtype.kind != "i" or not each.size for each in row_splits):
+            raise ValueError(f"the row splits of {out['name']!r} are {row_splits!r:.99}")
+        numbers: dict[str, Any] = out["statistics"]
+        numbers |= {name: float(numbers[name]) for name in ("mean", "std", "min", "max")}
+        claimed = LossStatistics(**numbers)
+        outputs[out["name"]] = output = OutputLoss(
+            per_example=values,
+            row_splits=row_splits,
             sample_weight=load(out["sample_weight"]),
             mask=load(out["mask"]),
             reduction=out["reduction"],
             loss_weight=out["loss_weight"],
-            statistics=LossStatistics(**statistics),
+            statistics=claimed if values is None else None,  # type: ignore[arg-type]
         )
-    if not any(entry is not None and entry.get("left_out") for entry in entries):
+        if report is not None and not _agree(output.statistics, claimed):
+            report(f"the manifest's statistics of {out['name']!r} are not those of its values")
+    if not any(entry.get("left_out") for entry in entries(facts)):
         digest = compute_digest(losses, outputs)
         if digest != facts["digest"]:
-            raise _AlteredError(
+            raise ValueError(
                 f"the values read have digest {digest[:12]}…, the manifest says "
                 f"{facts['digest'][:12]}…"
             )
-    if of_version_1:
+    if facts["contract_version"] == 1:
         losses, outputs = _sum_loss_of_version_1(losses, outputs)
     return FirstBatch(
         run=facts["run"] if run is None else run,
@@ -259,6 +243,17 @@ def _decode_facts(
         metadata=facts["metadata"],
         digest=facts["digest"],
     )
+
+
+def _agree(found: LossStatistics, claimed: LossStatistics) -> bool:
+    """Returns whether statistics are equal but for how another NumPy rounds its sums."""
+    tolerance = 1e-6 * max(abs(found.min), abs(found.max))
+    for name, number in vars(found).items():
+        other = getattr(claimed, name)
+        near = abs(number - other) <= tolerance and not name.endswith("count")
+        if not (near or number == other or (number != number and other != other)):
+            return False
+    return True
 
 
 def _sum_loss_of_version_1(
@@ -272,19 +267,20 @@ def _sum_loss_of_version_1(
     return {"loss": total}, outputs or {"loss": OutputLoss(per_example=loss, reduction="sum")}
 
 
-def _load(entry: dict[str, Any] | None, tensors: Mapping[str, Array]) -> Array | None:
+def _load(entry: Facts | None, tensors: Mapping[str, Array]) -> Array | None:
     """Returns the array that a manifest entry names, in its true dtype; None if it was left out."""
     if entry is None or entry.get("left_out"):
         return None
-    dtype, tag, encoding = np.dtype(entry["dtype"]), entry["tag"], entry["encoding"]
-    stored_tag = tag + ".bits" if encoding == "bits" else tag
-    if stored_tag not in tensors:
-        raise _AlteredError(f"{stored_tag} is missing")
-    array = arrays.from_stored(tensors[stored_tag], encoding, dtype)
-    found = (array.dtype, list(array.shape), arrays.tensor_sha256(array))
-    if found != (dtype, entry["shape"], entry["sha256"]):
-        raise _AlteredError(
-            f"{tag} is {found[0]}{found[1]} with SHA-256 {found[2][:12]}…, the manifest says "
-            f"{dtype}{entry['shape']} with {entry['sha256'][:12]}…"
-        )
+    dtype, tag = np.dtype(entry["dtype"]), stored_tag(entry)
+    if tag not in tensors:
+        raise ValueError(f"{tag} is missing")
+    array = arrays.from_stored(tensors[tag], entry["encoding"], dtype)
+    kind, shape = array.dtype, list(array.shape)
+    if (kind, shape) != (dtype, entry["shape"]):
+        said = f"{dtype}{entry['shape']}"
+        raise ValueError(f"{tag} is {kind}{shape}, the manifest says {said}")
+    sha256 = arrays.tensor_sha256(array)
+    if sha256 != entry["sha256"]:
+        said = entry["sha256"][:12]
+        raise ValueError(f"{tag} has SHA-256 {sha256[:12]}…, the manifest says {said}…")
     return array

@@ -104,6 +104,11 @@ class FirstBatch:
             return next(iter(self.losses.values()))
         return self.losses.get("loss")
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the step gave neither a loss nor values per example."""
+        return not (self.losses or self.outputs)
+
     @functools.cached_property
     def sole_output(self) -> OutputLoss:
         """The only output.

@@ -252,12 +252,13 @@ def test_the_manifest_names_every_tensor_with_its_dtype_shape_and_digest():
     assert recording.left_out == []
 
 
-def test_infinite_statistics_come_back_as_numbers():
+def test_infinite_statistics_of_what_was_left_out_come_back_as_numbers():
     statistics = LossStatistics(
         count=3, mean=np.inf, std=np.nan, min=-np.inf, max=2.0, nonfinite_count=0
     )
     output = OutputLoss(per_example=np.ones(3), statistics=statistics)
-    back = read(recorded(outputs={"y": output})[1]).outputs["y"].statistics
+    recording = recorded(outputs={"y": output}, max_tensor_bytes=1)[1]
+    back = read(recording).outputs["y"].statistics
     assert (back.count, back.mean, back.min, back.max) == (3, np.inf, -np.inf, 2.0)
     assert np.isnan(back.std)
 
@@ -375,6 +376,130 @@ def test_a_loss_has_a_name_of_its_own_and_no_dimension(change):
     }[change]
     with pytest.raises(errors.IncompleteRecordingError, match="somewhere"):
         read(recording, losses=changed)
+
+
+NESTED = json.loads("[" * 500 + "]" * 500)
+WRONG = {
+    "null": None,
+    "truth": True,
+    "text": "<b>0</b>",
+    "fraction": 1.5,
+    "NaN": np.nan,
+    "too large": 10**400,
+    "list": [],
+    "mapping": {},
+    "nested list": NESTED,
+    "nested mapping": {"a": NESTED},
+}
+FITTING = {
+    **dict.fromkeys(("name", "run", "tag", "recording_id"), ("text",)),
+    **dict.fromkeys(("wall_time", "mean", "std", "min", "max"), ("fraction",)),
+    "reduction": {"null", "text"},
+    "loss_weight": {"null", "fraction"},
+    "sample_weight": {"null"},
+    "mask": {"null"},
+    "metadata": {"mapping"},
+}
+"""What a field may hold without a tensor or a digest disagreeing."""
+
+
+def places_in(value, place=()):
+    """Yields where each field of a JSON value is."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in items:
+        yield (*place, key)
+        if isinstance(item, dict | list) and key != "metadata":
+            yield from places_in(item, (*place, key))
+
+
+def manifest_of(version):
+    """Returns a manifest with every field in use, and its tensors."""
+    output = OutputLoss(
+        per_example=np.arange(3, dtype=ml_dtypes.float8_e5m2),
+        row_splits=(np.array([0, 1, 3]),),
+        sample_weight=np.float32([1, 2, 3]),
+        mask=np.array([True, False, True]),
+        reduction="sum",
+        loss_weight=2.0,
+    )
+    _, recording = recorded(np.array(1, ml_dtypes.bfloat16), {"y": output}, {"note": ["n"]})
+    facts = json.loads(recording.manifest)
+    if version == 1:
+        (loss,) = facts.pop("losses")
+        del loss["name"]
+        facts |= {"contract_version": 1, "loss": loss}
+    return facts, dict(recording.tensors)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_field_of_the_wrong_kind_makes_a_damaged_recording(version, wrong):
+    facts, tensors = manifest_of(version)
+    assert contract.decode(json.dumps(facts), tensors, path="somewhere").loss == 1
+    for place in places_in(facts):
+        changed = json.loads(json.dumps(facts))
+        holder = changed
+        for key in place[:-1]:
+            holder = holder[key]
+        if wrong in FITTING.get(place[-1], ()) or holder[place[-1]] == WRONG[wrong]:
+            continue
+        holder[place[-1]] = WRONG[wrong]
+        with pytest.raises(errors.ReadError, match=r"^somewhere: ") as caught:
+            contract.decode(json.dumps(changed), tensors, path="somewhere")
+        assert "\n" not in str(caught.value), place
+
+
+@pytest.mark.parametrize(
+    "metadata", ["[" * 50_000 + "]" * 50_000, '{"a":' * 50_000 + "1" + "}" * 50_000]
+)
+@pytest.mark.parametrize("whole", [True, False], ids=["manifest", "metadata"])
+def test_nesting_beyond_any_stack_makes_a_damaged_recording(metadata, whole):
+    _, recording = recorded(np.float32(1))
+    manifest = metadata if whole else recording.manifest.replace("{}", metadata)
+    with pytest.raises(errors.IncompleteRecordingError, match=r"^somewhere: .*manifest"):
+        contract.decode(manifest, dict(recording.tensors), path="somewhere")
+
+
+def test_a_manifest_of_any_size_is_refused_before_it_fills_memory():
+    with pytest.raises(errors.IncompleteRecordingError, match="bytes, above"):
+        contract.decode(f"[{'[],' * (1 << 22)}[]]", {}, path="somewhere")
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity"])
+def test_no_number_is_beyond_every_float(number):
+    _, recording = recorded(np.float32(1))
+    manifest = recording.manifest.replace('"wall_time": 0.1', f'"wall_time": {number}')
+    with pytest.raises(errors.IncompleteRecordingError, match="somewhere"):
+        contract.decode(manifest, dict(recording.tensors), path="somewhere")
+
+
+LIES = {"mean": 0.001, "std": 5.0, "min": -3.0, "max": 1e300, "count": 99, "nonfinite_count": 1}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_statistics_are_those_of_the_values_whatever_the_manifest_says(name):
+    _, recording = recorded(outputs={"y": OutputLoss(per_example=np.float32([1, 2, 4]))})
+    facts = json.loads(recording.manifest)
+    facts["outputs"][0]["statistics"][name] = LIES[name]
+    said = []
+    back = contract.decode(
+        json.dumps(facts), dict(recording.tensors), path="somewhere", report=said.append
+    )
+    assert (back.count, back.min, back.max, back.nonfinite_count) == (3, 1.0, 4.0, 0)
+    assert back.mean == pytest.approx(7 / 3)
+    assert back.std == pytest.approx(math.sqrt(14 / 9))
+    assert said == ["the manifest's statistics of 'y' are not those of its values"]
+
+
+@pytest.mark.parametrize("last_digit", [0, 1e-12], ids=["same", "summed otherwise"])
+def test_statistics_that_another_numpy_computed_are_no_lie(last_digit):
+    values = np.array([1e30, -1e30, 3, np.nan])
+    _, recording = recorded(outputs={"y": OutputLoss(per_example=values)})
+    facts = json.loads(recording.manifest)
+    facts["outputs"][0]["statistics"]["mean"] += last_digit * 1e30
+    contract.decode(
+        json.dumps(facts), dict(recording.tensors), path="somewhere", report=pytest.fail
+    )
 
 
 V1 = pathlib.Path(__file__).parent / "contract_v1"

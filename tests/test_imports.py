@@ -17,8 +17,8 @@ MODULES = {
 }
 HEAVY = {"tensorflow", "keras", "tf_keras"}
 WITHOUT_TENSORFLOW = ("reading", "profiles", "checks", "comparison", "cli", "tensorboard_tab")
-GROUND = ("arrays", "contract", "errors", "first_batch", "loss_table", "notebook", "paths", "text")
-BASE = {f"tb_firstloss.{name}" for name in GROUND}
+GROUND = ("arrays", "contract", "errors", "first_batch", "loss_table", "manifest", "notebook")
+BASE = {f"tb_firstloss.{name}" for name in (*GROUND, "text")}
 
 
 def imports_of(path):

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tb_firstloss import checks
-from tb_firstloss.paths import is_url
+from tb_firstloss.text import is_url
 
 DEFAULT_MAX_TENSOR_BYTES = 256 * 2**20
 _TAG = re.compile(r"[A-Za-z0-9_.-]{1,200}")  # a file name has 255 bytes, and gets endings

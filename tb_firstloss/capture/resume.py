@@ -3,6 +3,7 @@
 import re
 
 from tb_firstloss.capture.recorder import Recorder
+from tb_firstloss.contract import PROTO_LIMIT_BYTES
 from tb_firstloss.errors import CaptureError, ReadError, ResumedRunError
 from tb_firstloss.first_batch import FirstBatch
 from tb_firstloss.reading.recordings import read_first_losses
@@ -61,7 +62,7 @@ def _newest_recording(logdir: str, tag: str) -> FirstBatch | None:
     """Returns the newest recording that a recorder with this logdir and tag has made, or None."""
     run_of_tag = re.compile(re.escape(tag) + r"(-\d+)?")
     try:
-        found = read_first_losses(logdir)
+        found = read_first_losses(logdir, max_tensor_bytes=PROTO_LIMIT_BYTES)
     except (FileNotFoundError, ReadError):
         return None
     recordings = [

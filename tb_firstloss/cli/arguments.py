@@ -1,9 +1,10 @@
 """Arguments that several commands share."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
+
+from tb_firstloss.cli.output import say
 
 
 def steps(text: str) -> range | frozenset[int]:
@@ -62,7 +63,7 @@ def add_tolerances(parser: argparse.ArgumentParser, *, rtol: float) -> None:
 def note(options: argparse.Namespace, message: str) -> None:
     """Prints a remark on stderr, unless --quiet."""
     if not options.quiet:
-        print(f"tb-firstloss: {message}", file=sys.stderr)
+        say(message)
 
 
 def name_of(options: argparse.Namespace, path: str, run: str) -> str:

@@ -11,10 +11,12 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from tb_firstloss import __version__, errors
 from tb_firstloss.cli.exit_codes import FINDING, INTERRUPTED, UNUSABLE
+from tb_firstloss.cli.output import printable, say
 
 COMMANDS = {
     "demo": "Train a small network on real digits and show its first loss",
@@ -62,17 +64,22 @@ def _run(words: Sequence[str]) -> int:
         # when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (errors.FirstLossError, OSError, ValueError) as error:
+    except (errors.FirstLossError, OSError, ValueError, MemoryError, RecursionError) as error:
         return _say(error, UNUSABLE)
     except KeyboardInterrupt:
-        print("tb-firstloss: interrupted", file=sys.stderr)
+        say("interrupted")
         return INTERRUPTED
     return code
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))  # it quotes words that a shell's glob may have made
+
+
 def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Returns a parser that lists every command and has the arguments of the called one."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="tb-firstloss",
         description="The loss of the first training batch, from TensorBoard event files.",
         epilog="tb-firstloss COMMAND --help says more about a command.",
@@ -97,8 +104,13 @@ def _load(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def _print_anywhere() -> None:
-    """Escapes characters that the output's encoding lacks, instead of failing on them."""
+    """Escapes characters that the output's encoding lacks, instead of failing on them.
+
+    A stream that the caller has closed (``>&-``) is None, and becomes one that goes nowhere.
+    """
     codecs.register_error("tb_firstloss", _in_ascii)
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="tb_firstloss")
@@ -112,10 +124,11 @@ def _in_ascii(error: UnicodeError) -> tuple[str, int]:
 
 
 def _say(error: Exception, code: int) -> int:
-    line = errors.first_line(error)
+    ours = isinstance(error, errors.FirstLossError | FileNotFoundError)
+    line = str(error) if ours else errors.first_line(error)  # a path may hold line breaks
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         line = f"{os.fspath(error.filename)}: {error.strerror}"
-    print(f"tb-firstloss: {line}", file=sys.stderr)
+    say(line)
     return code
 
 
@@ -133,7 +146,7 @@ def _show_warnings() -> list[errors.DamageWarning]:
         ):
             damage.append(message)
         if issubclass(category, errors.FirstLossWarning):
-            print(f"tb-firstloss: {message}", file=sys.stderr)
+            say(message)
         else:
             show_any(message, category, *rest, **named)
 

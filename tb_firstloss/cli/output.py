@@ -69,6 +69,11 @@ def print_json(content: Any) -> None:
     print(json.dumps(content, indent=2, allow_nan=False))
 
 
+def say(message: object) -> None:
+    """Prints a message on stderr as one line that steers no terminal."""
+    print(f"tb-firstloss: {printable(str(message))}", file=sys.stderr)
+
+
 def paint(text: str, colour: str) -> str:
     """Returns text in a colour, if standard output shows colours."""
     if not colour or not shows_escapes(sys.stdout) or "NO_COLOR" in os.environ:

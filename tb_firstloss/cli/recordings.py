@@ -44,3 +44,8 @@ def read_path(path: str, runs: list[str] | None, *, quiet: bool = False) -> list
         names = some_of([first.run for first in found])
         raise NoRecordingError(f"{path}: no run matches --run; available: {names}", path=path)
     return chosen
+
+
+def pass_over_empty(found: list[FirstBatch]) -> list[FirstBatch]:
+    """Returns the recordings with a loss; all where none has one."""
+    return [first for first in found if not first.is_empty] or found

@@ -6,7 +6,7 @@ from typing import Any
 from tb_firstloss.first_batch import FirstBatch, tabulate
 from tb_firstloss.loss_table import COLUMNS, LossTable, Row
 from tb_firstloss.reading.tables import import_optional
-from tb_firstloss.text import printable, width_of
+from tb_firstloss.text import encodable, printable, width_of
 
 _MOST_ROWS = 200
 
@@ -62,8 +62,8 @@ class FirstLosses(dict[str, FirstBatch]):
 def _facts(first: FirstBatch, table: LossTable, row: Row) -> dict[str, Any]:
     statistics = {} if row.output is None else vars(row.output.statistics)
     return {
-        "run": table.run,
-        "name": row.name,
+        "run": encodable(table.run),
+        "name": encodable(row.name),
         "step": table.step,
         "wall_time": first.wall_time,
         "loss": None if row.loss is None else float(row.loss.value),

@@ -8,7 +8,6 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 
-from tb_firstloss.paths import is_url
 from tb_firstloss.reading.damage import OnDamage, Report, reporter, unreadable_reported
 from tb_firstloss.reading.files.find import EventFile, find_event_files
 from tb_firstloss.reading.files.open import Window, open_local
@@ -17,6 +16,7 @@ from tb_firstloss.reading.format.tensor_proto import MAX_TENSOR_BYTES
 from tb_firstloss.reading.run_reader import RunReader
 from tb_firstloss.reading.selection import Patterns, Selection
 from tb_firstloss.reading.tensor_datum import TensorDatum
+from tb_firstloss.text import is_url
 
 
 def follow(

@@ -21,6 +21,7 @@ from tb_firstloss.reading.files.find import EventFile, find_event_files
 from tb_firstloss.reading.files.open import Window, open_window
 from tb_firstloss.reading.format import records
 from tb_firstloss.reading.format.tensor_proto import MAX_TENSOR_BYTES
+from tb_firstloss.reading.recordings import find_damage
 from tb_firstloss.reading.run_reader import RunReader
 from tb_firstloss.reading.selection import Keep, Patterns, Selection, Steps
 from tb_firstloss.reading.tensor_datum import TensorDatum
@@ -91,6 +92,8 @@ def iter_tensors(
 def verify(path: str | os.PathLike[str]) -> list[Damage]:
     """Reads and decodes everything below a path; returns the damage, by file and byte range.
 
+    A recording that is incomplete, altered or falsely described is damage too.
+
     Raises:
         FileNotFoundError: Nothing is at the path.
     """
@@ -98,6 +101,7 @@ def verify(path: str | os.PathLike[str]) -> list[Damage]:
     files = find_event_files(path, report=found.append)
     for _ in _iter_tensors(files, Selection(views=True), found.append):
         pass
+    found += [damage for damage in find_damage(files) if damage not in found]
     return sorted(found)
 
 

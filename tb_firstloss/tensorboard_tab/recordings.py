@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from tb_firstloss import contract
 from tb_firstloss.arrays import Array, describe
 from tb_firstloss.errors import ReadError, first_line
 from tb_firstloss.first_batch import FirstBatch
+from tb_firstloss.manifest import Facts, leave_out_above, named_tensors, parse
 from tb_firstloss.tensorboard_tab import rows
 
 MAX_ARRAY_BYTES = 32 * 2**20
@@ -76,26 +76,25 @@ def _read_runs(
     read: _Reader, listed: dict[str, dict[str, float]]
 ) -> Iterator[tuple[str, FirstBatch | str]]:
     """Yields the recording of every run, or the reason why there is none."""
-    tags: dict[str, str] = {}
+    wanted: dict[str, set[str]] = {}
     for run, found in listed.items():
         candidates = [tag for tag in found if contract.is_manifest(tag, contract.PLUGIN_NAME)]
         if candidates:
-            tags[run] = min(candidates)
+            wanted[run] = {min(candidates)}
         else:
             yield run, "no manifest (yet): the recording was cut short, or is being written"
-    manifests: dict[str, str | bytes] = {}
-    sizes, left_out = {}, {}
-    for runs in _batches(dict.fromkeys(tags, _MANIFEST_BYTES)):
-        for run, tensors in _read_tensors(read, {run: {tags[run]} for run in runs}):
-            if isinstance(tensors, str):
-                yield run, tensors
-            elif (manifest := tensors[tags[run]]).size == 1:
-                manifests[run], sizes[run], left_out[run] = _leave_out_large(manifest.item())
-            else:
-                yield run, f"the manifest is {describe(manifest)} instead of one text"
-    for runs in _batches(sizes):
-        wanted = {run: set(listed[run]) - left_out[run] for run in runs}
-        for run, tensors in _read_tensors(read, wanted):
+    manifests: dict[str, Facts] = {}
+    named, sizes = {}, {}
+    for batch in _batches(wanted, dict.fromkeys(wanted, _MANIFEST_BYTES)):
+        for run, tensors in _read_tensors(read, batch):
+            facts = tensors if isinstance(tensors, str) else _parse(run, *tensors.values())
+            if isinstance(facts, str):
+                yield run, facts
+                continue
+            claims = named_tensors(facts)
+            manifests[run], named[run], sizes[run] = facts, set(claims), sum(claims.values())
+    for batch in _batches(named, sizes):
+        for run, tensors in _read_tensors(read, batch):
             yield (
                 run,
                 tensors if isinstance(tensors, str) else _decode(run, manifests[run], tensors),
@@ -122,47 +121,37 @@ def _read_tensors(
         yield run, f"TensorBoard has lost {min(missing)}" if missing else tensors
 
 
-def _batches(sizes: dict[str, int]) -> Iterator[list[str]]:
-    """Yields the runs in groups small enough for one call."""
-    group: list[str] = []
-    total = 0
-    for run, size in sizes.items():
-        if group and (total + size > _BYTES_PER_CALL or len(group) == _RUNS_PER_CALL):
+def _batches(wanted: dict[str, set[str]], sizes: dict[str, int]) -> Iterator[dict[str, set[str]]]:
+    """Yields the tags by run in groups for one call, small enough and of equal tags.
+
+    A call reads every tag of every run, and TensorBoard fills a tensor whose only value stands for
+    all: so each run is asked for nothing but what its own manifest names.
+    """
+    group: dict[str, set[str]] = {}
+    total, tags = 0, set[str]()
+    for run in sorted(wanted, key=lambda run: sorted(wanted[run])):
+        full = total + sizes[run] > _BYTES_PER_CALL or len(group) == _RUNS_PER_CALL
+        if group and (full or wanted[run] != tags):
             yield group
-            group, total = [], 0
-        group.append(run)
-        total += size
+            group, total = {}, 0
+        group[run] = tags = wanted[run]
+        total += sizes[run]
     if group:
         yield group
 
 
-def _leave_out_large(manifest: str | bytes) -> tuple[str | bytes, int, set[str]]:
-    """Marks the arrays above `MAX_ARRAY_BYTES` as left out.
-
-    Returns:
-        The manifest, the bytes of the other arrays, and the tags of those left out.
-    """
-    size, tags = 0, set()
-
-    def mark(entry: dict[str, Any]) -> dict[str, Any]:
-        nonlocal size
-        if not {"tag", "shape", "encoding"} <= entry.keys():
-            return entry
-        array_bytes = 8 * math.prod(entry["shape"])
-        if array_bytes <= MAX_ARRAY_BYTES:
-            size += array_bytes
-            return entry
-        tags.update({entry["tag"], entry["tag"] + ".bits"})
-        return {**entry, "left_out": True}
-
+def _parse(run: str, manifest: Array) -> Facts | str:
+    if manifest.dtype != object or manifest.size != 1:
+        return f"the manifest is {describe(manifest)} instead of one text"
     try:
-        marked = json.loads(manifest, object_hook=mark)
-    except (ValueError, TypeError, RecursionError):
-        return manifest, 0, set()  # `contract.decode` says what is wrong
-    return json.dumps(marked), size, tags
+        facts = parse(manifest.item(), run)
+    except ReadError as error:
+        return str(error).removeprefix(f"{run}: ")
+    leave_out_above(MAX_ARRAY_BYTES, facts)
+    return facts
 
 
-def _decode(run: str, manifest: str | bytes, tensors: dict[str, Array]) -> FirstBatch | str:
+def _decode(run: str, manifest: Facts, tensors: dict[str, Array]) -> FirstBatch | str:
     try:
         return contract.decode(manifest, tensors, path=run, run=run)
     except ReadError as error:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
+from tensorboard.compat.proto import summary_pb2
 from tensorboard.context import RequestContext
 from tensorboard.plugins import base_plugin
 from werkzeug import test
@@ -21,6 +23,7 @@ from tb_firstloss.errors import UnexpectedLossError
 from tb_firstloss.first_batch import FirstBatch, OutputLoss
 from tb_firstloss.tensorboard_tab import recordings, rows
 from tb_firstloss.tensorboard_tab.plugin import FirstLossPlugin
+from tests.helpers.event_files import content, event, floats, shaped, tensor, version, write
 from tests.helpers.recorded import record, write_losses
 from tests.tensorboard_tab.browser import serving
 
@@ -409,3 +412,37 @@ def test_the_tab_reads_what_the_contract_names(written):
     assert found.per_example.tolist() == list(range(10))
     assert recordings.Recordings(written).read(RequestContext(), "", "none") == "no such run"
     assert contract.PLUGIN_NAME in written.list_plugins(RequestContext(), experiment_id="")
+
+
+def test_no_run_is_asked_for_a_tensor_that_only_another_manifest_names(tmp_path):
+    """TensorBoard fills a tensor whose one value stands for all: 80 bytes would cost a gibibyte."""
+    names = {"a": "here", "b": "there"}
+    for run, name in names.items():
+        output = OutputLoss(per_example=np.arange(3.0))
+        recording = contract.encode(first_batch(**{name: output}), tag="t", recording_id="id")
+        manifest = shaped(7, [], string_val=[recording.manifest.encode()])
+        bombs = [floats([1 << 28], [1.0])] * 2
+        tensors = {
+            "t/tensors/outputs/here/per_example": bombs[0],
+            "t/tensors/outputs/there/per_example": bombs[1],
+            "t/tensors/unnamed": bombs[0],
+            **{tag: content(list(a.shape), a, 2) for tag, a in recording.tensors},
+            contract.manifest_tag("t"): manifest,
+        }
+        values = [tensor(t, p, plugin_name=contract.PLUGIN_NAME) for t, p in tensors.items()]
+        for value in values:
+            value.metadata.data_class = summary_pb2.DATA_CLASS_TENSOR
+        write(tmp_path / run / "events.out.tfevents.1.host", version(), *map(event, values))
+    provider = provide(tmp_path)
+    read_tensors, asked = provider.read_tensors, set()
+
+    def listen(*args, run_tag_filter, **kwargs):
+        asked.update(itertools.product(run_tag_filter.runs, run_tag_filter.tags))
+        return read_tensors(*args, run_tag_filter=run_tag_filter, **kwargs)
+
+    provider.read_tensors = listen
+    _, text = recordings.Recordings(provider).to_json(RequestContext(), "")
+    assert [row["rows"][0]["output"]["mean"] for row in json.loads(text)["recordings"]] == [1, 1]
+    assert {(run, tag) for run, tag in asked if "manifest" not in tag} == {
+        (run, f"t/tensors/outputs/{name}/per_example") for run, name in names.items()
+    }

@@ -18,9 +18,9 @@ from tb_firstloss import contract, errors
 from tb_firstloss.capture.writing import summaries
 from tb_firstloss.capture.writing.storage import said_if_slow, sync, why_unwritable
 from tb_firstloss.first_batch import FirstBatch
-from tb_firstloss.paths import is_url
 from tb_firstloss.reading.logdir import verify
 from tb_firstloss.reading.recordings import read_first_loss
+from tb_firstloss.text import is_url
 
 
 class RecordingFile:
@@ -110,7 +110,7 @@ class RecordingFile:
 
     def _check(self, path: str) -> None:
         try:
-            digest = read_first_loss(path).digest
+            digest = read_first_loss(path, max_tensor_bytes=contract.PROTO_LIMIT_BYTES).digest
             if digest == self._first.digest:
                 return
             found = f"its digest is {digest[:12]}…"

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tb_firstloss.capture.writing.storage import said_if_slow, sync
 from tb_firstloss.errors import CaptureError
-from tb_firstloss.paths import is_url
+from tb_firstloss.text import is_url
 
 
 def claim_run_dir(logdir: str, tag: str) -> str:

@@ -1,7 +1,8 @@
 """Check first losses against what they should be.
 
 Exit code 1 if one is not as expected: high, low, non-finite, or constant. Exit code 2 if a run
-could not be judged: nothing is expected of it, or one number is expected of several losses.
+could not be judged: nothing is expected of it, or one number is expected of several losses. A run
+without any loss is not judged; exit code 1 if there is no other.
 
 Examples::
 
@@ -12,18 +13,17 @@ Examples::
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from tb_firstloss import checks
 from tb_firstloss.cli.arguments import add_shared, add_tolerances
 from tb_firstloss.cli.exit_codes import FINDING, UNUSABLE
-from tb_firstloss.cli.output import Cell, Row, print_json, print_table, printable
+from tb_firstloss.cli.output import Cell, Row, print_json, print_table, printable, say
 from tb_firstloss.cli.recordings import read_recordings
 from tb_firstloss.first_batch import FirstBatch
 
-_NO_EXPECTATION = "no expectation"
+_NO_EXPECTATION, _NO_LOSS = "no expectation", "no loss"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,10 +52,11 @@ def run(options: argparse.Namespace) -> int:
         _print(judged)
     problems = [each.problem for each in judged if each.problem]
     for problem in problems:
-        print(f"tb-firstloss: {printable(problem)}", file=sys.stderr)
+        say(problem)
     if problems:
         return UNUSABLE
-    return 0 if all(each.verdict.ok for each in judged if each.verdict) else FINDING
+    verdicts = [each.verdict for each in judged if each.verdict is not None]
+    return 0 if verdicts and all(verdict.ok for verdict in verdicts) else FINDING
 
 
 def _parse(words: Sequence[str]) -> float | dict[str, float]:
@@ -92,6 +93,8 @@ class _Judged:
 
     def rows(self) -> list[Row]:
         run, parts = self.first.run, self.parts
+        if self.first.is_empty:
+            return [[run, "", "", Cell(_NO_LOSS, "yellow")]]
         if self.verdict is not None and not parts:
             return [_row(run, self.verdict.value, self.verdict)]
         return [
@@ -101,17 +104,21 @@ class _Judged:
 
     def to_json(self) -> dict[str, Any]:
         facts = _facts(self.verdict, message=self.problem)
+        if self.first.is_empty:
+            facts["kind"] = _NO_LOSS
         parts = {name: _facts(part, value=value) for name, (value, part) in self.parts.items()}
         return {"run": self.first.run, **facts, "parts": parts}
 
 
 def _judge(first: FirstBatch, options: argparse.Namespace) -> tuple[checks.Verdict | None, str]:
+    if first.is_empty:
+        return None, ""
     tolerances = {"rtol": options.rtol, "atol": options.atol}
     try:
         if options.expect is not None:
             return checks.check(first, options.expect, **tolerances), ""
         verdict = checks.check_recorded(first, **tolerances)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         named = isinstance(options.expect, dict)
         return None, str(error) if named else f"{error}; on the command line: --expect NAME=LOSS"
     if verdict is None:
@@ -135,4 +142,4 @@ def _print(judged: list[_Judged]) -> None:
     print_table(["run", "loss", "expected", "verdict"], rows)
     for each in judged:
         if each.verdict is not None and not each.verdict.ok:
-            print(f"\n{printable(each.first.run)}: {each.verdict}")
+            print(f"\n{printable(f'{each.first.run}: {each.verdict}')}")

@@ -15,7 +15,7 @@ from typing import Any
 from tb_firstloss.cli.arguments import add_shared, add_tolerances
 from tb_firstloss.cli.exit_codes import FINDING
 from tb_firstloss.cli.output import paint, print_json, print_table, printable
-from tb_firstloss.cli.recordings import read_path, read_recordings
+from tb_firstloss.cli.recordings import pass_over_empty, read_path, read_recordings
 from tb_firstloss.comparison import Comparison, ValueComparison, compare
 from tb_firstloss.errors import SeveralRecordingsError, some_of
 from tb_firstloss.first_batch import FirstBatch
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prints a comparison per run."""
     baseline = _read_baseline(options.baseline, quiet=options.quiet)
-    others = read_recordings(options, with_paths=True)
+    others = pass_over_empty(read_recordings(options, with_paths=True))
     found = [compare(baseline, other, rtol=options.rtol, atol=options.atol) for other in others]
     if options.json:
         print_json([dataclasses.asdict(comparison) for comparison in found])
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _read_baseline(path: str, *, quiet: bool) -> FirstBatch:
-    found = read_path(path, None, quiet=quiet)
+    found = pass_over_empty(read_path(path, None, quiet=quiet))
     if len(found) > 1:
         names = some_of([first.run for first in found])
         raise SeveralRecordingsError(

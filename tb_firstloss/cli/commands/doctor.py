@@ -14,7 +14,7 @@ import dataclasses
 from tb_firstloss.cli.arguments import add_place, add_shared
 from tb_firstloss.cli.examine import machine, packages
 from tb_firstloss.cli.exit_codes import FINDING
-from tb_firstloss.cli.output import Cell, Row, print_json, print_table
+from tb_firstloss.cli.output import Cell, Row, print_json, print_table, printable
 from tb_firstloss.cli.progress import bar
 
 _COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
@@ -48,4 +48,4 @@ def _print(found: list[machine.Finding]) -> None:
     print_table(["", "subject", "found"], rows, left=[1])
     for finding in found:
         if finding.remedy:
-            print(f"\n{finding.level} with {finding.subject}: {finding.remedy}")
+            print(f"\n{finding.level} with {finding.subject}: {printable(finding.remedy)}")

@@ -19,7 +19,7 @@ from pathlib import Path
 from tb_firstloss.cli.arguments import add_place
 from tb_firstloss.contract import PLUGIN_NAME
 from tb_firstloss.errors import FirstLossError
-from tb_firstloss.paths import is_url
+from tb_firstloss.text import is_url, printable
 
 _ADDRESS = re.compile(r"^TensorBoard \S+ at (http\S+) ", re.MULTILINE)
 
@@ -93,4 +93,4 @@ def _await_address(process: subprocess.Popen[str]) -> str:
 
 def _pass_on(lines: Iterable[str]) -> None:
     with contextlib.suppress(ValueError):  # at exit, Python may close stderr first
-        sys.stderr.writelines(lines)
+        sys.stderr.writelines(f"{printable(line.rstrip())}\n" for line in lines)

@@ -11,16 +11,13 @@ Examples::
 
 import argparse
 import dataclasses
-import warnings
 from typing import Any
 
 from tb_firstloss.cli.arguments import add_shared, note
 from tb_firstloss.cli.exit_codes import FINDING
 from tb_firstloss.cli.output import print_json, printable
 from tb_firstloss.cli.progress import bar
-from tb_firstloss.errors import DamageWarning
 from tb_firstloss.reading.logdir import verify
-from tb_firstloss.reading.recordings import read_first_losses
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,17 +40,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _verify(path: str) -> list[dict[str, Any]]:
-    lines = [
+    return [
         {**dataclasses.asdict(dataclasses.replace(damage, cause=None)), "message": str(damage)}
         for damage in verify(path)
     ]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", DamageWarning)
-        read_first_losses(path)
-    for warning in caught:
-        text = str(warning.message)
-        if issubclass(warning.category, DamageWarning) and not any(
-            line["message"] in text for line in lines
-        ):
-            lines.append({"path": path, "kind": "incomplete", "message": text})
-    return lines

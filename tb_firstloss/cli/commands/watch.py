@@ -43,8 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints a line per value; exit code 1 when the time is over and none has come."""
-    if options.timeout is not None and not options.timeout >= 0:
-        raise ValueError(f"--timeout {options.timeout}: give 0 or more seconds")
+    for name, seconds in (("timeout", options.timeout), ("interval", options.interval)):
+        if seconds is not None and not 0 <= seconds <= threading.TIMEOUT_MAX:
+            most = int(threading.TIMEOUT_MAX)
+            raise ValueError(f"--{name} {seconds:g}: give 0 to {most} seconds")
     stop = threading.Event()
     if options.timeout is not None:
         timer = threading.Timer(options.timeout, stop.set)

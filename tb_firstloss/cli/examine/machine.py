@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from tb_firstloss.paths import is_url
+from tb_firstloss.text import is_url
 
 _DRIVER = Path("/proc/driver/nvidia")  # where the NVIDIA driver describes itself
 _STATUS = Path("/proc/self/status")  # where Linux describes this process

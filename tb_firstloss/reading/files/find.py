@@ -9,9 +9,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from tb_firstloss.paths import is_url
 from tb_firstloss.reading.damage import Report, unreadable
 from tb_firstloss.reading.files import remote
+from tb_firstloss.text import is_url
 
 
 class EventFile(NamedTuple):
@@ -168,6 +168,7 @@ def _is_regular(path: str, report: Report) -> bool:
 
 def _find_remote(root: str, wanted: _Wanted) -> _Found:
     filesystem, name = remote.filesystem(root)
+    filesystem.invalidate_cache()  # of an earlier call, before files grew
     prefix, starts = name, [name]
     with remote.failures(root):
         if not filesystem.exists(name):

@@ -7,8 +7,8 @@ import stat
 from collections.abc import Callable, Iterator
 
 from tb_firstloss import errors
-from tb_firstloss.paths import is_url
 from tb_firstloss.reading.files import remote
+from tb_firstloss.text import is_url
 
 _FIRST_CHUNK = 1 << 16
 _LARGEST_CHUNK = 1 << 20

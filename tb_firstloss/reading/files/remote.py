@@ -36,5 +36,5 @@ def failures(url: str, *, start: int | None = None) -> Iterator[None]:
         yield
     except Exception as error:  # each backend raises its own exceptions
         raise errors.EventFileError(
-            f"{url}: cannot be read ({type(error).__name__}: {error})", path=url, start=start
+            f"{url}: cannot be read ({errors.first_line(error, named=True)})", path=url, start=start
         ) from error
