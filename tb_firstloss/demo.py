@@ -13,7 +13,7 @@ try:
     from sklearn.datasets import load_digits
 except ImportError as error:
     raise MissingDependencyError(
-        f"the demo needs {error.name}, which is not installed: pip install 'tb-firstloss[demo]'"
+        f"the demo needs {error.name}, which is not installed: pip install tensorflow scikit-learn"
     ) from error
 
 from tb_firstloss.capture.fit import FirstLossCallback

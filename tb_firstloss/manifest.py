@@ -44,7 +44,7 @@ def parse(manifest: str | bytes, where: str) -> Facts:
         if type(version) is not int or not 1 <= version <= VERSION:
             raise errors.ContractVersionError(
                 f"{where}: written by contract version {reprlib.repr(version)}; this tb_firstloss "
-                f"reads up to {VERSION}: upgrade it (pip install -U tb-firstloss)",
+                f"reads up to {VERSION}: upgrade tb-firstloss",
                 path=where,
             )
         if version == 1:  # it had one loss, without a name

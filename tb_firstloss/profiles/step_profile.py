@@ -124,7 +124,8 @@ def _convert(tool: str, files: Sequence[str], path: Path) -> Any:
         from xprof.convert import raw_to_tool_data
     except ImportError as error:
         raise errors.MissingDependencyError(
-            f"{path}: reading a profile needs xprof ({error}): pip install 'tb-firstloss[profile]'"
+            f"{path}: reading a profile needs xprof ({error}): "
+            "pip install tensorboard-plugin-profile"
         ) from error
     content, _ = raw_to_tool_data.xspace_to_tool_data(files, tool, {"use_saved_result": False})
     if content is None:

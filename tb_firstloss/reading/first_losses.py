@@ -38,7 +38,7 @@ class FirstLosses(dict[str, FirstBatch]):
         Raises:
             MissingDependencyError: pandas is not installed.
         """
-        pandas = import_optional("pandas", "pandas")
+        pandas = import_optional("pandas")
         dtypes = {"step": "int64", "count": "Int64", "nonfinite_count": "Int64"}
         dtypes |= dict.fromkeys(("loss", "expected", "mean", "std", "min", "max"), "float64")
         names = ("run", "name", "step", "wall_time", "loss", "expected")

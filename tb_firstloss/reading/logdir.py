@@ -86,7 +86,7 @@ def iter_tensors(
     """
     selection = Selection.of(runs, tags, steps, keep=keep, max_tensor_bytes=max_tensor_bytes)
     report = reporter(on_damage)
-    return _iter_tensors(find_event_files(path, report=report), selection, report)
+    return iter_selected(find_event_files(path, report=report), selection, report)
 
 
 def verify(path: str | os.PathLike[str]) -> list[Damage]:
@@ -99,7 +99,7 @@ def verify(path: str | os.PathLike[str]) -> list[Damage]:
     """
     found: list[Damage] = []
     files = find_event_files(path, report=found.append)
-    for _ in _iter_tensors(files, Selection(views=True), found.append):
+    for _ in iter_selected(files, Selection(views=True), found.append):
         pass
     found += [damage for damage in find_damage(files) if damage not in found]
     return sorted(found)
@@ -112,9 +112,10 @@ def group_runs(files: list[EventFile], selection: Selection) -> Iterator[tuple[s
             yield run, [file.path for file in group]
 
 
-def _iter_tensors(
+def iter_selected(
     files: list[EventFile], selection: Selection, report: Report
 ) -> Iterator[TensorDatum]:
+    """Yields the chosen values of some files, as `iter_tensors` does."""
     for run, paths in group_runs(files, selection):
         data = _iter_run(RunReader(run, selection, report), paths)
         yield from _keep_one(data, selection.keep) if selection.keep in ("first", "last") else data

@@ -37,12 +37,13 @@ class Selection:
         *,
         keep: Keep = "all",
         max_tensor_bytes: int = MAX_TENSOR_BYTES,
+        views: bool = False,
     ) -> "Selection":
         """Returns what a public function's arguments ask for, checked."""
         if keep not in get_args(Keep):
             raise ValueError(f"keep: {keep!r}; use 'all', 'first', 'last' or 'resumed'")
         names = _patterns("runs", runs), _patterns("tags", tags)
-        return cls(*names, _container(steps), keep, max_tensor_bytes)
+        return cls(*names, _container(steps), keep, max_tensor_bytes, views)
 
     def has_run(self, run: str) -> bool:
         """Returns whether a run was asked for."""

@@ -34,7 +34,7 @@ Columns = dict[str, Coded | Array]
 
 def to_pandas(columns: Columns) -> Any:
     """Returns a DataFrame, with names as categories, and NaN or None for what is missing."""
-    pandas = import_optional("pandas", "pandas")
+    pandas = import_optional("pandas")
 
     def convert(column: Coded | Array) -> Any:
         if isinstance(column, Coded):
@@ -48,7 +48,7 @@ def to_pandas(columns: Columns) -> Any:
 
 def to_arrow(columns: Columns) -> Any:
     """Returns a pyarrow Table, with names as dictionaries, and nulls for what is missing."""
-    arrow = import_optional("pyarrow", "arrow")
+    arrow = import_optional("pyarrow")
 
     def convert(column: Coded | Array) -> Any:
         if isinstance(column, Coded):
@@ -83,7 +83,7 @@ def to_csv(columns: Columns, path: str | os.PathLike[str]) -> None:
 
 def to_parquet(columns: Columns, path: str | os.PathLike[str]) -> None:
     """Writes Parquet, whole or not at all."""
-    parquet = import_optional("pyarrow.parquet", "arrow")
+    parquet = import_optional("pyarrow.parquet")
     with _replacing(path) as temporary:
         parquet.write_table(to_arrow(columns), temporary)
 
@@ -93,14 +93,14 @@ def _utf8(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def import_optional(module: str, extra: str) -> Any:
-    """Returns a module that an extra of this package installs, or raises what names the extra."""
+def import_optional(module: str) -> Any:
+    """Returns a module of a package that is not required, or raises what names the package."""
     try:
         return importlib.import_module(module)
     except ImportError:
         package = module.partition(".")[0]
         raise errors.MissingDependencyError(
-            f"{package} is not installed; pip install 'tb-firstloss[{extra}]'"
+            f"{package} is not installed; pip install {package}"
         ) from None
 
 

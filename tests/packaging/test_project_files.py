@@ -71,6 +71,11 @@ def test_the_recipe_asks_for_what_the_project_asks_for():
     assert recipe["about"]["home"] == PROJECT["urls"]["Repository"]
 
 
+def test_hints_name_the_missing_package_and_no_extra_of_this_one():
+    package = (REPOSITORY / "tb_firstloss").rglob("*.py")
+    assert [path for path in package if "tb-firstloss[" in path.read_text()] == []
+
+
 def test_the_repository_has_one_address():
     setup = (REPOSITORY / "setup.py").read_text()
     assert f'REPOSITORY = "{PROJECT["urls"]["Repository"]}"' in setup

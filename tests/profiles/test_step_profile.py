@@ -410,5 +410,5 @@ def test_without_xprof_it_says_what_to_install(logdir):
         check=False,
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert "pip install 'tb-firstloss[profile]'" in done.stderr
+    assert "pip install tensorboard-plugin-profile" in done.stderr
     assert done.stderr.count("\n") == 1

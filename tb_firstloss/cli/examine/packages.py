@@ -4,14 +4,17 @@ TensorFlow and TensorBoard are run in child processes: only running them shows w
 and a crash takes nothing else down.
 """
 
+import contextlib
 import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from tb_firstloss.cli.examine.machine import Finding, examine_gpu, note, ok, problem
@@ -76,7 +79,7 @@ def examine_packages() -> Iterator[Finding]:
     if (3, 10) <= sys.version_info[:2] <= (3, 13):
         yield ok("Python", version)
     else:
-        yield note("Python", version, "tested are 3.10 to 3.13")
+        yield note("Python", version, "tested are 3.10 to 3.13, and 3.14 for reading")
     yield from examine_tensorflow()
     yield from examine_tensorboard()
     yield examine_reader()
@@ -87,7 +90,7 @@ def examine_tensorflow() -> Iterator[Finding]:
     installed = [(name, version) for name in _TENSORFLOWS if (version := installed_version(name))]
     if not installed:
         missing = "not installed: reading works, capturing does not"
-        yield note("TensorFlow", missing, "pip install 'tb-firstloss[tensorflow]'")
+        yield note("TensorFlow", missing, "pip install tensorflow")
         return
     facts, failure = ask(_ASK_TENSORFLOW)
     if failure:
@@ -146,7 +149,9 @@ def examine_reader() -> Finding:
         return ok("compiled reader", "active")
     if os.environ.get("TB_FIRSTLOSS_PURE_PYTHON"):
         return note("compiled reader", "switched off", "unset TB_FIRSTLOSS_PURE_PYTHON")
-    remedy = "install a C compiler, then pip install --force-reinstall --no-deps tb-firstloss"
+    # pip would take the wheel without it from its cache again.
+    again = f"pip install --force-reinstall --no-deps --no-cache-dir {_source()}"
+    remedy = f"install a C compiler, then {again}"
     if extension.google_crc32c is None:
         remedy += "; or pip install google-crc32c, which at least speeds up the checksums"
     return note("compiled reader", "not built: reading is exact, but slower", remedy)
@@ -163,16 +168,27 @@ def judge_plugins(plugins: dict[str, list[str] | None]) -> Iterator[Finding]:
             remedy = f"pip install --upgrade {failure[0]}, or pip uninstall {failure[0]}"
             yield problem(f"plugin {name}", found, remedy)
     if "tb_firstloss" not in plugins:
-        remedy = "install the package: pip install tb-firstloss (a source tree has no entry point)"
+        remedy = f"pip install {_source()} (a source tree that is not installed has no tab)"
         yield note("First loss tab", "not active", remedy)
     elif plugins["tb_firstloss"] is None:
         yield ok("First loss tab", "active")
     if "profile" not in plugins:
         missing = "not installed: profiles are recorded, but not shown"
-        yield note("profile plugin", missing, "pip install 'tb-firstloss[profile]'")
+        yield note("profile plugin", missing, "pip install tensorboard-plugin-profile")
     elif plugins["profile"] is None:
         versions = ((name, installed_version(name)) for name in _PROFILE_PLUGINS)
         yield ok("profile plugin", ", ".join(f"{name} {v}" for name, v in versions if v))
+
+
+def _source() -> str:
+    """Returns what pip installs this package from again: its checkout or file, else its name."""
+    checkout = Path(__file__).parents[3]
+    if (checkout / "pyproject.toml").exists():
+        return f"--editable {shlex.quote(str(checkout))}"
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        recorded = metadata.distribution("tb-firstloss").read_text("direct_url.json")
+        return shlex.quote(json.loads(recorded)["url"]) if recorded else "tb-firstloss"
+    return "tb-firstloss"
 
 
 def installed_version(distribution: str) -> str | None:

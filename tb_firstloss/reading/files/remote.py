@@ -18,7 +18,7 @@ def filesystem(url: str) -> tuple[Any, str]:
         from fsspec.core import url_to_fs
     except ImportError:
         raise errors.MissingDependencyError(
-            f"{url}: reading URLs needs fsspec; pip install 'tb-firstloss[remote]'"
+            f"{url}: reading URLs needs fsspec; pip install fsspec"
         ) from None
     try:
         found, name = url_to_fs(url)
