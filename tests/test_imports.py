@@ -1,7 +1,8 @@
-x"""Which module may import which, and what importing costs."""
+"""Which module may import which, and what importing costs."""
 
 import ast
 import graphlib
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
