@@ -8,11 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbclient
-import nbformat
 import pytest
 import yaml
-from PIL import Image
 
 import tb_firstloss
 
@@ -69,6 +66,8 @@ def test_two_workers_make_one_recording(tmp_path):
 
 
 def test_the_fleet_becomes_a_table_and_a_plot(tmp_path):
+    from PIL import Image
+
     for number in range(3):
         run("ci_gate/train.py", "--logdir", f"runs/{number}", "--steps", "1", cwd=tmp_path)
     run("fleet.py", cwd=tmp_path)
@@ -79,6 +78,9 @@ def test_the_fleet_becomes_a_table_and_a_plot(tmp_path):
 
 
 def test_the_notebook_shows_the_loss_as_a_table(tmp_path, monkeypatch):
+    import nbclient
+    import nbformat
+
     monkeypatch.setenv("PYTHONPATH", str(EXAMPLES.parent))
     notebook = nbformat.read(EXAMPLES / "first_loss.ipynb", as_version=4)
     client = nbclient.NotebookClient(
