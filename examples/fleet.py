@@ -11,7 +11,7 @@ import tb_firstloss
 
 logdir = sys.argv[1] if sys.argv[1:] else "runs"
 found = tb_firstloss.read_first_losses(logdir)
-found.to_pandas().to_csv("first_losses.csv")
+found.to_pandas().to_csv("first_losses.csv", index=False)
 
 figure, axes = plt.subplots(figsize=(8, 1 + 0.4 * len(found)), layout="constrained")
 with_values = {run: first for run, first in found.items() if len(first.outputs) == 1}

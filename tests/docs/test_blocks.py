@@ -172,9 +172,10 @@ def is_target(word):
     return re.search(rf"^{word}:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE) is not None
 
 
-def test_the_readme_shows_the_two_commands():
+def test_the_readme_shows_the_two_commands_and_ci_runs_its_test():
     shown = [command for block in blocks(PAGES[0], "console") for command, _ in commands(block)]
     assert {"demo", "test"} <= {shlex.split(each)[1] for each in shown if each.startswith("make")}
+    assert "\nmake test\n" in (REPOSITORY / ".ci/run").read_text()
 
 
 def test_every_make_target_that_the_text_names_exists():

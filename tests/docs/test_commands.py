@@ -36,7 +36,19 @@ def test_the_page_names_every_command():
     assert not [name for name in COMMANDS if f"`tb-firstloss {name}`" not in CLI]
 
 
-def test_the_benchmarks_page_shows_the_figures_of_its_file():
-    page = (REPOSITORY / "docs/benchmarks.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["benchmarks", "guarantees"])
+def test_pages_show_the_figures_that_the_benchmarks_gave(name):
+    page = (REPOSITORY / f"docs/{name}.md").read_text(encoding="utf-8")
     generate = runpy.run_path(str(REPOSITORY / "docs/generate.py"))["generate"]
-    assert generate(page) == page, "docs/benchmarks.md: run python docs/generate.py"
+    assert generate(page) == page, f"docs/{name}.md: run python docs/generate.py"
+
+
+def test_the_readmes_figures_are_those_of_the_manual():
+    manual = "".join(
+        (REPOSITORY / f"docs/{name}.md").read_text(encoding="utf-8")
+        for name in ("benchmarks", "guarantees")
+    )
+    section = (REPOSITORY / "README.md").read_text(encoding="utf-8").partition("can rely on")[2]
+    figures = re.findall(r"\d[\d.,]*\d|\d", section.partition("\n## ")[0])
+    assert len(figures) > 10
+    assert [figure for figure in figures if figure not in manual] == []

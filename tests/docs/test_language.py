@@ -11,7 +11,7 @@ from tests.docs.pages import PAGES, prose
 def sentences(page):
     """Returns a page's sentences, as lists of words; tables and headings have none."""
     text = re.sub(r"<!-- generated.*?<!-- end -->", "", prose(page), flags=re.DOTALL)
-    text = re.sub(r"^ *[|#:*!<-]{1,3}[^\n]*\|$|^#.*$|^:::.*$|<!--.*?-->", "", text, flags=re.M)
+    text = re.sub(r"^(?:\||#|:::|!\[).*$|<!--.*?-->", "", text, flags=re.MULTILINE)
     text = re.sub(r"`[^`]+`", "code", text)
     text = re.sub(r"\]\([^)]*\)", "]", text)
     parts = re.split(r"\n\s*\n|\n\s*(?:-|\d+\.) |(?<=[.!?])[*_]*\s", text)
