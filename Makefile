@@ -68,7 +68,7 @@ lint: $(INSTALLED)
 # Figures and help pages anew, then the site; .venv/bin/mkdocs serve shows it while you write.
 docs: $(INSTALLED)
 	$(BIN)/python docs/generate.py
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo "the manual is in site/: $(BIN)/python -m http.server -d site"
 
 bench: $(INSTALLED)
