@@ -13,7 +13,7 @@ VENV := $(if $(UV),uv venv --quiet --seed --python $(PYTHON),$(PYTHON) -m venv)
 PIP := $(if $(UV),VIRTUAL_ENV=.venv uv pip,$(BIN)/python -m pip)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help install demo test test-fast lint bench compat lowest mutants screenshots wheels \
+.PHONY: help install demo test test-fast lint docs bench compat lowest mutants screenshots wheels \
 	release-check clean
 
 help:
@@ -21,13 +21,14 @@ help:
 	@echo "make test         run all tests"
 	@echo "make test-fast    run the tests of reading, core and command line, in under a minute"
 	@echo "make lint         ruff, mypy --strict and codespell"
+	@echo "make docs         build the manual as a site, in site/"
 	@echo "make bench        run the benchmarks and print their tables"
 	@echo "make compat       run the Keras tests on older TensorFlow versions"
 	@echo "make lowest       read with the lowest versions that pyproject.toml allows"
 	@echo "make wheels       build the source distribution and the wheels into dist/"
 	@echo "make release-check  build them, and try what users install"
 	@echo "make mutants      change the core at random and see whether its tests notice"
-	@echo "make screenshots  take the README's pictures again"
+	@echo "make screenshots  take the manual's pictures again"
 	@echo "make install      only create .venv and install everything into it"
 
 install: $(INSTALLED)
@@ -63,6 +64,12 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
+
+# Figures and help pages anew, then the site; .venv/bin/mkdocs serve shows it while you write.
+docs: $(INSTALLED)
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "the manual is in site/: $(BIN)/python -m http.server -d site"
 
 bench: $(INSTALLED)
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
@@ -109,7 +116,7 @@ screenshots: $(INSTALLED)
 	$(BIN)/python -m tests.tensorboard_tab.browser.screenshots docs
 
 clean:
-	rm -rf .venv .compat build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .compat build dist site .pytest_cache .mypy_cache .ruff_cache
 
 # Survivors are printed as diffs. make mutants SAMPLE=0 MODULES=tb_firstloss/arrays.py tries every
 # mutant of one module.

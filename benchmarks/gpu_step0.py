@@ -11,7 +11,7 @@ on the CPU in small sizes, and one line says which checks that leaves out.
 
 The exit status is 1 if a check failed, among them that every process ended well and in time. The
 table is Markdown; `--json` holds every number, and `--keep` the logdirs, for TensorBoard.
-docs/gpu.md says how to set a machine up and how to read the result.
+docs/profile.md says how to set a machine up and how to read the result.
 """
 
 from __future__ import annotations

@@ -304,15 +304,15 @@ def add_gpu_plane(space, kernels):
 
 @pytest.mark.slow
 def test_the_page_names_every_check_and_option(step0, parts):
-    page = (BENCHMARKS.parent / "docs" / "gpu.md").read_text()
+    page = (BENCHMARKS.parent / "docs" / "profile.md").read_text().partition("\n## On a GPU\n")[2]
     parts["measure"]["machine"]["device"] = "GPU:0"
     checks = step0.script.judge_configurations({"demo/float32": parts}, require_gpu=True)
-    section = page.partition("## What is checked")[2].partition("**Tolerances.**")[0]
+    section = page.partition("### What is checked")[2].partition("**Tolerances.**")[0]
     cells = re.findall(r"^\| ([^|]+) \| [^|]+ \|$", section, re.MULTILINE)
     documented = {name for cell in cells[1:] for name in cell.split("; ")}
     assert documented == {check.name for check in checks["demo/float32"]}
     options = set(re.findall(r"--[a-z-]+", run_script("--help").stdout)) - {"--help"}
-    assert options == set(re.findall(r"`(--[a-z-]+)", page)), "docs/gpu.md: options"
+    assert options == set(re.findall(r"`(--[a-z-]+)", page)), "docs/profile.md: options"
 
 
 @pytest.mark.parametrize("count", [3, 11, 20, 101])

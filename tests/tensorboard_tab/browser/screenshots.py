@@ -1,4 +1,4 @@
-"""Takes the README's pictures from a real TensorBoard on real runs.
+"""Takes the manual's pictures from a real TensorBoard on real runs.
 
 python -m tests.tensorboard_tab.browser.screenshots FOLDER
 """
