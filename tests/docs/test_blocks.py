@@ -30,8 +30,12 @@ def name(page):
     return page.stem
 
 
+# The recipes read a logdir of their own, see test_recipes.py.
+WITH_PYTHON = [page for page in PAGES if programs(page) and page.stem != "recipes"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if programs(page)], ids=name)
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=name)
 def test_every_python_block_runs(page, folder):
     paths = [folder / f"program_{number}.py" for number, _ in enumerate(programs(page))]
     for path, program in zip(paths, programs(page), strict=True):
