@@ -44,9 +44,9 @@ $(INSTALLED) $(INSTALLED_DEMO): pyproject.toml setup.py tb_firstloss/reading/for
 	@test -x $(BIN)/python || $(VENV) .venv || { echo "make: $(PYTHON) cannot create .venv (the" \
 		"message above says why); on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Installing TensorFlow, TensorBoard and the rest into .venv (about $(SIZE) to download) …"
-	@$(PIP) install --quiet -C editable_mode=compat --editable '.[$(EXTRA)]' || { echo "make: pip" \
-		"could not install the packages (its message is above). Is the network or the package index" \
-		"reachable, and is there 4 GB of free disk? make $(MAKECMDGOALS) tries again" >&2; exit 1; }
+	@$(PIP) install --quiet --config-settings editable_mode=compat --editable '.[$(EXTRA)]' || { \
+		echo "make: pip could not install the packages (its message is above)." \
+		"Is the network or the package index reachable, and is there 4 GB of free disk? make $(MAKECMDGOALS) tries again" >&2; exit 1; }
 	@touch $@ $(INSTALLED_DEMO)
 
 demo: $(if $(wildcard $(INSTALLED)),$(INSTALLED),$(INSTALLED_DEMO))
