@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests.docs.pages import REPOSITORY
+
 TRAIN = """
 from tb_firstloss import demo
 
@@ -22,7 +24,7 @@ def run(*arguments, cwd, **environment):
     done = subprocess.run(
         [sys.executable, "-W", "error::tb_firstloss.errors.FirstLossWarning", *arguments],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -41,6 +43,6 @@ def recordings(tmp_path_factory):
 
 @pytest.fixture
 def folder(recordings, tmp_path):
-    """A folder with the recordings in ``runs``, and the repository's examples."""
+    """A folder with these recordings in ``runs``."""
     shutil.copytree(recordings, tmp_path / "runs")
     return tmp_path
