@@ -10,6 +10,7 @@ INSTALLED_DEMO := .venv/.installed-demo
 # uv does the same in a fraction of the time, where there is one.
 UV := $(shell command -v uv)
 VENV := $(if $(UV),uv venv --quiet --seed --python $(PYTHON),$(PYTHON) -m venv)
+UPGRADE := $(if $(UV),true,$(BIN)/python -m pip install --quiet --upgrade pip)
 PIP := $(if $(UV),VIRTUAL_ENV=.venv uv pip,$(BIN)/python -m pip)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
@@ -44,7 +45,7 @@ $(INSTALLED) $(INSTALLED_DEMO): pyproject.toml setup.py tb_firstloss/reading/for
 	@test -x $(BIN)/python || $(VENV) .venv || { echo "make: $(PYTHON) cannot create .venv (the" \
 		"message above says why); on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Installing TensorFlow, TensorBoard and the rest into .venv (about $(SIZE) to download) …"
-	@$(PIP) install --quiet --config-settings editable_mode=compat --editable '.[$(EXTRA)]' || { \
+	@$(UPGRADE) && $(PIP) install --quiet --config-settings editable_mode=compat --editable '.[$(EXTRA)]' || { \
 		echo "make: pip could not install the packages (its message is above)." \
 		"Is the network or the package index reachable, and is there 4 GB of free disk? make $(MAKECMDGOALS) tries again" >&2; exit 1; }
 	@touch $@ $(INSTALLED_DEMO)

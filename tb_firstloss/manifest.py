@@ -139,6 +139,19 @@ def _fits(value: Any, kind: Any) -> bool:
     return found is (kind if type(kind) is type else type(kind))
 
 
+def parse_metadata(text: str) -> dict[str, Any]:
+    """Returns a user's metadata as a manifest gives it back.
+
+    Raises:
+        ValueError: It is too large for a manifest, or nested too deeply.
+    """
+    if len(text) > _LIMIT_BYTES // 2:
+        raise ValueError(f"it has {len(text):,} bytes; give at most {_LIMIT_BYTES // 2:,}")
+    metadata: dict[str, Any] = json.loads(text)
+    _check_nesting(metadata)
+    return metadata
+
+
 def _check_nesting(value: Any) -> None:
     level, depth = [value], 0
     while level:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from tb_firstloss import checks
+from tb_firstloss import checks, manifest
 from tb_firstloss.text import is_url
 
 DEFAULT_MAX_TENSOR_BYTES = 256 * 2**20
@@ -125,6 +125,7 @@ def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
 def _copy_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     """Returns a copy of the metadata in the form in which JSON gives it back."""
     try:
-        return dict(json.loads(json.dumps(dict(metadata or {}), allow_nan=False)))
-    except (TypeError, ValueError) as error:
+        text = json.dumps(dict(metadata or {}), allow_nan=False)
+        return manifest.parse_metadata(text)
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"metadata: JSON cannot hold it ({error})") from error

@@ -7,6 +7,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -47,6 +48,7 @@ class Recorder:
         self.first_batch: FirstBatch | None = None
         self.run_dir: str | None = None
         self.unsaid: tuple[str, str, int] | None = None
+        self._process = os.getpid()
         self._step = options.step
         self._strategy = options.strategy
         self._fingerprint: dict[str, str] = {}
@@ -217,10 +219,12 @@ class Recorder:
 
     def end(self) -> None:
         """Warns if training has ended, or never begun, without a recording or a word about it."""
-        if self.unsaid is not None:
+        # A forked process has a copy of this, and no part in the training.
+        if self.unsaid is not None and os.getpid() == self._process:
             reason, file, line = self.unsaid
-            if self.run_dir is not None:
-                self._leave_tag_free(self.run_dir)
+            if self.run_dir is not None and Path(self.run_dir).is_dir():
+                with contextlib.suppress(OSError):
+                    self._leave_tag_free(self.run_dir)
             message = f"{self.logdir}: no first loss was recorded: {reason}"
             warnings.warn_explicit(message, errors.CaptureWarning, file, line)
 

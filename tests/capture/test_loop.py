@@ -3,7 +3,9 @@ import copy
 import gc
 import importlib
 import inspect
+import multiprocessing
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -490,6 +492,29 @@ def test_a_copied_recorder_leaves_the_word_to_its_copy(tmp_path):
         del first
     second.record(1.0)
     assert read_first_loss(tmp_path).loss == 1
+
+
+def test_a_recorder_whose_logdir_is_gone_says_so_and_makes_no_other(tmp_path):
+    first = FirstLoss(tmp_path / "logs", **PLAIN)
+    with first.trace():
+        pass
+    shutil.rmtree(tmp_path / "logs")
+    with pytest.warns(CaptureWarning, match="without record"):
+        del first
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_forked_process_says_nothing_and_moves_nothing(tmp_path):
+    first = FirstLoss(tmp_path, **PLAIN)
+    with first.trace():
+        pass
+    process = multiprocessing.get_context("fork").Process(target=first._recorder.end)
+    process.start()
+    process.join()
+    assert process.exitcode == 0  # a warning would be an error here
+    assert [path.name for path in tmp_path.iterdir()] == ["first_batch"]
+    first.record(1.0)
+    assert read_first_loss(tmp_path).run == "first_batch"
 
 
 def test_the_tag_is_free_for_the_run_after_trace_without_record(tmp_path):

@@ -1,6 +1,7 @@
 """The options' one definition, against the public signatures that repeat it."""
 
 import dataclasses
+import functools
 import inspect
 
 import keras
@@ -10,6 +11,9 @@ import tensorflow as tf
 
 from tb_firstloss import FirstLoss, FirstLossCallback, errors
 from tb_firstloss.capture.options import Options
+
+
+DEEP = functools.reduce(lambda inner, _: [inner], range(200), 0)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +78,12 @@ def test_options_are_frozen_and_copy_the_metadata_and_the_expectations(tmp_path)
         ({"logdir": ""}, ValueError, "logdir: '' is empty"),
         ({"logdir": "a\0b"}, ValueError, "NUL"),
         ({"logdir": "s4://x"}, ValueError, "s4://"),
+        ({"metadata": {"config": "x" * (1 << 22)}}, ValueError, "give at most 4,194,304"),
+        (
+            {"metadata": {"a": functools.reduce(lambda x, _: [x], range(200), 0)}},
+            ValueError,
+            "deep",
+        ),
         ({"logdir": None}, TypeError, "None"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,

@@ -69,7 +69,8 @@ class StepRecorder(Recorded, UnchangingState):
         """Restores the first batch from a checkpoint; what was captured here takes precedence."""
         with self._recorder.guard(f"{self.logdir}: the first loss was not restored"):
             self._restored = packed.from_bytes(content)
-            self._recorder.unsaid = None
+            if self._restored is not None:
+                self._recorder.unsaid = None
 
     def _take_turn(self, caller: str) -> bool:
         """Returns whether this call captures."""

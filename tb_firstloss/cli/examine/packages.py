@@ -187,7 +187,10 @@ def _source() -> str:
         return f"--editable {shlex.quote(str(checkout))}"
     with contextlib.suppress(metadata.PackageNotFoundError):
         recorded = metadata.distribution("tb-firstloss").read_text("direct_url.json")
-        return shlex.quote(json.loads(recorded)["url"]) if recorded else "tb-firstloss"
+        if recorded:
+            source = json.loads(recorded)
+            prefix = f"{source['vcs_info']['vcs']}+" if "vcs_info" in source else ""
+            return shlex.quote(f"{prefix}{source['url']}")
     return "tb-firstloss"
 
 
