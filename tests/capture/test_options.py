@@ -12,7 +12,6 @@ import tensorflow as tf
 from tb_firstloss import FirstLoss, FirstLossCallback, errors
 from tb_firstloss.capture.options import Options
 
-
 DEEP = functools.reduce(lambda inner, _: [inner], range(200), 0)
 
 
