@@ -34,6 +34,19 @@ def two_logical_cpus():
         tf.config.set_logical_device_configuration(cpu, [half, half])
 
 
+@pytest.fixture(scope="session")
+def chromium():
+    """A browser; Playwright runs once in a process."""
+    from playwright.sync_api import sync_playwright
+
+    from tests.tensorboard_tab.browser.serving import CHROMIUM_FLAGS, find_chromium
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
 @pytest.fixture(params=["python", "compiled"] if reading.compiled else ["python"])
 def engine(request, monkeypatch):
     """Reads with the Python reference, and with the extension where it was built."""

@@ -12,7 +12,6 @@ import threading
 import pytest
 
 from tests.docs.pages import REPOSITORY
-from tests.tensorboard_tab.browser.serving import CHROMIUM_FLAGS, find_chromium
 
 pytestmark = pytest.mark.slow
 PAGES = ["", "api/", "cli/", "changelog/", "benchmarks/"]
@@ -49,19 +48,16 @@ def serving(folder):
 
 
 @pytest.mark.parametrize("width", [1400, 390], ids=["wide", "phone"])
-def test_pages_ask_nobody_else_and_fit_the_screen(site, width):
-    from playwright.sync_api import sync_playwright
-
+def test_pages_ask_nobody_else_and_fit_the_screen(site, chromium, width):
     asked, said = [], []
-    with serving(site) as address, sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=find_chromium(), args=CHROMIUM_FLAGS)
+    with serving(site) as address:
         page = chromium.new_page(viewport={"width": width, "height": 844})
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: said.append(message.text))
         for path in PAGES:
             page.goto(address + path, wait_until="networkidle")
             assert page.evaluate("document.documentElement.scrollWidth") <= width, path
-        chromium.close()
+        page.close()
     assert len(asked) > len(PAGES)
     assert [url for url in asked if not url.startswith((address, "data:"))] == []
     assert said == []

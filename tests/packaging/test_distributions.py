@@ -49,7 +49,7 @@ def test_in_an_empty_environment_it_reads_and_asks_for_what_is_missing(wheel, pu
     for file, engine in ((wheel, "--compiled"), (pure_wheel, "--pure")):
         run(python, "-m", "pip", "install", "--quiet", "--force-reinstall", "--no-deps", file)
         run(python, "-m", "pip", "install", "--quiet", file)
-        said = run(python, REPOSITORY / "tests/packaging/smoke.py", engine, cwd=tmp_path)
+        said = run(python, "-I", REPOSITORY / "tests/packaging/smoke.py", engine, cwd=tmp_path)
         assert f"tb-firstloss {tb_firstloss.__version__} works" in said
 
 

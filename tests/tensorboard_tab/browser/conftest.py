@@ -109,17 +109,12 @@ def one_server(start):
 
 
 @pytest.fixture(scope="session")
-def browser(browser_or_skip):
+def browser(browser_or_skip, chromium):
     """One browser process per worker."""
-    from playwright.sync_api import expect, sync_playwright
+    from playwright.sync_api import expect
 
     expect.set_options(timeout=1000 * serving.TIMEOUT_SECONDS)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=serving.find_chromium(), args=serving.CHROMIUM_FLAGS
-        )
-        yield browser
-        browser.close()
+    return chromium
 
 
 @pytest.fixture
