@@ -9,7 +9,7 @@ import pytest
 
 from tb_firstloss import FirstLoss
 from tb_firstloss.checks import check_recorded
-from tests.tensorboard_tab.browser.conftest import HOSTILE_OUTPUT, HOSTILE_RUN
+from tests.tensorboard_tab.browser.conftest import HOSTILE_OUTPUT, HOSTILE_RUN, SERVERS
 from tests.tensorboard_tab.browser.serving import tensorboard
 
 pytestmark = pytest.mark.slow
@@ -369,6 +369,18 @@ WITHOUT_SLOW_TIMERS = """
   const { setTimeout } = window;
   window.setTimeout = (f, millis, ...rest) => millis >= 10000 || setTimeout(f, millis, ...rest);
 """
+
+
+@pytest.mark.parametrize("flags", SERVERS.values(), ids=SERVERS)
+def test_where_there_is_nothing_to_choose_there_is_no_choice(visits, empty_logdir, flags):
+    FirstLoss(empty_logdir, on_error="raise").record(np.array([1.0, 2.0]))
+    with (
+        tensorboard(empty_logdir, *flags) as server,
+        contextlib.closing(visits(server)) as visit,
+    ):
+        tab = visit.open_tab()
+        assert tab.get_by_label("Filter runs").is_visible()
+        assert not tab.get_by_label("Loss or output").is_visible()
 
 
 def test_a_recording_appears_without_reloading_the_page(visits, empty_logdir):
