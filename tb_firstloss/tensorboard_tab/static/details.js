@@ -119,10 +119,25 @@ function links(run, graphs, profiles) {
   const exactly = `^${run.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}$`;
   return [
     profile && link("Profile", `?${new URLSearchParams({ run: profile, tag: "trace_viewer@" })}#profile`),
-    graphs[run] && link("Graph", `#graphs&${new URLSearchParams({ run })}`),
+    graphs[run] && link("Graph", `#graphs&${new URLSearchParams({ run })}`, () => selectGraph(run)),
     link("Report", `#text&regexInput=${encodeURIComponent(exactly)}`),
   ].filter(Boolean);
 }
 
 // In a notebook TensorBoard is in a frame too: _parent is TensorBoard, _top would be the notebook.
-const link = (title, path) => element("a", { href: new URL(path, ROOT).href, target: "_parent" }, title);
+const link = (title, path, onclick) => element("a", { href: new URL(path, ROOT).href, target: "_parent", ...(onclick && { onclick }) }, title);
+
+const GRAPH_WAIT = { millis: 100, tries: 300 };
+
+// TensorBoard 2.21 works out `run` from the address, but shows the logdir's first run; so choose
+// the run in the dashboard's menu once that knows it. This page lives on behind the dashboard.
+async function selectGraph(run) {
+  const { document, location } = window.parent;
+  for (let i = 0; i < GRAPH_WAIT.tries; i++) {
+    await new Promise((resolve) => setTimeout(resolve, GRAPH_WAIT.millis));
+    if (!location.hash.startsWith("#graphs")) return; // the link was opened elsewhere
+    const controls = document.querySelector("tf-graph-dashboard")?.shadowRoot?.querySelector("tf-graph-controls");
+    const index = controls?.datasets?.findIndex(({ name }) => name === run) ?? -1;
+    if (index >= 0) return void (controls._selectedRunIndex = index);
+  }
+}

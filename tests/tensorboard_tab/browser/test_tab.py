@@ -322,6 +322,24 @@ def test_links_lead_to_the_run_in_the_other_tabs(visits, one_server, title, plac
         assert card.count() == 1
 
 
+def test_the_graph_link_opens_the_graph_of_its_run(visits, server):
+    visit = visits(server)
+    tab = visit.open_tab()
+    runs = ["two-outputs/first_batch", "baseline/first_batch"]  # the latter is the logdir's first
+    for run in [*runs, runs[0]]:  # from the second on, the dashboard is there already
+        box = tab.locator("tbody tr").filter(has_text=re.compile(f"^{run}")).first.locator("input")
+        box.check()
+        tab.locator("aside nav").get_by_text("Graph").click()
+        menu = visit.page.locator("tf-graph-controls paper-dropdown-menu").first
+        visit.page.wait_for_function(
+            "([menu, run]) => menu.value === run", arg=[menu.element_handle(), run]
+        )
+        only_there = visit.page.locator("tf-graph-scene text", has_text="logistic_loss")
+        only_there.first.wait_for(state="attached" if run == runs[0] else "detached")
+        visit.page.locator(".plugin-name[data-plugin-id=tb_firstloss]").click()
+        box.uncheck()
+
+
 def test_a_run_without_graph_and_profile_has_no_links_to_them(one_tab):
     choose(one_tab, "other-seed/first_batch")
     one_tab.locator("aside nav a").first.wait_for()
