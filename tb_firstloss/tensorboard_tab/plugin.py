@@ -30,7 +30,7 @@ class FirstLossPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBoar
     plugin_name = contract.PLUGIN_NAME
 
     def __init__(self, context: base_plugin.TBContext) -> None:
-        self._recordings = Recordings(context.data_provider)
+        self._recordings = Recordings(context.data_provider, context.logdir)
         self._lock = threading.Lock()
 
     def get_plugin_apps(self) -> dict[str, App]:
