@@ -6,13 +6,15 @@ import { ROOT, getJson } from "./server.js";
 
 let showing = 0; // links that arrive after the rows have changed are dropped
 
-export async function showDetails(aside, rows, columns) {
+export async function showDetails(aside, chosen, columns) {
   const mine = ++showing;
+  const rows = chosen.filter((row) => !row.problem);
+  const damaged = chosen.filter((row) => row.problem).map(describeProblem);
   const runs = rows.map((row, i) => describeRun(row, rows.length > 1 ? "ab"[i] : null));
   const largest = rows.length === 1 ? describeLargest(rows[0]) : null;
   const picture = rows.length ? describeValues(rows) : null;
   const pair = rows.length === 2 ? describePair(rows, columns) : null;
-  const parts = pair ? [pair, picture, element("div", {}, ...runs)] : [...runs, picture, largest];
+  const parts = pair ? [pair, picture, element("div", {}, ...runs)] : [...damaged, ...runs, picture, largest];
   aside.replaceChildren(...parts.filter(Boolean));
   if (!rows.length) return;
   const [graphs, profiles] = await Promise.all([
@@ -24,6 +26,9 @@ export async function showDetails(aside, rows, columns) {
 }
 
 // ---- One run ----
+
+const describeProblem = ({ label, problem }) =>
+  element("section", { "aria-label": label }, element("h2", {}, label), element("p", { class: "bad" }, problem));
 
 function describeRun(row, key) {
   const { recording } = row;

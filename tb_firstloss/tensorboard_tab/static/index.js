@@ -4,7 +4,7 @@
 import { showDetails } from "./details.js";
 import { element, text } from "./dom.js";
 import { axisEnds, histogram, sharedAxis } from "./histogram.js";
-import { byName, compareRows, toRows } from "./rows.js";
+import { byName, compareRows, nameCutter, toRows } from "./rows.js";
 import { getJson } from "./server.js";
 
 const POLL_MILLIS = { empty: 2000, filled: 10000 };
@@ -24,7 +24,9 @@ const COLUMNS = [
 
 const state = {
   rows: [], // one per loss, and one per output without a loss, of each recording
-  shown: 0, // how many of them pass the filters
+  cut: null, // cuts a run's name into its common and its telling parts
+  shown: [], // those of them that pass the filters
+  complaint: "", // about the filter
   version: null,
   chosen: [], // ids of at most two rows
   sort: { id: "run", descending: false },
@@ -69,10 +71,11 @@ function followTheme() {
 
 function visibleRows() {
   let pattern = null;
+  state.complaint = "";
   try {
     pattern = new RegExp(state.filter, "i");
-  } catch {
-    // Half-typed: matched as plain text.
+  } catch (error) {
+    state.complaint = `${error.message}; searched as plain text: `; // it may be half-typed
   }
   page.filter.setAttribute("aria-invalid", String(!pattern));
   return state.rows
@@ -98,14 +101,15 @@ function showTable() {
     if (start + ROWS_PER_FRAME < rows.length) requestAnimationFrame(() => draw(start + ROWS_PER_FRAME));
   };
   draw(0);
-  state.shown = rows.length;
+  state.shown = rows;
   showCount();
 }
 
 function showCount() {
-  const { shown, rows } = state;
-  const all = `${rows.length} ${rows.length === 1 ? "row" : "rows"}`;
-  page.status.textContent = shown === rows.length ? all : `${shown} of ${all}`;
+  const [shown, all] = [state.shown, state.rows].map((rows) => new Set(rows.map(({ run }) => run)).size);
+  const runs = all === 1 ? "1 run" : `${all} runs`;
+  const filtered = state.filter || state.name;
+  page.status.textContent = state.complaint + (filtered ? `${shown} of ${runs} match` : runs);
 }
 
 function showHeadings(axis) {
@@ -132,23 +136,30 @@ function sortBy(id) {
 function tableRow(row, axis) {
   const scale = String(axis);
   const old = drawn.get(row.id);
-  if (old?.source === row && old.dataset.scale === scale) return old;
+  if (old?.source === row && old.cut === state.cut && old.dataset.scale === scale) return old;
   const box = element("input", { type: "checkbox", onchange: () => choose(row.id) });
   box.checked = state.chosen.includes(row.id);
-  const name = element("span", {}, row.run, element("span", { class: "dim" }, row.label.slice(row.run.length)));
-  const first = element("td", { class: "run" }, element("label", {}, row.problem ? null : box, name));
+  const first = element("td", { class: "run", title: row.label }, element("label", {}, box, nameOf(row)));
   const node = element("tr", { "data-row": row.id, "data-scale": scale }, first);
   node.classList.toggle("chosen", box.checked);
   if (row.problem) {
-    node.append(element("td", { class: "problem bad", colspan: COLUMNS.length }, row.problem));
+    node.append(element("td", { class: "problem bad", colspan: COLUMNS.length, title: row.problem }, row.problem));
   } else {
     node.append(...COLUMNS.slice(1).map(({ id }) => cell(row, id)));
     const picture = axis && row.points.length ? histogram([row], axis, { width: 180, height: 22, bins: 36 }) : null;
     node.append(element("td", { class: "histogram" }, picture));
   }
-  node.source = row;
+  Object.assign(node, { source: row, cut: state.cut });
   drawn.set(row.id, node);
   return node;
+}
+
+// What is common to the runs has no width, but is there to be copied, searched and read aloud.
+function nameOf(row) {
+  const [before, middle, after] = state.cut(row.run);
+  const common = (part) => part && element("span", { class: "common" }, part);
+  const rest = element("span", { class: "dim" }, row.label.slice(row.run.length));
+  return element("span", { class: "name" }, common(before), middle, common(after), rest);
 }
 
 function cell(row, id) {
@@ -188,6 +199,7 @@ async function load() {
   const found = await getJson(`data/plugin/tb_firstloss/recordings?${query}`);
   if (found.version === state.version) return showCount();
   state.rows = toRows(found.recordings ?? []);
+  state.cut = nameCutter([...new Set(state.rows.map(({ run }) => run))]);
   state.chosen = state.chosen.filter((id) => state.rows.some((row) => row.id === id));
   showNames();
   page.main.replaceChildren(state.rows.length ? page.table : nothingYet());

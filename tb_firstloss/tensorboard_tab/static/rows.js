@@ -34,15 +34,35 @@ function toRow(recording, row, place) {
   };
 }
 
-// Returns how two rows compare in an order by one column: what has no value comes last.
+// Returns what cuts runs' names into a beginning, what tells them apart, and an end: the directories
+// that all share, and the last part that most have.
+export function nameCutter(runs) {
+  const paths = runs.map((run) => run.split("/"));
+  const shares = (i) => paths.every((path) => path.length > i + 1 && path[i] === paths[0][i]);
+  let shared = 0;
+  while (runs.length > 1 && shares(shared)) shared++;
+  const start = paths.length ? paths[0].slice(0, shared).reduce((sum, part) => sum + part.length + 1, 0) : 0;
+  const counts = new Map();
+  for (const path of paths) if (path.length > shared + 1) counts.set(path.at(-1), (counts.get(path.at(-1)) ?? 0) + 1);
+  const [last, count] = [...counts].reduce((most, each) => (each[1] > most[1] ? each : most), ["", 1]);
+  const known = new Set(runs);
+  return (run) => {
+    const cut = count > 1 && run.endsWith(`/${last}`) && !known.has(run.slice(0, -last.length - 1));
+    const end = run.length - (cut ? last.length + 1 : 0);
+    return end > start ? [run.slice(0, start), run.slice(start, end), run.slice(end)] : [run.slice(0, start), run.slice(start), ""];
+  };
+}
+
+// Returns how two rows compare in an order by one column: a NaN is above every number, a recording
+// that cannot be read above that, and what has no value is last in either direction.
 export function compareRows(a, b, { id, descending }) {
-  if (a.problem || b.problem) return Boolean(a.problem) - Boolean(b.problem) || byRun(a, b);
   const sign = descending ? -1 : 1;
   if (id === "run") return sign * byRun(a, b);
   const [x, y] = [a[id], b[id]];
-  const missing = (v) => v == null || Number.isNaN(v);
-  if (missing(x) || missing(y)) return missing(x) - missing(y) || byRun(a, b); // always last
-  return sign * (x > y ? 1 : x < y ? -1 : 0) || byRun(a, b);
+  const rank = (row) => (row.problem ? 2 : Number.isNaN(row[id]) ? 1 : row[id] == null ? null : 0);
+  const [one, other] = [rank(a), rank(b)];
+  if (one === null || other === null) return (one === null) - (other === null) || byRun(a, b);
+  return sign * (one - other || (one ? 0 : x > y ? 1 : x < y ? -1 : 0)) || byRun(a, b);
 }
 
 const byRun = (a, b) => byName.compare(a.run, b.run) || a.place - b.place;

@@ -110,7 +110,6 @@ def test_a_damaged_run_says_so_and_hides_no_other(tab, good):
     table = read_table(tab)
     assert table["damaged/first_batch"]["loss"].startswith("damaged: corrupt record")
     assert len(table) == len(expected_rows(good)) + 1
-    assert list(table)[-1] == "damaged/first_batch"
 
 
 def test_the_marks_are_the_verdicts_of_check(one_tab, good):
@@ -149,6 +148,36 @@ def test_names_are_shown_as_text_and_never_run(visits, one_server):
     assert dialogs == []
 
 
+@pytest.mark.parametrize("width", [1400, 800, 390])
+def test_a_run_has_one_line_and_keeps_its_name_in_view(visits, one_server, width):
+    visit = visits(one_server)
+    visit.page.set_viewport_size({"width": width, "height": 700})
+    tab = visit.open_tab()
+    heights = tab.locator("main tbody tr").evaluate_all("rows => rows.map(r => r.offsetHeight)")
+    assert max(heights) < 36
+    first = tab.locator("main tbody tr td.run").first
+    tab.locator("main").evaluate("main => main.scrollTo(10000, 0)")
+    box, frame = first.bounding_box(), tab.locator("main").bounding_box()
+    assert box["x"] == pytest.approx(frame["x"], abs=1)
+    assert 40 < box["width"] < 0.55 * width
+    assert tab.locator("body").evaluate("body => body.scrollWidth") <= width
+
+
+def test_what_all_names_share_takes_no_room_and_is_in_the_title(one_tab):
+    cell = one_tab.locator("td.run[title='other-seed/first_batch']")
+    assert cell.inner_text().strip() == "other-seed/first_batch"
+    widths = cell.locator(".name").evaluate(
+        "name => [name, ...name.querySelectorAll('.common')].map(n => n.offsetWidth)"
+    )
+    assert widths[0] > 30
+    assert widths[1:] == [0]
+
+
+def test_a_chosen_run_that_cannot_be_read_says_why_in_full(one_tab):
+    choose(one_tab, "damaged/first_batch")
+    assert "corrupt record" in one_tab.locator("aside").inner_text()
+
+
 @pytest.mark.parametrize("column", ["mean", "loss", "run"])
 def test_a_click_on_a_heading_sorts_and_a_second_click_reverses(one_tab, good, column):
     heading = one_tab.locator(f"[data-column={column}]")
@@ -157,17 +186,47 @@ def test_a_click_on_a_heading_sorts_and_a_second_click_reverses(one_tab, good, c
         for name, row in expected_rows(good).items()
     }
     known = [n for n, v in values.items() if v is not None and v == v]
-    unknown = set(values) - set(known)
+    missing = {n for n, v in values.items() if v is None}
     orders = []
     for _ in range(2):
         heading.click()
         shown = [name for name in read_table(one_tab) if name in values]
-        orders.append([values[name] for name in shown[: len(known)]])
-        assert set(shown[len(known) :]) == unknown  # rows with NaN or no value come last
+        assert set(shown[len(shown) - len(missing) :]) == missing
+        orders.append([values[name] for name in shown if name in known])
     if column != "run":
         assert orders[0] == sorted(orders[0], reverse=True)
         assert orders[1] == sorted(orders[1])
     assert orders[0] == orders[1][::-1] or len(set(orders[0])) < len(orders[0])
+
+
+def test_damage_and_nan_are_where_a_person_looks_for_them(one_tab):
+    heading, damaged, nan = (
+        one_tab.locator("[data-column=loss]"),
+        "damaged/first_batch",
+        "images-with-nan/first_batch",
+    )
+    shown = list(read_table(one_tab))
+    assert shown.index("constant/first_batch") + 1 == shown.index(damaged)  # in order of the names
+    heading.click()
+    assert list(read_table(one_tab))[:2] == [damaged, nan]
+    heading.click()
+    table = read_table(one_tab)
+    with_loss = [name for name, row in table.items() if row["loss"]]
+    assert with_loss[-2:] == [nan, damaged]
+
+
+def test_the_filter_says_how_many_runs_match_and_what_is_wrong_with_it(one_tab, logdir):
+    status, box = one_tab.locator("[role=status]").first, one_tab.get_by_label("Filter runs")
+    count = len(list(logdir.iterdir()))
+    assert status.inner_text() == f"{count} runs"
+    box.fill("no such run")
+    assert status.inner_text() == f"0 of {count} runs match"
+    box.fill("two-outputs")  # which has two rows
+    assert status.inner_text() == f"1 of {count} runs match"
+    box.fill("base(")
+    text = status.inner_text()
+    assert text.startswith("Invalid regular expression")
+    assert text.endswith(f"searched as plain text: 0 of {count} runs match")
 
 
 def test_the_filter_takes_a_regular_expression_even_half_typed(one_tab):
