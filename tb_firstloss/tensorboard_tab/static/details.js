@@ -1,7 +1,7 @@
-// What the page shows of the one or two chosen rows.
+// What the page shows of the chosen rows.
 
 import { element, text } from "./dom.js";
-import { axisEnds, histogram, sharedAxis } from "./histogram.js";
+import { axisEnds, histogram, look, sharedAxis } from "./histogram.js";
 import { ROOT, getJson } from "./server.js";
 
 let showing = 0; // links that arrive after the rows have changed are dropped
@@ -10,11 +10,11 @@ export async function showDetails(aside, chosen, columns) {
   const mine = ++showing;
   const rows = chosen.filter((row) => !row.problem);
   const damaged = chosen.filter((row) => row.problem).map(describeProblem);
-  const runs = rows.map((row, i) => describeRun(row, rows.length > 1 ? "ab"[i] : null));
+  const runs = rows.map((row, i) => describeRun(row, rows.length > 1 ? keyed(i) : null));
   const largest = rows.length === 1 ? describeLargest(rows[0]) : null;
   const picture = rows.length ? describeValues(rows) : null;
   const pair = rows.length === 2 ? describePair(rows, columns) : null;
-  const parts = pair ? [pair, picture, element("div", {}, ...runs)] : [...damaged, ...runs, picture, largest];
+  const parts = pair ? [pair, picture, element("div", {}, ...runs)] : [...damaged, rows.length > 1 && picture, ...runs, rows.length === 1 && picture, largest];
   aside.replaceChildren(...parts.filter(Boolean));
   if (!rows.length) return;
   const [graphs, profiles] = await Promise.all([
@@ -38,7 +38,7 @@ function describeRun(row, key) {
     ["Values", row.kind || (row.loss == null ? "none" : "a scalar loss only")],
     ["Digest", element("code", { title: recording.digest }, recording.digest.slice(0, 16) + "…")],
   ];
-  const heading = element("h2", {}, key && element("span", { class: `key ${key}` }), row.label);
+  const heading = element("h2", {}, key, row.label);
   const nav = element("nav", { "aria-label": "The run in other tabs" });
   return element("section", { "aria-label": row.label }, heading, nav, table(facts));
 }
@@ -69,10 +69,13 @@ function describePair([a, b], columns) {
     (error) => status.replaceChildren(element("span", { class: "bad" }, `They cannot be compared: ${error.message}`)),
   );
   const heading = element("h2", {}, "Difference");
-  return element("section", { class: "pair", "aria-label": "Difference" }, heading, status, table(body, ["", keyed("a"), keyed("b"), "difference"]));
+  return element("section", { class: "pair", "aria-label": "Difference" }, heading, status, table(body, ["", keyed(0), keyed(1), "difference"]));
 }
 
-const keyed = (key) => element("span", { class: `key ${key}`, role: "img", "aria-label": key.toUpperCase() });
+function keyed(i) {
+  const { class: line, style } = look(i);
+  return element("span", { class: `key ${line}`, style, role: "img", "aria-label": String.fromCharCode(65 + i) });
+}
 
 async function compareValues(a, b) {
   const query = new URLSearchParams({ a_run: a.run, a_row: a.name, b_run: b.run, b_row: b.name });

@@ -1,7 +1,9 @@
-// The page of the "First loss" tab: a table of all recordings, and details of one or two chosen
+// The page of the "First loss" tab: a table of all recordings, and details of the chosen
 // ones. No library, no build step, no request to anyone but the TensorBoard that serves it.
 
+import { onAddress, readAddress, writeAddress } from "./address.js";
 import { showDetails } from "./details.js";
+import { copy, save, toText } from "./copy.js";
 import { element, text } from "./dom.js";
 import { axisEnds, histogram, sharedAxis } from "./histogram.js";
 import { byName, compareRows, nameCutter, toRows } from "./rows.js";
@@ -28,7 +30,7 @@ const state = {
   shown: [], // those of them that pass the filters
   complaint: "", // about the filter
   version: null,
-  chosen: [], // ids of at most two rows
+  chosen: [], // ids of rows
   sort: { id: "run", descending: false },
   filter: "",
   name: "", // of a loss or an output; "" for all
@@ -56,7 +58,16 @@ function buildPage() {
   page.details = element("aside", { "aria-label": "Chosen runs", tabindex: "-1" });
   const filterField = element("label", { class: "field" }, "Filter runs", page.filter);
   const header = element("header", {}, element("h1", {}, "First loss"), filterField, page.nameField, page.status);
+  header.children[0].after(
+    element("button", { onclick: copyTable, title: "Copy the table as shown, with all digits" }, "Copy"),
+    element("button", { onclick: () => save("first_loss.csv", toText(COLUMNS, state.shown, ",")), title: "Save the table as shown, with all digits" }, "CSV"),
+  );
   document.body.append(header, page.main, page.details);
+}
+
+function copyTable() {
+  const done = copy(toText(COLUMNS, state.shown, "\t"));
+  page.status.textContent = done ? `${state.shown.length} rows copied` : "The browser refuses to copy";
 }
 
 // TensorBoard tells a plugin's page nothing about the theme, but marks its own body.
@@ -103,6 +114,7 @@ function showTable() {
   draw(0);
   state.shown = rows;
   showCount();
+  showAddress();
 }
 
 function showCount() {
@@ -138,9 +150,10 @@ function tableRow(row, axis) {
   const old = drawn.get(row.id);
   if (old?.source === row && old.cut === state.cut && old.dataset.scale === scale) return old;
   const box = element("input", { type: "checkbox", onchange: () => choose(row.id) });
+  const onclick = ({ target }) => target.closest("label") || !getSelection().isCollapsed || choose(row.id);
   box.checked = state.chosen.includes(row.id);
   const first = element("td", { class: "run", title: row.label }, element("label", {}, box, nameOf(row)));
-  const node = element("tr", { "data-row": row.id, "data-scale": scale }, first);
+  const node = element("tr", { "data-row": row.id, "data-scale": scale, onclick }, first);
   node.classList.toggle("chosen", box.checked);
   if (row.problem) {
     node.append(element("td", { class: "problem bad", colspan: COLUMNS.length, title: row.problem }, row.problem));
@@ -175,9 +188,9 @@ function cell(row, id) {
 
 // ---- What is chosen ----
 
-function choose(id) {
+function choose(id = null) {
   const without = state.chosen.filter((other) => other !== id);
-  state.chosen = without.length < state.chosen.length ? without : [...without, id].slice(-2);
+  if (id !== null) state.chosen = without.length < state.chosen.length ? without : [...without, id];
   for (const [rowId, node] of drawn) {
     const chosen = state.chosen.includes(rowId);
     node.classList.toggle("chosen", chosen);
@@ -185,11 +198,40 @@ function choose(id) {
     if (box) box.checked = chosen;
   }
   showChosen();
+  showAddress();
 }
 
 function showChosen() {
   const rows = state.chosen.map((id) => state.rows.find((row) => row.id === id)).filter(Boolean);
   showDetails(page.details, rows, COLUMNS);
+}
+
+// ---- The address ----
+
+function showAddress() {
+  const { filter, name, chosen, sort } = state;
+  const order = sort.id === "run" && !sort.descending ? "" : (sort.descending ? "-" : "") + sort.id;
+  writeAddress({ filter: [filter], name: [name], sort: [order], chosen });
+}
+
+function adoptAddress() {
+  const found = readAddress();
+  if (!found) return;
+  const [sort = "run"] = found("sort");
+  [state.filter = "", state.name = ""] = [found("filter")[0], found("name")[0]];
+  state.sort = { id: sort.replace(/^-/, ""), descending: sort.startsWith("-") };
+  state.chosen = found("chosen");
+  page.filter.value = state.filter;
+}
+
+// A link that is followed while the page is open changes only the fragment.
+function followAddress() {
+  onAddress(() => {
+    adoptAddress();
+    showNames();
+    showTable();
+    choose();
+  });
 }
 
 // ---- Getting the data ----
@@ -200,7 +242,6 @@ async function load() {
   if (found.version === state.version) return showCount();
   state.rows = toRows(found.recordings ?? []);
   state.cut = nameCutter([...new Set(state.rows.map(({ run }) => run))]);
-  state.chosen = state.chosen.filter((id) => state.rows.some((row) => row.id === id));
   showNames();
   page.main.replaceChildren(state.rows.length ? page.table : nothingYet());
   showTable();
@@ -209,8 +250,8 @@ async function load() {
 }
 
 function showNames() {
-  const names = [...new Set(state.rows.flatMap((row) => row.names))].sort(byName.compare);
-  if (!names.includes(state.name)) state.name = "";
+  const found = state.rows.flatMap((row) => row.names);
+  const names = [...new Set(state.name ? [...found, state.name] : found)].sort(byName.compare);
   page.name.replaceChildren(
     element("option", { value: "" }, "all"),
     ...names.map((name) => element("option", { value: name, selected: name === state.name }, name)),
@@ -258,6 +299,8 @@ export async function render() {
   buildPage();
   followTheme();
   followReload();
+  adoptAddress();
+  followAddress();
   page.main.append(element("div", { class: "message dim" }, "Reading the recordings …"));
   await poll();
 }

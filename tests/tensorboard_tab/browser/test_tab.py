@@ -1,8 +1,11 @@
 """The First loss tab, in a browser, on real recordings."""
 
 import contextlib
+import csv
+import io
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -342,10 +345,75 @@ def test_two_outputs_of_one_run_are_compared_bit_for_bit(one_tab):
     assert verdict.inner_text() == text
 
 
-def test_choosing_a_third_run_drops_the_first(one_tab):
+def test_three_chosen_runs_are_in_one_picture(one_tab):
     names = ["baseline/first_batch", "other-seed/first_batch", "weights-too-large/first_batch"]
     choose(one_tab, *names)
-    assert one_tab.locator("tr.chosen .run").all_inner_texts() == names[1:]
+    assert one_tab.locator("tr.chosen .run").all_inner_texts() == names
+    assert one_tab.locator("aside h2:has(.key)").all_inner_texts() == names
+    lines = one_tab.locator("aside .values path")
+    colors = lines.evaluate_all(
+        "paths => paths.map(p => getComputedStyle(p).stroke + p.className.baseVal)"
+    )
+    assert len(set(colors)) == 3
+    assert one_tab.locator("aside .pair").count() == 0
+
+
+def test_a_click_anywhere_in_a_row_chooses_it(one_tab):
+    row = one_tab.locator("tbody tr").filter(has_text=re.compile("^other-seed"))
+    for target, count in [("td.histogram", 1), ("td >> nth=3", 0), (".name", 1), ("input", 0)]:
+        row.locator(target).first.click()
+        assert one_tab.locator("tr.chosen").count() == count
+
+
+def test_what_is_shown_is_in_the_address_and_survives_a_reload(visits, server):
+    visit = visits(server)
+    tab = visit.open_tab()
+    tab.get_by_label("Filter runs").fill("^(gan|base).*&+")
+    tab.get_by_label("Filter runs").fill("^(gan|base)")
+    tab.get_by_label("Loss or output").select_option("g_loss")
+    tab.locator("[data-column=loss]").click()
+    choose(tab, "gan-again/first_batch: g_loss", "gan/first_batch: g_loss")
+    shown = tab.locator("main .run .name").all_inner_texts()
+    assert shown == ["gan-again/first_batch: g_loss", "gan/first_batch: g_loss"]
+    address = visit.page.url
+    other = visits(server)
+    other.page.goto(address)
+    visit.page.reload()
+    for page in (visit.page, other.page):
+        tab = page.frame_locator("iframe[src*='tb_firstloss']")
+        tab.locator("aside .pair").wait_for()
+        assert tab.locator("main .run .name").all_inner_texts() == shown
+        assert tab.get_by_label("Filter runs").input_value() == "^(gan|base)"
+        assert tab.get_by_label("Loss or output").input_value() == "g_loss"
+        assert page.url == address
+
+
+def test_a_link_followed_while_the_page_is_open_is_shown(visits, one_server):
+    visit = visits(one_server)
+    tab = visit.open_tab()
+    visit.page.evaluate("location.hash = '#tb_firstloss&p.tb_firstloss.filter=seed'")
+    tab.locator("tbody tr").nth(1).wait_for(state="detached")
+    assert list(read_table(tab)) == ["other-seed/first_batch"]
+
+
+def test_what_is_shown_can_be_copied_and_saved(visits, one_server, good):
+    visit = visits(one_server, permissions=["clipboard-read"])
+    tab = visit.open_tab()
+    tab.get_by_label("Filter runs").fill("nan|damaged|gan/")
+    with visit.page.expect_download() as saved:
+        tab.get_by_role("button", name="CSV").click()
+    tab.get_by_role("button", name="Copy").click()
+    copied = visit.page.evaluate("navigator.clipboard.readText()")
+    text = Path(saved.value.path()).read_text()
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert rows == list(csv.DictReader(io.StringIO(copied), delimiter="\t"))
+    by_name = {(row["Run"], row["Loss or output"]): row for row in rows}
+    assert "corrupt" in by_name["damaged/first_batch", ""]["Problem"]
+    nan = by_name["images-with-nan/first_batch", "loss"]
+    assert (nan["Loss"], nan["Non-finite"]) == ("NaN", "3")
+    assert float(nan["Mean"]) == good["images-with-nan/first_batch"].mean
+    assert by_name["gan/first_batch", "g_loss"]["Loss"] == "0.75"
+    assert len(rows) == 4
 
 
 def test_histograms_share_one_axis_and_count_every_value(one_tab, good):
