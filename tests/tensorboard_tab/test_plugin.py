@@ -9,7 +9,9 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -364,6 +366,47 @@ def test_the_comparison_takes_names_of_rows(tmp_path, query, status, text):
     answer = client.get("/", query_string={**runs, **query})
     assert answer.status_code == status
     assert text in answer.get_data(as_text=True)
+
+
+def ask(plugin, **query):
+    client = test.Client(plugin.get_plugin_apps()["/recordings"])
+    return client.get("/", query_string=query)
+
+
+def test_no_request_waits_for_a_slow_rebuild(tmp_path):
+    record(tmp_path / "old", np.arange(3.0))
+    provider = provide(tmp_path)
+    plugin = FirstLossPlugin(base_plugin.TBContext(data_provider=provider))
+    known = ask(plugin).get_json()
+    list_tensors, ready = provider.list_tensors, threading.Event()
+    provider.list_tensors = lambda *args, **kwargs: ready.wait() and list_tensors(*args, **kwargs)
+    began = time.monotonic()
+    with ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(lambda _: ask(plugin).get_json(), range(8)))
+    assert time.monotonic() - began < 5
+    assert answers == [known] * 8
+    assert ask(plugin, have=known["version"]).get_json() == {"version": known["version"]}
+    ready.set()
+    assert ask(plugin).get_json() == known
+
+
+def test_before_the_first_recordings_are_read_there_is_no_version(tmp_path):
+    provider, ready = provide(tmp_path), threading.Event()
+    provider.list_tensors = lambda *args, **kwargs: ready.wait() and {}
+    plugin = FirstLossPlugin(base_plugin.TBContext(data_provider=provider))
+    assert ask(plugin, have="").get_json() == {"version": "", "recordings": []}
+    ready.set()
+
+
+def test_an_error_of_a_refresh_reaches_the_request_and_not_the_next(tmp_path):
+    record(tmp_path / "run", np.arange(3.0))
+    provider = provide(tmp_path)
+    plugin = FirstLossPlugin(base_plugin.TBContext(data_provider=provider))
+    list_tensors, provider.list_tensors = provider.list_tensors, None
+    with pytest.raises(TypeError):
+        ask(plugin)
+    provider.list_tensors = list_tensors
+    assert len(ask(plugin).get_json()["recordings"]) == 1
 
 
 @pytest.fixture

@@ -57,13 +57,14 @@ function buildPage() {
   page.main = element("main");
   page.details = element("aside", { "aria-label": "Chosen runs", tabindex: "-1" });
   const filterField = element("label", { class: "field" }, "Filter runs", page.filter);
-  const header = element("header", {}, element("h1", {}, "First loss"), filterField, page.nameField, page.status);
-  header.children[0].after(
-    element("button", { onclick: copyTable, title: "Copy the table as shown, with all digits" }, "Copy"),
-    element("button", { onclick: () => save("first_loss.csv", toText(COLUMNS, state.shown, ",")), title: "Save the table as shown, with all digits" }, "CSV"),
-  );
+  const copyButton = element("button", { onclick: copyTable, title: "Copy the table as shown, with all digits" }, "Copy");
+  const saveButton = element("button", { onclick: saveTable, title: "Save the table as shown, with all digits" }, "CSV");
+  const heading = element("h1", {}, "First loss");
+  const header = element("header", {}, heading, copyButton, saveButton, filterField, page.nameField, page.status);
   document.body.append(header, page.main, page.details);
 }
+
+const saveTable = () => save("first_loss.csv", toText(COLUMNS, state.shown, ","));
 
 function copyTable() {
   const done = copy(toText(COLUMNS, state.shown, "\t"));
@@ -189,8 +190,7 @@ function cell(row, id) {
 // ---- What is chosen ----
 
 function choose(id = null) {
-  const without = state.chosen.filter((other) => other !== id);
-  if (id !== null) state.chosen = without.length < state.chosen.length ? without : [...without, id];
+  if (id !== null) state.chosen = state.chosen.includes(id) ? state.chosen.filter((other) => other !== id) : [...state.chosen, id];
   for (const [rowId, node] of drawn) {
     const chosen = state.chosen.includes(rowId);
     node.classList.toggle("chosen", chosen);
@@ -224,22 +224,12 @@ function adoptAddress() {
   page.filter.value = state.filter;
 }
 
-// A link that is followed while the page is open changes only the fragment.
-function followAddress() {
-  onAddress(() => {
-    adoptAddress();
-    showNames();
-    showTable();
-    choose();
-  });
-}
-
 // ---- Getting the data ----
 
 async function load() {
   const query = new URLSearchParams(state.version ? { have: state.version } : {});
   const found = await getJson(`data/plugin/tb_firstloss/recordings?${query}`);
-  if (found.version === state.version) return showCount();
+  if (!found.version || found.version === state.version) return showCount(); // nothing read yet, or no news
   state.rows = toRows(found.recordings ?? []);
   state.cut = nameCutter([...new Set(state.rows.map(({ run }) => run))]);
   showNames();
@@ -300,7 +290,7 @@ export async function render() {
   followTheme();
   followReload();
   adoptAddress();
-  followAddress();
+  onAddress(() => (adoptAddress(), showNames(), showTable(), choose())); // a link to what is open already
   page.main.append(element("div", { class: "message dim" }, "Reading the recordings …"));
   await poll();
 }

@@ -34,22 +34,21 @@ function toRow(recording, row, place) {
   };
 }
 
-// Returns what cuts runs' names into a beginning, what tells them apart, and an end: the directories
+// Returns what cuts a run's name into a beginning, what tells it apart, and an end: the directories
 // that all share, and the last part that most have.
 export function nameCutter(runs) {
-  const paths = runs.map((run) => run.split("/"));
-  const shares = (i) => paths.every((path) => path.length > i + 1 && path[i] === paths[0][i]);
+  const folders = runs.map((run) => run.split("/").slice(0, -1));
   let shared = 0;
-  while (runs.length > 1 && shares(shared)) shared++;
-  const start = paths.length ? paths[0].slice(0, shared).reduce((sum, part) => sum + part.length + 1, 0) : 0;
-  const counts = new Map();
-  for (const path of paths) if (path.length > shared + 1) counts.set(path.at(-1), (counts.get(path.at(-1)) ?? 0) + 1);
-  const [last, count] = [...counts].reduce((most, each) => (each[1] > most[1] ? each : most), ["", 1]);
+  while (runs.length > 1 && folders.every((parts) => parts.length > shared && parts[shared] === folders[0][shared])) shared++;
+  const start = shared && folders[0].slice(0, shared).join("/").length + 1;
+  const ends = runs.filter((run) => run.includes("/", start)).map((run) => run.slice(run.lastIndexOf("/"))).sort();
+  const median = ends[ends.length >> 1]; // which is what most have, if there is such an end
+  const common = ends.filter((end) => end === median).length > Math.max(1, ends.length / 2) ? median : null;
   const known = new Set(runs);
   return (run) => {
-    const cut = count > 1 && run.endsWith(`/${last}`) && !known.has(run.slice(0, -last.length - 1));
-    const end = run.length - (cut ? last.length + 1 : 0);
-    return end > start ? [run.slice(0, start), run.slice(start, end), run.slice(end)] : [run.slice(0, start), run.slice(start), ""];
+    const cut = common && run.includes("/", start) && run.endsWith(common) && !known.has(run.slice(0, -common.length));
+    const end = cut ? run.length - common.length : run.length;
+    return [run.slice(0, start), run.slice(start, end), run.slice(end)];
   };
 }
 
