@@ -10,7 +10,7 @@ from typing import Any
 from tb_firstloss import contract
 from tb_firstloss.errors import first_line
 from tb_firstloss.reading.damage import reporter
-from tb_firstloss.reading.files.find import find_event_files
+from tb_firstloss.reading.files.find import find_event_files, is_event_file_name
 from tb_firstloss.reading.logdir import verify
 from tb_firstloss.text import is_url
 
@@ -50,7 +50,7 @@ class RecordingFiles:
 
 
 def _is_recording(name: str) -> bool:
-    return name.endswith(contract.FILE_SUFFIX)
+    return name.endswith(contract.FILE_SUFFIX) and is_event_file_name(name)
 
 
 def _explain(path: str, size: int) -> str | None:
