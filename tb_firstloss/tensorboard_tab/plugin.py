@@ -2,7 +2,6 @@
 
 import functools
 import json
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from tb_firstloss import contract
 from tb_firstloss.first_batch import FirstBatch
 from tb_firstloss.tensorboard_tab import rows
 from tb_firstloss.tensorboard_tab.recordings import Recordings
+from tb_firstloss.tensorboard_tab.refresh import Refresher
 
 App = Callable[..., Any]
 
@@ -30,8 +30,8 @@ class FirstLossPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBoar
     plugin_name = contract.PLUGIN_NAME
 
     def __init__(self, context: base_plugin.TBContext) -> None:
-        self._recordings = Recordings(context.data_provider)
-        self._lock = threading.Lock()
+        self._recordings = Recordings(context.data_provider, context.logdir)
+        self._refresher = Refresher(self._recordings)
 
     def get_plugin_apps(self) -> dict[str, App]:
         """Returns the WSGI applications by path below the tab's prefix."""
@@ -53,11 +53,10 @@ class FirstLossPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBoar
     def _serve_recordings(self, request: wrappers.Request) -> Any:
         """Answers ``{"version", "recordings"}``, or only the version if the page has that one."""
         context, experiment_id = _identify(request)
-        with self._lock:  # one reader at a time: the others find what the first has read
-            version, body = self._recordings.to_json(context, experiment_id)
-        if request.args.get("have") == version:
-            body = json.dumps({"version": version})
-        return http_util.Respond(request, body, "application/json")
+        version, body = self._refresher.answer(context, experiment_id)
+        if version and request.args.get("have") == version:
+            return http_util.Respond(request, json.dumps({"version": version}), "application/json")
+        return http_util.Respond(request, body, "application/json", content_encoding="gzip")
 
     def _serve_comparison(self, request: wrappers.Request) -> Any:
         context, experiment_id = _identify(request)

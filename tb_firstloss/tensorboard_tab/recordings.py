@@ -10,10 +10,11 @@ from tensorboard.data import provider
 
 from tb_firstloss import contract
 from tb_firstloss.arrays import Array, describe
-from tb_firstloss.errors import ReadError, first_line
+from tb_firstloss.errors import IncompleteRecordingError, ReadError, first_line
 from tb_firstloss.first_batch import FirstBatch
 from tb_firstloss.manifest import Facts, leave_out_above, named_tensors, parse
 from tb_firstloss.tensorboard_tab import rows
+from tb_firstloss.tensorboard_tab.files import RecordingFiles
 
 MAX_ARRAY_BYTES = 32 * 2**20
 """Of larger arrays the tab reads no values, and shows the statistics in the manifest."""
@@ -25,13 +26,17 @@ _MANIFEST_BYTES = 2**14
 _Reader = Callable[..., Any]
 """A data provider's ``read_tensors``, which still needs a ``run_tag_filter``."""
 
+_Shown = tuple[str, str]
+"""What the page shows of a run, as JSON, or else why that is nothing."""
+
 
 class Recordings:
     """Every recording of any of TensorBoard's data providers."""
 
-    def __init__(self, data_provider: provider.DataProvider) -> None:
+    def __init__(self, data_provider: provider.DataProvider, logdir: str | None = None) -> None:
         self._provider = data_provider
-        self._read: dict[tuple[Any, ...], str] = {}
+        self._files = RecordingFiles(logdir)
+        self._read: dict[tuple[Any, ...], _Shown] = {}
 
     def to_json(self, context: Any, experiment_id: str) -> tuple[str, str]:
         """Returns a version and the JSON ``{"version", "recordings"}``, recordings sorted by run.
@@ -42,11 +47,21 @@ class Recordings:
         wanted = {run: (experiment_id, run, *sorted(tags.items())) for run, tags in listed.items()}
         missing = {run: listed[run] for run, key in wanted.items() if key not in self._read}
         for run, result in _read_runs(self._reader(context, experiment_id), missing):
-            self._read[wanted[run]] = json.dumps(_to_json(run, result), allow_nan=False)
-        self._read = {wanted[run]: self._read[wanted[run]] for run in sorted(wanted)}
-        body = ",".join(self._read.values())
+            self._read[wanted[run]] = _show(result)
+        self._read = {key: self._read[key] for key in wanted.values()}
+        body = ",".join(self._texts({run: self._read[key] for run, key in wanted.items()}))
         version = hashlib.sha256(body.encode()).hexdigest()
         return version, f'{{"version": "{version}", "recordings": [{body}]}}'
+
+    def _texts(self, read: dict[str, _Shown]) -> Iterator[str]:
+        """Yields the JSON of every run; a file may know better why there is nothing to show."""
+        paths = self._files.find()
+        for run in sorted({*read, *paths}):
+            text, problem = read.get(run, ("", ""))
+            if not text and run in paths:
+                problem = self._files.explain(paths[run]) or problem
+            if text or problem:
+                yield text or json.dumps({"run": run, "problem": problem})
 
     def read(self, context: Any, experiment_id: str, run: str) -> FirstBatch | str:
         """Returns one run's recording, or the reason why there is none."""
@@ -142,11 +157,11 @@ def _batches(wanted: dict[str, set[str]], sizes: dict[str, int]) -> Iterator[dic
 
 def _parse(run: str, manifest: Array) -> Facts | str:
     if manifest.dtype != object or manifest.size != 1:
-        return f"the manifest is {describe(manifest)} instead of one text"
+        return f"damaged: the manifest is {describe(manifest)} instead of one text"
     try:
         facts = parse(manifest.item(), run)
     except ReadError as error:
-        return str(error).removeprefix(f"{run}: ")
+        return _say(run, error)
     leave_out_above(MAX_ARRAY_BYTES, facts)
     return facts
 
@@ -155,15 +170,20 @@ def _decode(run: str, manifest: Facts, tensors: dict[str, Array]) -> FirstBatch 
     try:
         return contract.decode(manifest, tensors, path=run, run=run)
     except ReadError as error:
-        return str(error).removeprefix(f"{run}: ")
+        return _say(run, error)
     except Exception as error:  # noqa: BLE001 - one bad run must not hide the others
         return f"it cannot be decoded ({first_line(error)})"
 
 
-def _to_json(run: str, result: FirstBatch | str) -> dict[str, Any]:
+def _show(result: FirstBatch | str) -> _Shown:
     if isinstance(result, str):
-        return {"run": run, "problem": result}
+        return "", result
     try:
-        return rows.to_json(result)
+        return json.dumps(rows.to_json(result), allow_nan=False), ""
     except Exception as error:  # noqa: BLE001 - one bad run must not hide the others
-        return {"run": run, "problem": f"it cannot be shown ({first_line(error)})"}
+        return "", f"it cannot be shown ({first_line(error)})"
+
+
+def _say(run: str, error: ReadError) -> str:
+    message = str(error).removeprefix(f"{run}: ")
+    return f"damaged: {message}" if isinstance(error, IncompleteRecordingError) else message

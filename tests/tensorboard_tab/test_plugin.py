@@ -5,8 +5,14 @@ import dataclasses
 import itertools
 import json
 import math
+import os
+import re
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -362,6 +368,47 @@ def test_the_comparison_takes_names_of_rows(tmp_path, query, status, text):
     assert text in answer.get_data(as_text=True)
 
 
+def ask(plugin, **query):
+    client = test.Client(plugin.get_plugin_apps()["/recordings"])
+    return client.get("/", query_string=query)
+
+
+def test_no_request_waits_for_a_slow_rebuild(tmp_path):
+    record(tmp_path / "old", np.arange(3.0))
+    provider = provide(tmp_path)
+    plugin = FirstLossPlugin(base_plugin.TBContext(data_provider=provider))
+    known = ask(plugin).get_json()
+    list_tensors, ready = provider.list_tensors, threading.Event()
+    provider.list_tensors = lambda *args, **kwargs: ready.wait() and list_tensors(*args, **kwargs)
+    began = time.monotonic()
+    with ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(lambda _: ask(plugin).get_json(), range(8)))
+    assert time.monotonic() - began < 5
+    assert answers == [known] * 8
+    assert ask(plugin, have=known["version"]).get_json() == {"version": known["version"]}
+    ready.set()
+    assert ask(plugin).get_json() == known
+
+
+def test_before_the_first_recordings_are_read_there_is_no_version(tmp_path):
+    provider, ready = provide(tmp_path), threading.Event()
+    provider.list_tensors = lambda *args, **kwargs: ready.wait() and {}
+    plugin = FirstLossPlugin(base_plugin.TBContext(data_provider=provider))
+    assert ask(plugin, have="").get_json() == {"version": "", "recordings": []}
+    ready.set()
+
+
+def test_an_error_of_a_refresh_reaches_the_request_and_not_the_next(tmp_path):
+    record(tmp_path / "run", np.arange(3.0))
+    provider = provide(tmp_path)
+    plugin = FirstLossPlugin(base_plugin.TBContext(data_provider=provider))
+    list_tensors, provider.list_tensors = provider.list_tensors, None
+    with pytest.raises(TypeError):
+        ask(plugin)
+    provider.list_tensors = list_tensors
+    assert len(ask(plugin).get_json()["recordings"]) == 1
+
+
 @pytest.fixture
 def written(tmp_path):
     """Two recordings, read through TensorBoard's data provider."""
@@ -390,6 +437,46 @@ def test_of_a_large_array_only_the_statistics_are_shown(written, monkeypatch):
     assert (large["count"], large["mean"]) == (1000, 499.5)
     assert "values" not in large
     assert len(small["values"]) == 10
+
+
+def spoil(content):
+    at = content.index(b"tensors/outputs/loss/per_example") + 60
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+SPOILT = {
+    "bit": (spoil, "damaged: .* do not match their checksum"),
+    "rubbish": (lambda _: b"\xa5" * 999, "damaged: corrupt header"),
+    "empty": (lambda _: b"", "cut short: the event file is empty"),
+    "within-a-record": (
+        lambda content: content[: len(content) // 2],
+        "cut short: truncated record",
+    ),
+    "after-a-record": (lambda content: content[: 16 + content[0]], "cut short: .*no manifest"),
+}
+"""What has happened to a file, and what the tab says of it."""
+
+
+@pytest.mark.parametrize("age", [0, 3600], ids=["now", "long-ago"])
+@pytest.mark.parametrize("case", SPOILT)
+def test_a_recording_that_cannot_be_read_says_what_has_become_of_it(tmp_path, case, age):
+    run_dir = Path(record(tmp_path, np.arange(64.0)))
+    (file,) = run_dir.glob("events*")
+    change, text = SPOILT[case]
+    file.write_bytes(change(file.read_bytes()))
+    os.utime(file, (time.time() - age,) * 2)
+    read = recordings.Recordings(provide(tmp_path), str(tmp_path))
+    (found,) = json.loads(read.to_json(RequestContext(), "")[1])["recordings"]
+    assert found["run"] == "first_batch"
+    writing = "being written, or just " if age == 0 and "cut" in text else ""
+    assert re.match(writing + text, found["problem"])
+
+
+def test_a_recording_that_tensorboard_has_not_read_yet_is_no_damage(tmp_path):
+    empty = provide(tmp_path)
+    record(tmp_path, np.arange(3.0))
+    read = recordings.Recordings(empty, str(tmp_path))
+    assert json.loads(read.to_json(RequestContext(), "")[1])["recordings"] == []
 
 
 def test_a_failing_call_is_retried_run_by_run(written):

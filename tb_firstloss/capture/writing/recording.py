@@ -55,7 +55,8 @@ def write_recording(
             layers = None if shown is None else shown.layers()
             if layers is not None:
                 summaries.write_layers(f"{tag}/keras", layers, step=first.step)
-            summaries.write_text(f"{tag}/report", write_report(first, trace), step=first.step)
+            report = write_report(first, trace, run_dir)
+            summaries.write_text(f"{tag}/report", report, step=first.step)
             if options.hparams is not None:
                 _write_hparams(options.hparams, run_dir, recording_id)
         except Exception as error:  # noqa: BLE001 - the values are safe; nothing else may lose them

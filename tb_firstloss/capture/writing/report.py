@@ -7,8 +7,12 @@ from tb_firstloss.first_batch import FirstBatch, tabulate
 from tb_firstloss.loss_table import COLUMNS, LossTable
 
 
-def write_report(first: FirstBatch, trace: StepTrace) -> str:
-    """Returns the report of a recording and of the window around its step, as Markdown."""
+def write_report(first: FirstBatch, trace: StepTrace, run_dir: str = "") -> str:
+    """Returns the report of a recording and of the window around its step, as Markdown.
+
+    The end of the run directory is its heading, as a run's name alone is the same in many logdirs.
+    """
+    run = "/".join(run_dir.rstrip("/").split("/")[-2:]) or first.run
     table = tabulate(first)
     facts = [
         ("digest", f"`{table.digest}`"),
@@ -16,7 +20,7 @@ def write_report(first: FirstBatch, trace: StepTrace) -> str:
     ]
     facts += [(key.replace("_", " "), str(value)) for key, value in first.metadata.items()]
     return (
-        f"## First batch: {first.run}, step {first.step}\n\n{_losses(table)}\n{_table(facts)}"
+        f"## {run}: first batch, step {first.step}\n\n{_losses(table)}\n{_table(facts)}"
         f"{_gaps(trace)}"
     )
 
@@ -43,7 +47,7 @@ def _trace_rows(trace: StepTrace, what: str) -> list[tuple[str, str]]:
     return rows
 
 
-def _table(rows: Iterable[Sequence[str]], headings: Sequence[str] = ("", "")) -> str:
+def _table(rows: Iterable[Sequence[str]], headings: Sequence[str] = ("fact", "value")) -> str:
     lines = [headings, ["---"] * len(headings), *([_cell(text) for text in row] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

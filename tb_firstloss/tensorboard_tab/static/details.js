@@ -1,18 +1,20 @@
-// What the page shows of the one or two chosen rows.
+// What the page shows of the chosen rows.
 
 import { element, text } from "./dom.js";
-import { axisEnds, histogram, sharedAxis } from "./histogram.js";
+import { axisEnds, histogram, look, sharedAxis } from "./histogram.js";
 import { ROOT, getJson } from "./server.js";
 
 let showing = 0; // links that arrive after the rows have changed are dropped
 
-export async function showDetails(aside, rows, columns) {
+export async function showDetails(aside, chosen, columns) {
   const mine = ++showing;
-  const runs = rows.map((row, i) => describeRun(row, rows.length > 1 ? "ab"[i] : null));
+  const rows = chosen.filter((row) => !row.problem);
+  const damaged = chosen.filter((row) => row.problem).map(describeProblem);
+  const runs = rows.map((row, i) => describeRun(row, rows.length > 1 ? keyed(i) : null));
   const largest = rows.length === 1 ? describeLargest(rows[0]) : null;
   const picture = rows.length ? describeValues(rows) : null;
   const pair = rows.length === 2 ? describePair(rows, columns) : null;
-  const parts = pair ? [pair, picture, element("div", {}, ...runs)] : [...runs, picture, largest];
+  const parts = pair ? [pair, picture, element("div", {}, ...runs)] : [...damaged, rows.length > 1 && picture, ...runs, rows.length === 1 && picture, largest];
   aside.replaceChildren(...parts.filter(Boolean));
   if (!rows.length) return;
   const [graphs, profiles] = await Promise.all([
@@ -25,6 +27,9 @@ export async function showDetails(aside, rows, columns) {
 
 // ---- One run ----
 
+const describeProblem = ({ label, problem }) =>
+  element("section", { "aria-label": label }, element("h2", {}, label), element("p", { class: "bad" }, problem));
+
 function describeRun(row, key) {
   const { recording } = row;
   const facts = [
@@ -33,7 +38,7 @@ function describeRun(row, key) {
     ["Values", row.kind || (row.loss == null ? "none" : "a scalar loss only")],
     ["Digest", element("code", { title: recording.digest }, recording.digest.slice(0, 16) + "…")],
   ];
-  const heading = element("h2", {}, key && element("span", { class: `key ${key}` }), row.label);
+  const heading = element("h2", {}, key, row.label);
   const nav = element("nav", { "aria-label": "The run in other tabs" });
   return element("section", { "aria-label": row.label }, heading, nav, table(facts));
 }
@@ -64,10 +69,13 @@ function describePair([a, b], columns) {
     (error) => status.replaceChildren(element("span", { class: "bad" }, `They cannot be compared: ${error.message}`)),
   );
   const heading = element("h2", {}, "Difference");
-  return element("section", { class: "pair", "aria-label": "Difference" }, heading, status, table(body, ["", keyed("a"), keyed("b"), "difference"]));
+  return element("section", { class: "pair", "aria-label": "Difference" }, heading, status, table(body, ["", keyed(0), keyed(1), "difference"]));
 }
 
-const keyed = (key) => element("span", { class: `key ${key}`, role: "img", "aria-label": key.toUpperCase() });
+function keyed(i) {
+  const { class: line, style } = look(i);
+  return element("span", { class: `key ${line}`, style, role: "img", "aria-label": String.fromCharCode(65 + i) });
+}
 
 async function compareValues(a, b) {
   const query = new URLSearchParams({ a_run: a.run, a_row: a.name, b_run: b.run, b_row: b.name });
@@ -119,10 +127,25 @@ function links(run, graphs, profiles) {
   const exactly = `^${run.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}$`;
   return [
     profile && link("Profile", `?${new URLSearchParams({ run: profile, tag: "trace_viewer@" })}#profile`),
-    graphs[run] && link("Graph", `#graphs&${new URLSearchParams({ run })}`),
+    graphs[run] && link("Graph", `#graphs&${new URLSearchParams({ run })}`, () => selectGraph(run)),
     link("Report", `#text&regexInput=${encodeURIComponent(exactly)}`),
   ].filter(Boolean);
 }
 
 // In a notebook TensorBoard is in a frame too: _parent is TensorBoard, _top would be the notebook.
-const link = (title, path) => element("a", { href: new URL(path, ROOT).href, target: "_parent" }, title);
+const link = (title, path, onclick) => element("a", { href: new URL(path, ROOT).href, target: "_parent", ...(onclick && { onclick }) }, title);
+
+const GRAPH_WAIT = { millis: 100, tries: 300 };
+
+// TensorBoard 2.21 works out `run` from the address, but shows the logdir's first run; so choose
+// the run in the dashboard's menu once that knows it. This page lives on behind the dashboard.
+async function selectGraph(run) {
+  const { document, location } = window.parent;
+  for (let i = 0; i < GRAPH_WAIT.tries; i++) {
+    await new Promise((resolve) => setTimeout(resolve, GRAPH_WAIT.millis));
+    if (!location.hash.startsWith("#graphs")) return; // the link was opened elsewhere
+    const controls = document.querySelector("tf-graph-dashboard")?.shadowRoot?.querySelector("tf-graph-controls");
+    const index = controls?.datasets?.findIndex(({ name }) => name === run) ?? -1;
+    if (index >= 0) return void (controls._selectedRunIndex = index);
+  }
+}

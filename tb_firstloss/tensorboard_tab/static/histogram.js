@@ -51,7 +51,10 @@ function outlinePath(shares, top, width, height) {
   return `M0 ${height}${shares.map((share) => `V${height - (share / top) * height}h${step}`).join("")}V${height}`;
 }
 
-// Draws one row's points as bars, and a second row's as a line over them.
+// Returns how the values of the chosen row at a place are drawn, and marked elsewhere.
+export const look = (i) => (i < 2 ? { class: "ab"[i] } : { class: "b", style: `--b: hsl(${(i * 137) % 360} 65% 50%)` });
+
+// Draws one row's points as bars, and those of the others as lines over them.
 export function histogram(rows, axis, { width, height, bins }) {
   const [low, high] = axis;
   if (!Number.isFinite(high - low)) return null;
@@ -61,7 +64,7 @@ export function histogram(rows, axis, { width, height, bins }) {
   const descriptions = [];
   binned.forEach(({ shares, below, above }, i) => {
     const d = (i ? outlinePath : barPath)(shares, top, width, height);
-    parts.push(svg("path", { class: i ? "b" : "a", d }));
+    parts.push(svg("path", { ...look(i), d }));
     for (const [share, x] of [[below, -5], [above, width + 1]]) {
       const bar = Math.max((share / top) * height, 2);
       if (share) parts.push(svg("rect", { class: "beyond", x, y: height - bar, width: 4, height: bar }));

@@ -1,10 +1,12 @@
-// The page of the "First loss" tab: a table of all recordings, and details of one or two chosen
+// The page of the "First loss" tab: a table of all recordings, and details of the chosen
 // ones. No library, no build step, no request to anyone but the TensorBoard that serves it.
 
+import { onAddress, readAddress, writeAddress } from "./address.js";
 import { showDetails } from "./details.js";
+import { copy, save, toText } from "./copy.js";
 import { element, text } from "./dom.js";
 import { axisEnds, histogram, sharedAxis } from "./histogram.js";
-import { byName, compareRows, toRows } from "./rows.js";
+import { byName, compareRows, nameCutter, toRows } from "./rows.js";
 import { getJson } from "./server.js";
 
 const POLL_MILLIS = { empty: 2000, filled: 10000 };
@@ -24,9 +26,11 @@ const COLUMNS = [
 
 const state = {
   rows: [], // one per loss, and one per output without a loss, of each recording
-  shown: 0, // how many of them pass the filters
+  cut: null, // cuts a run's name into its common and its telling parts
+  shown: [], // those of them that pass the filters
+  complaint: "", // about the filter
   version: null,
-  chosen: [], // ids of at most two rows
+  chosen: [], // ids of rows
   sort: { id: "run", descending: false },
   filter: "",
   name: "", // of a loss or an output; "" for all
@@ -53,8 +57,18 @@ function buildPage() {
   page.main = element("main");
   page.details = element("aside", { "aria-label": "Chosen runs", tabindex: "-1" });
   const filterField = element("label", { class: "field" }, "Filter runs", page.filter);
-  const header = element("header", {}, element("h1", {}, "First loss"), filterField, page.nameField, page.status);
+  const copyButton = element("button", { onclick: copyTable, title: "Copy the table as shown, with all digits" }, "Copy");
+  const saveButton = element("button", { onclick: saveTable, title: "Save the table as shown, with all digits" }, "CSV");
+  const heading = element("h1", {}, "First loss");
+  const header = element("header", {}, heading, copyButton, saveButton, filterField, page.nameField, page.status);
   document.body.append(header, page.main, page.details);
+}
+
+const saveTable = () => save("first_loss.csv", toText(COLUMNS, state.shown, ","));
+
+function copyTable() {
+  const done = copy(toText(COLUMNS, state.shown, "\t"));
+  page.status.textContent = done ? `${state.shown.length} rows copied` : "The browser refuses to copy";
 }
 
 // TensorBoard tells a plugin's page nothing about the theme, but marks its own body.
@@ -69,10 +83,11 @@ function followTheme() {
 
 function visibleRows() {
   let pattern = null;
+  state.complaint = "";
   try {
     pattern = new RegExp(state.filter, "i");
-  } catch {
-    // Half-typed: matched as plain text.
+  } catch (error) {
+    state.complaint = `${error.message}; searched as plain text: `; // it may be half-typed
   }
   page.filter.setAttribute("aria-invalid", String(!pattern));
   return state.rows
@@ -98,14 +113,16 @@ function showTable() {
     if (start + ROWS_PER_FRAME < rows.length) requestAnimationFrame(() => draw(start + ROWS_PER_FRAME));
   };
   draw(0);
-  state.shown = rows.length;
+  state.shown = rows;
   showCount();
+  showAddress();
 }
 
 function showCount() {
-  const { shown, rows } = state;
-  const all = `${rows.length} ${rows.length === 1 ? "row" : "rows"}`;
-  page.status.textContent = shown === rows.length ? all : `${shown} of ${all}`;
+  const [shown, all] = [state.shown, state.rows].map((rows) => new Set(rows.map(({ run }) => run)).size);
+  const runs = all === 1 ? "1 run" : `${all} runs`;
+  const filtered = state.filter || state.name;
+  page.status.textContent = state.complaint + (filtered ? `${shown} of ${runs} match` : runs);
 }
 
 function showHeadings(axis) {
@@ -132,23 +149,31 @@ function sortBy(id) {
 function tableRow(row, axis) {
   const scale = String(axis);
   const old = drawn.get(row.id);
-  if (old?.source === row && old.dataset.scale === scale) return old;
+  if (old?.source === row && old.cut === state.cut && old.dataset.scale === scale) return old;
   const box = element("input", { type: "checkbox", onchange: () => choose(row.id) });
+  const onclick = ({ target }) => target.closest("label") || !getSelection().isCollapsed || choose(row.id);
   box.checked = state.chosen.includes(row.id);
-  const name = element("span", {}, row.run, element("span", { class: "dim" }, row.label.slice(row.run.length)));
-  const first = element("td", { class: "run" }, element("label", {}, row.problem ? null : box, name));
-  const node = element("tr", { "data-row": row.id, "data-scale": scale }, first);
+  const first = element("td", { class: "run", title: row.label }, element("label", {}, box, nameOf(row)));
+  const node = element("tr", { "data-row": row.id, "data-scale": scale, onclick }, first);
   node.classList.toggle("chosen", box.checked);
   if (row.problem) {
-    node.append(element("td", { class: "problem bad", colspan: COLUMNS.length }, row.problem));
+    node.append(element("td", { class: "problem bad", colspan: COLUMNS.length, title: row.problem }, row.problem));
   } else {
     node.append(...COLUMNS.slice(1).map(({ id }) => cell(row, id)));
     const picture = axis && row.points.length ? histogram([row], axis, { width: 180, height: 22, bins: 36 }) : null;
     node.append(element("td", { class: "histogram" }, picture));
   }
-  node.source = row;
+  Object.assign(node, { source: row, cut: state.cut });
   drawn.set(row.id, node);
   return node;
+}
+
+// What is common to the runs has no width, but is there to be copied, searched and read aloud.
+function nameOf(row) {
+  const [before, middle, after] = state.cut(row.run);
+  const common = (part) => part && element("span", { class: "common" }, part);
+  const rest = element("span", { class: "dim" }, row.label.slice(row.run.length));
+  return element("span", { class: "name" }, common(before), middle, common(after), rest);
 }
 
 function cell(row, id) {
@@ -164,9 +189,8 @@ function cell(row, id) {
 
 // ---- What is chosen ----
 
-function choose(id) {
-  const without = state.chosen.filter((other) => other !== id);
-  state.chosen = without.length < state.chosen.length ? without : [...without, id].slice(-2);
+function choose(id = null) {
+  if (id !== null) state.chosen = state.chosen.includes(id) ? state.chosen.filter((other) => other !== id) : [...state.chosen, id];
   for (const [rowId, node] of drawn) {
     const chosen = state.chosen.includes(rowId);
     node.classList.toggle("chosen", chosen);
@@ -174,6 +198,7 @@ function choose(id) {
     if (box) box.checked = chosen;
   }
   showChosen();
+  showAddress();
 }
 
 function showChosen() {
@@ -181,14 +206,32 @@ function showChosen() {
   showDetails(page.details, rows, COLUMNS);
 }
 
+// ---- The address ----
+
+function showAddress() {
+  const { filter, name, chosen, sort } = state;
+  const order = sort.id === "run" && !sort.descending ? "" : (sort.descending ? "-" : "") + sort.id;
+  writeAddress({ filter: [filter], name: [name], sort: [order], chosen });
+}
+
+function adoptAddress() {
+  const found = readAddress();
+  if (!found) return;
+  const [sort = "run"] = found("sort");
+  [state.filter = "", state.name = ""] = [found("filter")[0], found("name")[0]];
+  state.sort = { id: sort.replace(/^-/, ""), descending: sort.startsWith("-") };
+  state.chosen = found("chosen");
+  page.filter.value = state.filter;
+}
+
 // ---- Getting the data ----
 
 async function load() {
   const query = new URLSearchParams(state.version ? { have: state.version } : {});
   const found = await getJson(`data/plugin/tb_firstloss/recordings?${query}`);
-  if (found.version === state.version) return showCount();
+  if (!found.version || found.version === state.version) return showCount(); // nothing read yet, or no news
   state.rows = toRows(found.recordings ?? []);
-  state.chosen = state.chosen.filter((id) => state.rows.some((row) => row.id === id));
+  state.cut = nameCutter([...new Set(state.rows.map(({ run }) => run))]);
   showNames();
   page.main.replaceChildren(state.rows.length ? page.table : nothingYet());
   showTable();
@@ -197,8 +240,8 @@ async function load() {
 }
 
 function showNames() {
-  const names = [...new Set(state.rows.flatMap((row) => row.names))].sort(byName.compare);
-  if (!names.includes(state.name)) state.name = "";
+  const found = state.rows.flatMap((row) => row.names);
+  const names = [...new Set(state.name ? [...found, state.name] : found)].sort(byName.compare);
   page.name.replaceChildren(
     element("option", { value: "" }, "all"),
     ...names.map((name) => element("option", { value: name, selected: name === state.name }, name)),
@@ -246,6 +289,8 @@ export async function render() {
   buildPage();
   followTheme();
   followReload();
+  adoptAddress();
+  onAddress(() => (adoptAddress(), showNames(), showTable(), choose())); // a link to what is open already
   page.main.append(element("div", { class: "message dim" }, "Reading the recordings …"));
   await poll();
 }

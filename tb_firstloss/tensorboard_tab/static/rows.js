@@ -34,15 +34,34 @@ function toRow(recording, row, place) {
   };
 }
 
-// Returns how two rows compare in an order by one column: what has no value comes last.
+// Returns what cuts a run's name into a beginning, what tells it apart, and an end: the directories
+// that all share, and the last part that most have.
+export function nameCutter(runs) {
+  const folders = runs.map((run) => run.split("/").slice(0, -1));
+  let shared = 0;
+  while (runs.length > 1 && folders.every((parts) => parts.length > shared && parts[shared] === folders[0][shared])) shared++;
+  const start = shared && folders[0].slice(0, shared).join("/").length + 1;
+  const ends = runs.filter((run) => run.includes("/", start)).map((run) => run.slice(run.lastIndexOf("/"))).sort();
+  const median = ends[ends.length >> 1]; // which is what most have, if there is such an end
+  const common = ends.filter((end) => end === median).length > Math.max(1, ends.length / 2) ? median : null;
+  const known = new Set(runs);
+  return (run) => {
+    const cut = common && run.includes("/", start) && run.endsWith(common) && !known.has(run.slice(0, -common.length));
+    const end = cut ? run.length - common.length : run.length;
+    return [run.slice(0, start), run.slice(start, end), run.slice(end)];
+  };
+}
+
+// Returns how two rows compare in an order by one column: a NaN is above every number, a recording
+// that cannot be read above that, and what has no value is last in either direction.
 export function compareRows(a, b, { id, descending }) {
-  if (a.problem || b.problem) return Boolean(a.problem) - Boolean(b.problem) || byRun(a, b);
   const sign = descending ? -1 : 1;
   if (id === "run") return sign * byRun(a, b);
   const [x, y] = [a[id], b[id]];
-  const missing = (v) => v == null || Number.isNaN(v);
-  if (missing(x) || missing(y)) return missing(x) - missing(y) || byRun(a, b); // always last
-  return sign * (x > y ? 1 : x < y ? -1 : 0) || byRun(a, b);
+  const rank = (row) => (row.problem ? 2 : Number.isNaN(row[id]) ? 1 : row[id] == null ? null : 0);
+  const [one, other] = [rank(a), rank(b)];
+  if (one === null || other === null) return (one === null) - (other === null) || byRun(a, b);
+  return sign * (one - other || (one ? 0 : x > y ? 1 : x < y ? -1 : 0)) || byRun(a, b);
 }
 
 const byRun = (a, b) => byName.compare(a.run, b.run) || a.place - b.place;

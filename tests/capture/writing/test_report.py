@@ -1,4 +1,7 @@
+import itertools
+
 import numpy as np
+import pytest
 
 from tb_firstloss.capture.window.step_trace import StepTrace
 from tb_firstloss.capture.writing.report import write_report
@@ -58,6 +61,27 @@ def test_the_report_shows_each_loss_with_its_dtype_output_and_expectation():
     assert [row["expected"] for row in shown.values()] == ["", "", "0.5", "", ""]
     assert [row["mean"] for row in shown.values()] == ["", "1.25", "", "1", "2"]
     assert [row["non-finite"] for row in shown.values()] == ["", "1", "", "0", "0"]
+
+
+def test_no_table_begins_with_an_empty_row():
+    lines = write_report(FIRST, StepTrace(step=0, seconds=1.0)).splitlines()
+    headings = [above for above, line in itertools.pairwise(lines) if "---" in line]
+    assert len(headings) == 2
+    assert all(line.strip("| ") for line in headings)
+
+
+@pytest.mark.parametrize(
+    ("run_dir", "heading"),
+    [
+        ("/runs/mine/first_batch", "mine/first_batch"),
+        ("gs://bucket/runs/mine/first_batch/", "mine/first_batch"),
+        ("first_batch", "first_batch"),
+        ("", "r"),
+    ],
+)
+def test_the_report_is_headed_by_its_run(run_dir, heading):
+    report = write_report(FIRST, StepTrace(step=0), run_dir)
+    assert report.startswith(f"## {heading}: first batch, step 0\n")
 
 
 def test_the_only_loss_and_the_only_output_are_one_row():

@@ -57,7 +57,7 @@ def train(logdir, *, seed=0, scale=1.0, steps=3, spoil=(), returns=None, hparams
 
 
 def train_runs(logdir):
-    """Records six runs that differ in one respect each; the first also has a graph and profile."""
+    """Records six runs that differ in one respect each; two have a graph, the first a profile."""
     plain = {"graph": False, "profile": False, "expect": "log(10)"}
     hparams = {"seed": 0, "weight_scale": 1.0, "learning_rate": 0.5}
     train(logdir / "baseline", expect="log(10)", hparams=hparams)
@@ -72,7 +72,7 @@ def train_runs(logdir):
         seed=2,
         **plain,
     )
-    train(logdir / "two-outputs", returns=digit_and_parity, graph=False, profile=False)
+    train(logdir / "two-outputs", returns=digit_and_parity, profile=False)
 
 
 def digit_and_parity(logits, labels, per_example):

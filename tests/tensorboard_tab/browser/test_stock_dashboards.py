@@ -121,5 +121,6 @@ def is_number(text):
 def test_the_report_is_rendered(visits, one_server, good):
     page = visits(one_server).go("#text&regexInput=%5Ebaseline%2F")
     card = page.locator("tf-text-loader")
-    card.locator("h2", has_text="First batch").wait_for()
+    card.locator("h2", has_text="baseline/first_batch: first batch, step 0").wait_for()
+    assert all(text.strip() for text in card.locator("thead").all_inner_texts())
     card.locator("td", has_text=good[RUN].digest).first.wait_for()

@@ -1,15 +1,18 @@
 """The First loss tab, in a browser, on real recordings."""
 
 import contextlib
+import csv
+import io
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tb_firstloss import FirstLoss
 from tb_firstloss.checks import check_recorded
-from tests.tensorboard_tab.browser.conftest import HOSTILE_OUTPUT, HOSTILE_RUN
+from tests.tensorboard_tab.browser.conftest import HOSTILE_OUTPUT, HOSTILE_RUN, SERVERS
 from tests.tensorboard_tab.browser.serving import tensorboard
 
 pytestmark = pytest.mark.slow
@@ -108,9 +111,8 @@ def test_check_table_notices(one_tab, good, fault):
 
 def test_a_damaged_run_says_so_and_hides_no_other(tab, good):
     table = read_table(tab)
-    assert re.search("manifest|SHA-256|cannot", table["damaged/first_batch"]["loss"])
+    assert table["damaged/first_batch"]["loss"].startswith("damaged: corrupt record")
     assert len(table) == len(expected_rows(good)) + 1
-    assert list(table)[-1] == "damaged/first_batch"
 
 
 def test_the_marks_are_the_verdicts_of_check(one_tab, good):
@@ -149,6 +151,36 @@ def test_names_are_shown_as_text_and_never_run(visits, one_server):
     assert dialogs == []
 
 
+@pytest.mark.parametrize("width", [1400, 800, 390])
+def test_a_run_has_one_line_and_keeps_its_name_in_view(visits, one_server, width):
+    visit = visits(one_server)
+    visit.page.set_viewport_size({"width": width, "height": 700})
+    tab = visit.open_tab()
+    heights = tab.locator("main tbody tr").evaluate_all("rows => rows.map(r => r.offsetHeight)")
+    assert max(heights) < 36
+    first = tab.locator("main tbody tr td.run").first
+    tab.locator("main").evaluate("main => main.scrollTo(10000, 0)")
+    box, frame = first.bounding_box(), tab.locator("main").bounding_box()
+    assert box["x"] == pytest.approx(frame["x"], abs=1)
+    assert 40 < box["width"] < 0.55 * width
+    assert tab.locator("body").evaluate("body => body.scrollWidth") <= width
+
+
+def test_what_all_names_share_takes_no_room_and_is_in_the_title(one_tab):
+    cell = one_tab.locator("td.run[title='other-seed/first_batch']")
+    assert cell.inner_text().strip() == "other-seed/first_batch"
+    widths = cell.locator(".name").evaluate(
+        "name => [name, ...name.querySelectorAll('.common')].map(n => n.offsetWidth)"
+    )
+    assert widths[0] > 30
+    assert widths[1:] == [0]
+
+
+def test_a_chosen_run_that_cannot_be_read_says_why_in_full(one_tab):
+    choose(one_tab, "damaged/first_batch")
+    assert "corrupt record" in one_tab.locator("aside").inner_text()
+
+
 @pytest.mark.parametrize("column", ["mean", "loss", "run"])
 def test_a_click_on_a_heading_sorts_and_a_second_click_reverses(one_tab, good, column):
     heading = one_tab.locator(f"[data-column={column}]")
@@ -157,17 +189,47 @@ def test_a_click_on_a_heading_sorts_and_a_second_click_reverses(one_tab, good, c
         for name, row in expected_rows(good).items()
     }
     known = [n for n, v in values.items() if v is not None and v == v]
-    unknown = set(values) - set(known)
+    missing = {n for n, v in values.items() if v is None}
     orders = []
     for _ in range(2):
         heading.click()
         shown = [name for name in read_table(one_tab) if name in values]
-        orders.append([values[name] for name in shown[: len(known)]])
-        assert set(shown[len(known) :]) == unknown  # rows with NaN or no value come last
+        assert set(shown[len(shown) - len(missing) :]) == missing
+        orders.append([values[name] for name in shown if name in known])
     if column != "run":
         assert orders[0] == sorted(orders[0], reverse=True)
         assert orders[1] == sorted(orders[1])
     assert orders[0] == orders[1][::-1] or len(set(orders[0])) < len(orders[0])
+
+
+def test_damage_and_nan_are_where_a_person_looks_for_them(one_tab):
+    heading, damaged, nan = (
+        one_tab.locator("[data-column=loss]"),
+        "damaged/first_batch",
+        "images-with-nan/first_batch",
+    )
+    shown = list(read_table(one_tab))
+    assert shown.index("constant/first_batch") + 1 == shown.index(damaged)  # in order of the names
+    heading.click()
+    assert list(read_table(one_tab))[:2] == [damaged, nan]
+    heading.click()
+    table = read_table(one_tab)
+    with_loss = [name for name, row in table.items() if row["loss"]]
+    assert with_loss[-2:] == [nan, damaged]
+
+
+def test_the_filter_says_how_many_runs_match_and_what_is_wrong_with_it(one_tab, logdir):
+    status, box = one_tab.locator("[role=status]").first, one_tab.get_by_label("Filter runs")
+    count = len(list(logdir.iterdir()))
+    assert status.inner_text() == f"{count} runs"
+    box.fill("no such run")
+    assert status.inner_text() == f"0 of {count} runs match"
+    box.fill("two-outputs")  # which has two rows
+    assert status.inner_text() == f"1 of {count} runs match"
+    box.fill("base(")
+    text = status.inner_text()
+    assert text.startswith("Invalid regular expression")
+    assert text.endswith(f"searched as plain text: 0 of {count} runs match")
 
 
 def test_the_filter_takes_a_regular_expression_even_half_typed(one_tab):
@@ -283,10 +345,75 @@ def test_two_outputs_of_one_run_are_compared_bit_for_bit(one_tab):
     assert verdict.inner_text() == text
 
 
-def test_choosing_a_third_run_drops_the_first(one_tab):
+def test_three_chosen_runs_are_in_one_picture(one_tab):
     names = ["baseline/first_batch", "other-seed/first_batch", "weights-too-large/first_batch"]
     choose(one_tab, *names)
-    assert one_tab.locator("tr.chosen .run").all_inner_texts() == names[1:]
+    assert one_tab.locator("tr.chosen .run").all_inner_texts() == names
+    assert one_tab.locator("aside h2:has(.key)").all_inner_texts() == names
+    lines = one_tab.locator("aside .values path")
+    colors = lines.evaluate_all(
+        "paths => paths.map(p => getComputedStyle(p).stroke + p.className.baseVal)"
+    )
+    assert len(set(colors)) == 3
+    assert one_tab.locator("aside .pair").count() == 0
+
+
+def test_a_click_anywhere_in_a_row_chooses_it(one_tab):
+    row = one_tab.locator("tbody tr").filter(has_text=re.compile("^other-seed"))
+    for target, count in [("td.histogram", 1), ("td >> nth=3", 0), (".name", 1), ("input", 0)]:
+        row.locator(target).first.click()
+        assert one_tab.locator("tr.chosen").count() == count
+
+
+def test_what_is_shown_is_in_the_address_and_survives_a_reload(visits, server):
+    visit = visits(server)
+    tab = visit.open_tab()
+    tab.get_by_label("Filter runs").fill("^(gan|base).*&+")
+    tab.get_by_label("Filter runs").fill("^(gan|base)")
+    tab.get_by_label("Loss or output").select_option("g_loss")
+    tab.locator("[data-column=loss]").click()
+    choose(tab, "gan-again/first_batch: g_loss", "gan/first_batch: g_loss")
+    shown = tab.locator("main .run .name").all_inner_texts()
+    assert shown == ["gan-again/first_batch: g_loss", "gan/first_batch: g_loss"]
+    address = visit.page.url
+    other = visits(server)
+    other.page.goto(address)
+    visit.page.reload()
+    for page in (visit.page, other.page):
+        tab = page.frame_locator("iframe[src*='tb_firstloss']")
+        tab.locator("aside .pair").wait_for()
+        assert tab.locator("main .run .name").all_inner_texts() == shown
+        assert tab.get_by_label("Filter runs").input_value() == "^(gan|base)"
+        assert tab.get_by_label("Loss or output").input_value() == "g_loss"
+        assert page.url == address
+
+
+def test_a_link_followed_while_the_page_is_open_is_shown(visits, one_server):
+    visit = visits(one_server)
+    tab = visit.open_tab()
+    visit.page.evaluate("location.hash = '#tb_firstloss&p.tb_firstloss.filter=seed'")
+    tab.locator("tbody tr").nth(1).wait_for(state="detached")
+    assert list(read_table(tab)) == ["other-seed/first_batch"]
+
+
+def test_what_is_shown_can_be_copied_and_saved(visits, one_server, good):
+    visit = visits(one_server, permissions=["clipboard-read"])
+    tab = visit.open_tab()
+    tab.get_by_label("Filter runs").fill("nan|damaged|gan/")
+    with visit.page.expect_download() as saved:
+        tab.get_by_role("button", name="CSV").click()
+    tab.get_by_role("button", name="Copy").click()
+    copied = visit.page.evaluate("navigator.clipboard.readText()")
+    text = Path(saved.value.path()).read_text()
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert rows == list(csv.DictReader(io.StringIO(copied), delimiter="\t"))
+    by_name = {(row["Run"], row["Loss or output"]): row for row in rows}
+    assert "corrupt" in by_name["damaged/first_batch", ""]["Problem"]
+    nan = by_name["images-with-nan/first_batch", "loss"]
+    assert (nan["Loss"], nan["Non-finite"]) == ("NaN", "3")
+    assert float(nan["Mean"]) == good["images-with-nan/first_batch"].mean
+    assert by_name["gan/first_batch", "g_loss"]["Loss"] == "0.75"
+    assert len(rows) == 4
 
 
 def test_histograms_share_one_axis_and_count_every_value(one_tab, good):
@@ -320,6 +447,24 @@ def test_links_lead_to_the_run_in_the_other_tabs(visits, one_server, title, plac
         card = visit.page.locator("tf-text-loader")
         card.get_by_text("First batch").first.wait_for()
         assert card.count() == 1
+
+
+def test_the_graph_link_opens_the_graph_of_its_run(visits, server):
+    visit = visits(server)
+    tab = visit.open_tab()
+    runs = ["two-outputs/first_batch", "baseline/first_batch"]  # the latter is the logdir's first
+    for run in [*runs, runs[0]]:  # from the second on, the dashboard is there already
+        box = tab.locator("tbody tr").filter(has_text=re.compile(f"^{run}")).first.locator("input")
+        box.check()
+        tab.locator("aside nav").get_by_text("Graph").click()
+        menu = visit.page.locator("tf-graph-controls paper-dropdown-menu").first
+        visit.page.wait_for_function(
+            "([menu, run]) => menu.value === run", arg=[menu.element_handle(), run]
+        )
+        only_there = visit.page.locator("tf-graph-scene text", has_text="logistic_loss")
+        only_there.first.wait_for(state="attached" if run == runs[0] else "detached")
+        visit.page.locator(".plugin-name[data-plugin-id=tb_firstloss]").click()
+        box.uncheck()
 
 
 def test_a_run_without_graph_and_profile_has_no_links_to_them(one_tab):
@@ -369,6 +514,18 @@ WITHOUT_SLOW_TIMERS = """
   const { setTimeout } = window;
   window.setTimeout = (f, millis, ...rest) => millis >= 10000 || setTimeout(f, millis, ...rest);
 """
+
+
+@pytest.mark.parametrize("flags", SERVERS.values(), ids=SERVERS)
+def test_where_there_is_nothing_to_choose_there_is_no_choice(visits, empty_logdir, flags):
+    FirstLoss(empty_logdir, on_error="raise").record(np.array([1.0, 2.0]))
+    with (
+        tensorboard(empty_logdir, *flags) as server,
+        contextlib.closing(visits(server)) as visit,
+    ):
+        tab = visit.open_tab()
+        assert tab.get_by_label("Filter runs").is_visible()
+        assert not tab.get_by_label("Loss or output").is_visible()
 
 
 def test_a_recording_appears_without_reloading_the_page(visits, empty_logdir):
