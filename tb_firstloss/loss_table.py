@@ -17,14 +17,7 @@ from tb_firstloss.arrays import Array, LossStatistics
 COLUMNS = ("loss", "expected", "count", "mean", "std", "min", "max", "non-finite")
 """The columns of `Row.texts`."""
 
-COMPARED_COLUMNS = (
-    "loss",
-    "agreement",
-    "different",
-    "max abs",
-    "max rel",
-    "largest difference",
-)
+COMPARED_COLUMNS = ("loss", "agreement", "different", "max abs", "max rel", "largest difference")
 """A name, and the columns of `ValueComparison.texts`."""
 
 Agreement = Literal["identical", "within tolerance", "different"]
