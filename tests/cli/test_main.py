@@ -132,12 +132,12 @@ def test_alone_it_prints_its_help(capsys):
 @pytest.mark.parametrize(
     ("word", "hint"),
     [
-        ("shwo", "no command 'shwo'; did you mean show?"),
-        ("verfy", "no command 'verfy'; did you mean verify?"),
+        ("shows", "no command 'shows'; did you mean show?"),
+        ("verif", "no command 'verif'; did you mean verify?"),
         ("nothing-like-it", "no command 'nothing-like-it'; --help lists them"),
         ("exp\x1b[31mort", r"no command 'exp\x1b[31mort'; did you mean export?"),
     ],
-    ids=["swapped", "left-out", "unlike", "hostile"],
+    ids=["added", "left-out", "unlike", "hostile"],
 )
 def test_a_misspelt_command_is_answered_with_the_nearest(word, hint, capsys):
     with pytest.raises(SystemExit) as caught:

@@ -15,6 +15,7 @@ from typing import Any
 from tb_firstloss.cli.arguments import add_shared, add_tolerances
 from tb_firstloss.cli.exit_codes import FINDING
 from tb_firstloss.cli.output import paint, print_json, print_table, printable
+from tb_firstloss.cli.progress import track
 from tb_firstloss.cli.recordings import pass_over_empty, read_path, read_recordings
 from tb_firstloss.comparison import Comparison, compare
 from tb_firstloss.errors import SeveralRecordingsError, some_of
@@ -40,7 +41,8 @@ def run(options: argparse.Namespace) -> int:
     """Prints a comparison per run."""
     baseline = _read_baseline(options.baseline, quiet=options.quiet)
     others = pass_over_empty(read_recordings(options, with_paths=True))
-    found = [compare(baseline, other, rtol=options.rtol, atol=options.atol) for other in others]
+    tracked = track(others, "Comparing", len(others), quiet=options.quiet)
+    found = [compare(baseline, other, rtol=options.rtol, atol=options.atol) for other in tracked]
     if options.json:
         print_json([dataclasses.asdict(comparison) for comparison in found])
     else:
