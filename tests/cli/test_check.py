@@ -188,7 +188,9 @@ def test_a_run_without_an_expectation_is_shown_and_exit_code_2(logdir, capsys):
     assert main(["check", str(logdir / "unknown")]) == 2
     out, err = capsys.readouterr()
     assert table_of(out) == [["first_batch", "6", "no expectation"]]
-    assert err == ("tb-firstloss: first_batch: recorded without an expectation; give --expect\n")
+    assert err == (
+        "tb-firstloss: first_batch: was recorded without an expectation; give --expect\n"
+    )
 
 
 def test_a_run_without_an_expectation_next_to_others_is_a_row_and_no_finding(logdir, capsys):

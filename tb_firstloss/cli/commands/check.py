@@ -21,7 +21,6 @@ from tb_firstloss.cli.arguments import add_shared, add_tolerances
 from tb_firstloss.cli.exit_codes import FINDING, UNUSABLE
 from tb_firstloss.cli.output import Cell, Row, print_json, print_table, printable, say
 from tb_firstloss.cli.recordings import read_recordings
-from tb_firstloss.errors import some_of
 from tb_firstloss.first_batch import FirstBatch
 
 _NO_EXPECTATION, _NO_LOSS = "no expectation", "no loss"
@@ -53,9 +52,9 @@ def run(options: argparse.Namespace) -> int:
         _print(judged)
     verdicts = [each.verdict for each in judged if each.verdict is not None]
     problems = [each.problem for each in judged if each.problem]
-    free = [each.first.run for each in judged if not each.first.is_empty]
-    if free and not verdicts and not problems:
-        problems = [f"{some_of(free)}: recorded without an expectation; give --expect"]
+    if not verdicts and not problems:
+        free = [each.first.run for each in judged if not each.first.is_empty]
+        problems = [f"{run}: was recorded without an expectation; give --expect" for run in free]
     for problem in problems:
         say(problem)
     if problems:
