@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import reprlib
 from collections.abc import Mapping
 from typing import Literal
@@ -10,6 +11,7 @@ from tb_firstloss.arithmetic import evaluate
 from tb_firstloss.arrays import Array
 from tb_firstloss.errors import some_of
 from tb_firstloss.first_batch import FirstBatch, OutputLoss
+from tb_firstloss.reading.recordings import first_batch_of
 
 Kind = Literal["ok", "high", "low", "non-finite", "constant"]
 
@@ -56,9 +58,18 @@ class Verdict:
     def __str__(self) -> str:
         return self.message
 
+    def _repr_html_(self) -> str:
+        """Returns what a notebook shows: a row per part, and the message."""
+        from tb_firstloss.notebook import table_to_html  # only a notebook needs it
+
+        parts = (self.parts or {self.compared: self}).items()
+        rows = [(name, f"{v.value:.6g}", f"{v.expected:.6g}", v.kind) for name, v in parts]
+        columns = ("", "value", "expected", "verdict")
+        return table_to_html(columns, rows, title=self.kind, note=self.message)
+
 
 def check(
-    first_batch: FirstBatch,
+    first_batch: FirstBatch | str | os.PathLike[str],
     expect: float | str | Mapping[str, float | str],
     *,
     rtol: float = 0.1,
@@ -72,7 +83,7 @@ def check(
     are not examined. A name is an output's if there is one of that name, else a loss's.
 
     Args:
-        first_batch: What was captured.
+        first_batch: What was captured, or where `read_first_loss` finds it.
         expect: A number, an expression such as ``"log(10)"`` (see `parse_expectation`), or a
             mapping from names of losses and outputs to numbers and expressions.
         rtol: Allowed deviation as a share of the expectation.
@@ -82,9 +93,11 @@ def check(
         ValueError: The expectation or a tolerance is unusable, a name is unknown, or a single
             expectation meets several losses, or several outputs without a loss.
         TypeError: The expectation is neither a number nor text nor a mapping of these.
+        ReadError, FileNotFoundError: As from `read_first_loss`, of a path.
     """
     expected = parse_expectations(expect)
     check_tolerances(rtol, atol)
+    first_batch = first_batch_of(first_batch)
     if not isinstance(expected, dict):
         return _judge(_sole_subject(first_batch, expected), expected, atol + rtol * abs(expected))
     return _sum_up(

@@ -1,16 +1,19 @@
 """The comparison of two first batches: whether their losses agree, and what else differs."""
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tb_firstloss.arrays import Array, describe, find_highest, index_of, to_float64
 from tb_firstloss.checks import check_tolerances
 from tb_firstloss.first_batch import FirstBatch, OutputLoss
+from tb_firstloss.loss_table import COMPARED_COLUMNS, Agreement, WorstValue
+from tb_firstloss.loss_table import ValueComparison as ValueComparison
+from tb_firstloss.reading.recordings import first_batch_of
 
-Agreement = Literal["identical", "within tolerance", "different"]
 _T = TypeVar("_T")
 
 _WORST_COUNT = 5
@@ -23,44 +26,6 @@ _NO_CAUSES = (
     "running_means_after_first_execution",
 )
 """Metadata that is compared elsewhere, or that follows from the loss."""
-
-
-@dataclasses.dataclass(frozen=True)
-class WorstValue:
-    """A value that differs: its index, the example first, and the value in each run."""
-
-    index: tuple[int, ...]
-    baseline: float
-    value: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ValueComparison:
-    """How a loss compares, or the per-example values of an output.
-
-    Differences are computed in float64. NaN is at distance 0 from NaN, and infinitely far from a
-    number. Where the values cannot be compared one by one, only agreement and reason are set.
-
-    Attributes:
-        agreement: "identical" (dtype, shape and every bit), "within tolerance" or "different".
-        reason: Why the values cannot be compared one by one; "" if they were.
-        count: Number of values.
-        different_count: Number of values at a nonzero distance from the baseline's.
-        different_bits_count: Number of values whose bits differ from the baseline's, at distance 0
-            too: 0.0 and -0.0, or two NaNs. Equals `different_count` if the dtypes differ.
-        max_abs: Largest absolute difference.
-        max_rel: Largest difference as a share of the baseline's absolute value.
-        worst: The values furthest apart, at most 5.
-    """
-
-    agreement: Agreement
-    reason: str = ""
-    count: int = 0
-    different_count: int = 0
-    different_bits_count: int = 0
-    max_abs: float = 0.0
-    max_rel: float = 0.0
-    worst: tuple[WorstValue, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,23 +64,46 @@ class Comparison:
         cause = f"; the difference is in {self.cause}" if self.cause else ""
         return f"{self.run}: {self.agreement}, compared with {self.baseline}{cause}"
 
+    def rows(self) -> list[list[str]]:
+        """Returns a row of texts, in `COMPARED_COLUMNS`, per loss and per output."""
+        return [
+            [what if len(parts) == 1 else f"{what}: {name}", *part.texts()]
+            for what, parts in (("loss", self.losses), ("per example", self.outputs))
+            for name, part in parts.items()
+        ]
 
-def compare(a: FirstBatch, b: FirstBatch, *, rtol: float = 0.0, atol: float = 0.0) -> Comparison:
+    def _repr_html_(self) -> str:
+        """Returns what a notebook shows: a row per loss and output, and what else differs."""
+        from tb_firstloss.notebook import table_to_html  # only a notebook needs it
+
+        note = "".join(f"Also different: {name}. " for name in self.differences)
+        return table_to_html(COMPARED_COLUMNS, self.rows(), title=str(self), note=note)
+
+
+def compare(
+    a: FirstBatch | str | os.PathLike[str],
+    b: FirstBatch | str | os.PathLike[str],
+    *,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+) -> Comparison:
     """Compares a first batch with a baseline: every value of the loss, and what else is known.
 
     A value is within tolerance if ``abs(b - a) <= atol + rtol * abs(a)``, whatever the dtypes, but
     losses of two dtypes are never identical.
 
     Args:
-        a: The baseline.
-        b: What to compare with it.
+        a: The baseline, or where `read_first_loss` finds it.
+        b: What to compare with it, likewise.
         rtol: Allowed difference as a share of the baseline's absolute value.
         atol: Allowed difference in units of the loss, added to that.
 
     Raises:
         ValueError: A tolerance is unusable.
+        ReadError, FileNotFoundError: As from `read_first_loss`, of a path.
     """
     check_tolerances(rtol, atol)
+    a, b = first_batch_of(a), first_batch_of(b)
     alone = len(a.outputs) == len(b.outputs) == 1
     same = a.digest == b.digest and (alone or list(a.outputs) == list(b.outputs))
     losses = {

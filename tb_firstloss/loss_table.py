@@ -1,4 +1,6 @@
-"""What every view shows of a first batch: rows that hold a loss, an output, or both.
+"""What every view shows of a first batch, and of how the values of two compare.
+
+A first batch has rows that hold a loss, an output, or both.
 
 The terminal, notebooks, the report and the TensorBoard tab all render these rows, so they agree. A
 row's kind is dtype and shape, ``float32[64]``, and whether values are ragged or left out.
@@ -8,12 +10,17 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from tb_firstloss.arrays import Array, LossStatistics
 
 COLUMNS = ("loss", "expected", "count", "mean", "std", "min", "max", "non-finite")
 """The columns of `Row.texts`."""
+
+COMPARED_COLUMNS = ("loss", "agreement", "different", "max abs", "max rel", "largest difference")
+"""A name, and the columns of `ValueComparison.texts`."""
+
+Agreement = Literal["identical", "within tolerance", "different"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +135,58 @@ class LossTable:
             return None  # one number for several
         judged = output if len(self.outputs) == 1 else loss
         return None if judged is None else _number(self.expectation)
+
+
+@dataclasses.dataclass(frozen=True)
+class WorstValue:
+    """A value that differs: its index, the example first, and the value in each run."""
+
+    index: tuple[int, ...]
+    baseline: float
+    value: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ValueComparison:
+    """How a loss compares, or the per-example values of an output.
+
+    Differences are computed in float64. NaN is at distance 0 from NaN, and infinitely far from a
+    number. Where the values cannot be compared one by one, only agreement and reason are set.
+
+    Attributes:
+        agreement: "identical" (dtype, shape and every bit), "within tolerance" or "different".
+        reason: Why the values cannot be compared one by one; "" if they were.
+        count: Number of values.
+        different_count: Number of values at a nonzero distance from the baseline's.
+        different_bits_count: Number of values whose bits differ from the baseline's, at distance 0
+            too: 0.0 and -0.0, or two NaNs. Equals `different_count` if the dtypes differ.
+        max_abs: Largest absolute difference.
+        max_rel: Largest difference as a share of the baseline's absolute value.
+        worst: The values furthest apart, at most 5.
+    """
+
+    agreement: Agreement
+    reason: str = ""
+    count: int = 0
+    different_count: int = 0
+    different_bits_count: int = 0
+    max_abs: float = 0.0
+    max_rel: float = 0.0
+    worst: tuple[WorstValue, ...] = ()
+
+    def texts(self) -> list[str]:
+        """Returns the agreement, the counts and the largest differences to a few digits."""
+        if self.reason or self.agreement == "identical":
+            return [self.agreement, "", "", "", self.reason]
+        in_bits_alone = self.different_bits_count - self.different_count
+        note = f", {in_bits_alone} in bits alone" if in_bits_alone else ""
+        numbers = [f"{self.different_bits_count} of {self.count}{note}"]
+        numbers += [f"{self.max_abs:.3g}", f"{self.max_rel:.3g}"]
+        worst = ", ".join(
+            f"{list(w.index) if w.index else ''} {w.baseline:.6g} → {w.value:.6g}".strip()
+            for w in self.worst[:3]
+        )
+        return [self.agreement, *numbers, worst]
 
 
 def _names(*parts: LossRow | OutputRow | None) -> tuple[str, ...]:

@@ -1,11 +1,12 @@
 import dataclasses
 import math
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tb_firstloss import FirstBatch, OutputLoss
+from tb_firstloss import FirstBatch, OutputLoss, read_first_loss
 from tb_firstloss.checks import (
     check,
     check_recorded,
@@ -495,3 +496,11 @@ def test_hostile_names_of_unseen_losses_keep_a_number_from_being_judged(unseen):
 @pytest.mark.parametrize("unseen", [None, [], ""])
 def test_without_unseen_losses_a_number_is_judged(unseen):
     assert check(step({"loss": 2.0}, unseen_losses=unseen), 2.0).ok
+
+
+@pytest.mark.parametrize("kind", [str, Path], ids=["text", "path"])
+def test_a_path_is_judged_as_what_is_recorded_there(kind):
+    path = Path(__file__).parent / "contract_v1" / "values_alone"
+    assert check(kind(path), {"c": 0.5}) == check(read_first_loss(path), {"c": 0.5})
+    with pytest.raises(FileNotFoundError):
+        check(kind(path / "nowhere"), 0.5)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tb_firstloss import FirstBatch, OutputLoss, compare, read_first_loss
+from tb_firstloss.errors import NoRecordingError
 
 QUIET_NAN, OTHER_NAN = np.array([0x7FC00000, 0x7FC00001], np.uint32).view(np.float32)
 
@@ -295,3 +296,13 @@ def test_differing_weights_masks_and_reductions_are_listed():
 def test_unusable_tolerances_are_refused(options):
     with pytest.raises(ValueError, match="give a finite number"):
         compare(first_batch(), first_batch(), **options)
+
+
+@pytest.mark.parametrize("kind", [str, Path], ids=["text", "path"])
+def test_paths_are_compared_as_what_is_recorded_there(tmp_path, kind):
+    one, other = (Path(__file__).parent / "contract_v1" / name for name in ("loop", "values_alone"))
+    read = read_first_loss(one), read_first_loss(other)
+    assert compare(kind(one), kind(other)) == compare(*read)
+    assert compare(read[0], kind(one)).agreement == "identical"
+    with pytest.raises(NoRecordingError, match="no first-batch recording"):
+        compare(kind(one), kind(tmp_path))

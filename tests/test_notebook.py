@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from tb_firstloss.first_batch import FirstBatch, OutputLoss
+from tb_firstloss import FirstBatch, OutputLoss, Scalars, TensorDatum, check, compare
 
 
 def shown(run="r", losses=(), metadata=(), **outputs):
@@ -93,3 +93,124 @@ def test_names_are_escaped():
     assert row[""].strip() == hostile
     assert root.find(".//small").text == f"{hostile}2: float64[1]"
     assert list(root.iter("script")) == []
+
+
+def test_the_picture_has_axis_ends_the_expectation_and_the_runs_name():
+    values, losses = [1.0, 2.0, 5.0], {"loss": np.float32(3)}
+    root = shown(losses=losses, metadata={"expected_loss": 3.0}, y=values)
+    assert [text.text for text in root.iter("text")] == ["1", "5"]
+    assert root.find(".//title").text == "loss: 3 values from 1 to 5, expected 3"
+    (line,) = root.iter("line")
+    assert line.get("x1") == line.get("x2") == "90.0"  # half of 180 pixels
+
+
+@pytest.mark.parametrize(
+    ("expected", "at", "ends"),
+    [(9.0, "180.0", ["1", "9"]), (-3.0, "0.0", ["-3", "5"]), (1.7e308, "180.0", ["1", "1.7e+308"])],
+    ids=str,
+)
+def test_an_expectation_off_the_values_widens_the_axis(expected, at, ends):
+    root = shown(metadata={"expected_loss": expected}, y=[1.0, 5.0])
+    assert next(root.iter("line")).get("x1") == at
+    assert [text.text for text in root.iter("text")] == ends
+
+
+def test_equal_values_are_a_bar_at_their_place():
+    root = shown(metadata={"expected_loss": 4.0}, y=[2.0, 2.0])
+    assert next(root.iter("path")).get("d").startswith("M-2.0 32v-32.0")
+    assert next(root.iter("line")).get("x1") == "180.0"
+
+
+@pytest.mark.parametrize("expected", [math.nan, math.inf, "<b>"], ids=str)
+def test_what_is_no_finite_expectation_is_not_drawn(expected):
+    assert not list(shown(metadata={"expected_loss": expected}, y=[2.0, 3.0]).iter("line"))
+
+
+HOSTILE = "<script>alert('&\"')</script>\x1b[31m\ud800"
+
+
+def first_batch(run, values, **metadata):
+    outputs = {HOSTILE: OutputLoss(per_example=np.float32(values))}
+    return FirstBatch(
+        run=run, step=HOSTILE, wall_time=0.0, losses={}, outputs=outputs, metadata=metadata
+    )
+
+
+def scalars():
+    codes = np.zeros(1, np.int32)
+    numbers = np.int64([7]), np.float64([0.5]), np.float64([1.25])
+    return Scalars([HOSTILE], [HOSTILE], codes, codes, *numbers)
+
+
+SHOWN = {
+    "FirstBatch": first_batch(HOSTILE, [1, 2]),
+    "Scalars": scalars(),
+    "Comparison": compare(first_batch("a", [1, 2], **{HOSTILE: 1}), first_batch(HOSTILE, [1, 3])),
+    "Verdict": check(first_batch("a", [1, 1]), {HOSTILE: 1}),
+    "TensorDatum": TensorDatum(HOSTILE, HOSTILE, 0, 0.0, HOSTILE, np.float32(1)),
+}
+
+
+@pytest.mark.parametrize("thing", SHOWN.values(), ids=SHOWN)
+def test_nothing_in_a_name_or_step_becomes_html_or_steers(thing):
+    text = thing._repr_html_()
+    assert list(ET.fromstring(text).iter("script")) == []
+    assert "&lt;script&gt;" in text
+    assert "\x1b" not in text.encode().decode()  # UTF-8 has no lone surrogate
+
+
+def test_a_comparison_shows_a_row_per_loss_and_what_else_differs():
+    one, other = first_batch("a", [1, 2], seed=1), first_batch("b", [1, 3], seed=2)
+    root = ET.fromstring(compare(one, other)._repr_html_())
+    assert root.find("b").text.startswith("b: different, compared with a; the difference is in")
+    (row,) = cells(root)
+    assert row["different"] == "1 of 2"
+    assert row["max abs"] == "1"
+    assert "Also different: seed." in "".join(root.itertext())
+
+
+def test_a_verdict_shows_each_part_and_the_causes():
+    outputs = {name: OutputLoss(per_example=np.float32([1, 3])) for name in ("a", "b")}
+    first = FirstBatch(run="r", step=0, wall_time=0.0, losses={}, outputs=outputs)
+    verdict = check(first, {"a": 2, "b": 9})
+    root = ET.fromstring(verdict._repr_html_())
+    assert [tuple(td.text for td in row) for row in root.iter("tr")][1:] == [
+        ("a", "2", "2", "ok"),
+        ("b", "2", "9", "low"),
+    ]
+    assert verdict.message in "".join(root.itertext())
+    assert root.find("b").text == "low"
+
+
+def test_scalars_show_their_first_rows_and_how_many_there_are():
+    count = 25
+    zeros, steps = np.zeros(count, np.int32), np.arange(count)
+    found = Scalars(["r"], ["loss"], zeros, zeros, steps, steps / 2, steps / 4)
+    root = ET.fromstring(found._repr_html_())
+    rows = [[td.text for td in row] for row in root.iter("tr")]
+    assert len(rows) == 21
+    assert rows[0] == ["run", "tag", "step", "wall_time", "value"]
+    assert rows[20] == ["r", "loss", "19", "9.5", "4.75"]
+    assert "… and 5 more" in "".join(root.itertext())
+    assert root.find("b").text == "Scalars(25 rows, 1 runs, 1 tags)"
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "text"),
+    [
+        (np.float32(1.5), "float32[]", "1.5"),
+        (np.eye(2, dtype=np.int32), "int32[2, 2]", "[[1 0] [0 1]]"),
+        (np.array([b"<b>" * 9999], object), "string[1]", "[b'<b><b>"),
+        (np.array([], object), "string[0]", "[]"),
+        (np.zeros((0, 3)), "float64[0, 3]", "[]"),
+    ],
+    ids=["scalar", "matrix", "long-text", "no-text", "empty"],
+)
+def test_a_tensor_shows_its_kind_and_how_it_begins(value, kind, text):
+    root = ET.fromstring(TensorDatum("r", "t", 3, 0.5, "p", np.asarray(value))._repr_html_())
+    rows = [[td.text or "" for td in row] for row in root.iter("tr")][1:]
+    assert rows[:5] == [
+        ["run", "r"], ["step", "3"], ["wall_time", "0.5"], ["plugin_name", "p"], ["value", kind]
+    ]  # fmt: skip
+    assert rows[5][1].startswith(text)
+    assert len(rows[5][1]) <= 500

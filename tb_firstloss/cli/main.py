@@ -5,9 +5,12 @@ Results go to stdout, everything else to stderr.
 
 import argparse
 import codecs
+import difflib
+import functools
 import importlib
 import io
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -44,6 +47,8 @@ _PLAIN = {"…": "...", "→": "->", "─": "-"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command, by default that of ``sys.argv``, and returns its exit code."""
     _print_anywhere()
+    if arguments is None:
+        _end_on_signals()
     words = sys.argv[1:] if arguments is None else arguments
     with warnings.catch_warnings():
         warnings.simplefilter("always", errors.FirstLossWarning)
@@ -52,9 +57,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FINDING if damage and code == 0 else code
 
 
+def _end_on_signals() -> None:
+    """Makes SIGTERM and a hang-up end a command as an exception does, leaving nothing behind."""
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores a hang-up
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
+
+
 def _run(words: Sequence[str]) -> int:
     try:
-        options = _parser(words).parse_args(words)
+        parser = _parser(words)
+        if words and words[0] not in COMMANDS and not words[0].startswith("-"):
+            near = [f"did you mean {n}?" for n in difflib.get_close_matches(words[0], COMMANDS, 1)]
+            parser.error(f"no command {words[0]!r}; {(near or ['--help lists them'])[0]}")
+        options = parser.parse_args(words)
         code: int = options.run(options)
         sys.stdout.flush()
     except errors.NoRecordingError as error:
@@ -77,21 +93,42 @@ class _Parser(argparse.ArgumentParser):
         super().error(printable(message))  # it quotes words that a shell's glob may have made
 
 
-def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """Returns a parser that lists every command and has the arguments of the called one."""
+def _parser(words: Sequence[str] = (), *, paths: Any = None) -> argparse.ArgumentParser:
+    """Returns a parser that lists every command and has the arguments of the called one.
+
+    With ``paths``, what completes a path in a shell, it has those of all.
+    """
     parser = _Parser(
         prog="tb-firstloss",
         description="The loss of the first training batch, from TensorBoard event files.",
         epilog="tb-firstloss COMMAND --help says more about a command.",
     )
     parser.add_argument("--version", action="version", version=f"tb-firstloss {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    about = "print what makes a shell complete commands, options and paths"
+    parser.add_argument("--completion", choices=("bash", "zsh", "fish"), help=about)
+    parser.set_defaults(run=functools.partial(_without_command, parser))
+    commands = parser.add_subparsers(metavar="COMMAND")
     called = next((word for word in words if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary)
-        if name == called:
+        if paths or name == called:
             _load(command, name)
+        for action in command._actions if paths else ():  # noqa: SLF001 - there is no public list
+            if not action.option_strings or action.dest in ("logdir", "output"):
+                vars(action)["complete"] = paths
     return parser
+
+
+def _without_command(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """Prints a completion script, or the help."""
+    if options.completion is None:
+        parser.print_help()
+        return 0
+    from tb_firstloss.reading.tables import import_optional  # NumPy, which help does without
+
+    shtab = import_optional("shtab")
+    print(shtab.complete(_parser(paths=shtab.FILE), options.completion))
+    return 0
 
 
 def _load(parser: argparse.ArgumentParser, name: str) -> None:

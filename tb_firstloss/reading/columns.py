@@ -19,6 +19,7 @@ from tb_firstloss.text import printable
 PathLike = str | os.PathLike[str]
 Beside = bool | Mapping[str, Mapping[str, Any]]
 _NUMBERS = ("step", "wall_time", "value")
+_MOST_SHOWN = 20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,6 +62,17 @@ class Scalars:
 
     def __repr__(self) -> str:
         return f"Scalars({len(self)} rows, {len(self.run_names)} runs, {len(self.tag_names)} tags)"
+
+    def _repr_html_(self) -> str:
+        """Returns what a notebook shows: the first rows."""
+        from tb_firstloss.notebook import table_to_html  # only a notebook needs it
+
+        first = self._take(np.arange(min(len(self), _MOST_SHOWN)))
+        numbers = (getattr(first, name).tolist() for name in _NUMBERS)
+        rows = zip(first.run, first.tag, *numbers, strict=True)
+        more = len(self) - len(first)
+        note = f"… and {more} more; .to_pandas() has all" if more else ""
+        return table_to_html(("run", "tag", *_NUMBERS), rows, title=repr(self), note=note)
 
     def sorted(self) -> "Scalars":
         """Returns the rows by run, tag and step; those that agree in all three in file order."""

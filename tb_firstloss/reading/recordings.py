@@ -84,6 +84,11 @@ def read_first_loss(
     return result
 
 
+def first_batch_of(given: FirstBatch | str | os.PathLike[str]) -> FirstBatch:
+    """Returns a first batch as it is, and reads it as `read_first_loss` does from a path."""
+    return given if isinstance(given, FirstBatch) else read_first_loss(given)
+
+
 def read_first_losses(
     logdir: str | os.PathLike[str],
     *,

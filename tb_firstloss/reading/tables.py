@@ -16,6 +16,8 @@ import numpy.typing as npt
 from tb_firstloss import errors
 from tb_firstloss.arrays import Array
 
+_OPEN_FILES = ("/dev/fd/", "/dev/std", "/proc/self/fd/")
+
 
 class Coded(NamedTuple):
     """A column of names, most of which repeat: codes, int32 [n], point into the distinct names."""
@@ -104,14 +106,19 @@ def import_optional(module: str) -> Any:
         ) from None
 
 
+def is_written_into(path: Path) -> bool:
+    """Returns whether a path keeps what it is: a pipe, a device, or a file that is open already."""
+    return path.exists() and (not path.is_file() or str(path).startswith(_OPEN_FILES))
+
+
 @contextlib.contextmanager
 def _replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives a new file to write, which replaces the path's content once it is complete.
 
-    A link stays one, and so does what is no file, as a pipe; a file keeps its mode.
+    A link stays one, and so does what is written into; a file keeps its mode.
     """
     target = Path(path)
-    special = target.exists() and not target.is_file()
+    special = is_written_into(target)
     if not special:
         target = Path(os.path.realpath(target))
     where = None if special else target.parent
@@ -121,7 +128,7 @@ def _replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         if special:
-            with temporary.open("rb") as whole, target.open("wb") as out:
+            with temporary.open("rb") as whole, target.open("ab") as out:
                 shutil.copyfileobj(whole, out)
             return
         umask = os.umask(0)

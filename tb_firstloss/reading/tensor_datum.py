@@ -3,10 +3,11 @@
 import dataclasses
 from typing import Any
 
-from tb_firstloss.arrays import Array
+from tb_firstloss.arrays import Array, describe
 from tb_firstloss.reading.format.wire import Metadata
 
 _NO_METADATA = Metadata()
+_MOST_SHOWN = 500  # characters
 
 
 @dataclasses.dataclass(eq=False, slots=True)  # not frozen: that doubles the time to make one
@@ -35,6 +36,18 @@ class TensorDatum:
     plugin_name: str
     value: Array
     metadata: Metadata = _NO_METADATA
+
+    def _repr_html_(self) -> str:
+        """Returns what a notebook shows: where it is from, and how its value begins."""
+        from tb_firstloss.notebook import table_to_html  # only a notebook needs it
+
+        if self.value.dtype == object:  # of bytes, each of any length
+            value: Any = [text[:_MOST_SHOWN] for text in self.value.ravel()[:3].tolist()]
+        else:
+            value = " ".join(str(self.value).split())
+        rows = [(n, getattr(self, n)) for n in ("run", "step", "wall_time", "plugin_name")]
+        rows += [("value", describe(self.value)), ("", str(value)[:_MOST_SHOWN])]
+        return table_to_html(("", ""), rows, title=self.tag)
 
     def to_tensor(self) -> Any:
         """Returns the value as a tf.Tensor of the same dtype and shape; this imports TensorFlow."""

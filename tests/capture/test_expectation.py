@@ -125,7 +125,7 @@ def test_fit_warns_of_a_loss_that_is_too_high_once_it_is_recorded_and_trains_on(
     callback = FirstLossCallback(tmp_path, expect="auto", graph=False, profile=False)
     with pytest.warns(UnexpectedLossWarning, match=r"expected 1.09861: off by") as caught:
         history = model.fit(X, LABELS, batch_size=4, verbose=0, callbacks=[callback])
-    assert len(caught) == 1
+    assert [warning.filename for warning in caught] == [__file__]
     assert read_first_loss(tmp_path).mean == pytest.approx(callback.first_batch.mean)
     assert len(history.history["loss"]) == 1
 
@@ -192,8 +192,9 @@ def test_probe_infers_from_either_loss(tmp_path, given):
 @pytest.mark.parametrize("logdir", [True, False], ids=["written", "not-written"])
 def test_probe_warns_of_an_unexpected_loss(tmp_path, logdir):
     model = build("mse", units=1)
-    with pytest.warns(UnexpectedLossWarning, match="probe: mean per-example loss"):
+    with pytest.warns(UnexpectedLossWarning, match="probe: mean per-example loss") as caught:
         probe(model, (X, LABELS), logdir=tmp_path if logdir else None, expect=1e6)
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 def test_probe_refuses_an_expectation_it_cannot_read_before_it_runs():

@@ -173,7 +173,6 @@ def test_a_run_without_a_verdict_does_not_hide_the_others(steps, capsys):
     }
     beginnings = [line.removeprefix("tb-firstloss: ")[:48] for line in err.splitlines()]
     assert beginnings == [
-        "a=b/first_batch: was recorded without an expecta",
         r"hostile\x1b[31m/first_batch: metadata['expected_",
         "number/first_batch: several losses ('d_loss', 'g",
     ]
@@ -192,6 +191,19 @@ def test_a_run_without_an_expectation_is_shown_and_exit_code_2(logdir, capsys):
     assert err == (
         "tb-firstloss: first_batch: was recorded without an expectation; give --expect\n"
     )
+
+
+def test_a_run_without_an_expectation_next_to_others_is_a_row_and_no_finding(logdir, capsys):
+    fine, finding = ["--run", "good*", "--run", "unknown*"], ["--run", "high*", "--run", "unknown*"]
+    assert main(["check", str(logdir), *fine]) == 0
+    assert main(["check", str(logdir), *finding]) == 1
+    assert main(["check", str(logdir)]) == 1
+    out, err = capsys.readouterr()
+    assert out.count("unknown/first_batch     6            no expectation") == 3
+    assert err == ""
+    assert main(["check", str(logdir), "--json", *fine]) == 0
+    _, unknown = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert (unknown["kind"], unknown["message"]) == ("no expectation", "")
 
 
 def test_a_name_that_a_run_does_not_have_is_no_verdict(steps, capsys):

@@ -3,6 +3,7 @@ import importlib
 import json
 import os
 import pkgutil
+import re
 import shutil
 import subprocess
 import sys
@@ -120,7 +121,65 @@ def test_show_prints_the_intact_recordings_next_to_a_damaged_one(logdir, capsys)
     assert "a/first_batch" in err
 
 
-@pytest.mark.parametrize("arguments", [[], ["nothing"], ["show", "--nothing"]])
+def test_alone_it_prints_its_help(capsys):
+    assert main([]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("usage: tb-firstloss")
+    assert "export" in out
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("shows", "no command 'shows'; did you mean show?"),
+        ("verif", "no command 'verif'; did you mean verify?"),
+        ("nothing-like-it", "no command 'nothing-like-it'; --help lists them"),
+        ("exp\x1b[31mort", r"no command 'exp\x1b[31mort'; did you mean export?"),
+    ],
+    ids=["added", "left-out", "unlike", "hostile"],
+)
+def test_a_misspelt_command_is_answered_with_the_nearest(word, hint, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([word])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"tb-firstloss: error: {hint}"
+
+
+ASK_BASH = """
+complete() { :; }; source /dev/stdin
+complete_for() {
+    COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _shtab_tb_firstloss; echo ${COMPREPLY[*]}
+}
+complete_for tb-firstloss che; complete_for tb-firstloss check --rt
+complete_for tb-firstloss export --format pa; complete_for tb-firstloss show my_
+"""
+
+
+def test_bash_completes_commands_options_choices_and_paths(tmp_path, capsys):
+    (tmp_path / "my_runs").mkdir()
+    assert main(["--completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    words = ["bash", "-c", ASK_BASH]
+    done = subprocess.run(
+        words, input=script, capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert done.stdout.split() == ["check", "--rtol", "parquet", "my_runs"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_completion_script_knows_every_command(shell, capsys):
+    assert main(["--completion", shell]) == 0
+    assert set(COMMANDS) <= set(re.findall(r"[\w-]+", capsys.readouterr().out))
+
+
+def test_completion_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["--completion", "bash"]) == 2
+    assert capsys.readouterr() == ("", "tb-firstloss: shtab is not installed; pip install shtab\n")
+
+
+@pytest.mark.parametrize("arguments", [["nothing"], ["show", "--nothing"], ["--completion", "sh"]])
 def test_wrong_usage_is_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)

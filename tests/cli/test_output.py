@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tb_firstloss.cli import output, progress
-from tests.helpers.recorded import python_on_terminal
+from tests.helpers.recorded import python_on_terminal, record
 
 SLOW_JOB = """
 import time
@@ -93,6 +93,20 @@ def test_progress_is_not_drawn_without_a_terminal(capsys, monkeypatch):
     with progress.reading_threads("Reading") as threads:
         assert threads is None
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("command", ["show", "compare"])
+def test_what_comes_after_reading_is_not_silent_either(tmp_path, command):
+    record(tmp_path / "a", [1.0, 2.0])
+    words = {"show": [str(tmp_path)], "compare": [str(tmp_path / "a"), str(tmp_path)]}[command]
+    script = f"""
+from tb_firstloss.cli import main, progress
+progress.DELAY_SECONDS = 0
+main([{command!r}, *{words!r}])
+"""
+    _, shown = python_on_terminal(script)
+    assert {"show": "Drawing", "compare": "Comparing"}[command] in shown
+    assert "first_batch" in shown.rpartition("\x1b[K")[2]  # nothing is drawn into the results
 
 
 def test_reading_on_a_terminal_counts_the_readers_tasks():

@@ -3,10 +3,12 @@
 import csv
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pyarrow.parquet
 import pytest
@@ -89,6 +91,39 @@ def test_export_writes_parquet_of_several_paths(recordings, tmp_path, capsys):
     assert table["value"].tolist()[0] == 2.5
     assert set(table["tag"]) == {"first_batch/loss", "epoch/loss"}
     assert "7 rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+@pytest.mark.parametrize("appended", [False, True], ids=["pipe", "file"])
+def test_export_writes_into_an_open_file_without_force(recordings, tmp_path, place, appended):
+    words = [sys.executable, "-m", "tb_firstloss", "export", str(recordings), "-q"]
+    expected = subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout
+    words += ["--format", "csv", "-o", place]
+    if not appended:
+        assert subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout == expected
+        return
+    (tmp_path / "out").write_bytes(b"before\n")
+    with (tmp_path / "out").open("ab") as out:
+        subprocess.run(words, stdout=out, check=True)
+    assert (tmp_path / "out").read_bytes() == b"before\n" + expected
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_an_export_that_is_ended_leaves_nothing_behind(recordings, tmp_path, number):
+    os.mkfifo(tmp_path / "pipe.csv")  # which nobody reads, so that it waits
+    (tmp_path / "temporary").mkdir()
+    words = [sys.executable, "-m", "tb_firstloss", "export", str(recordings)]
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    with subprocess.Popen([*words, "-o", str(tmp_path / "pipe.csv")], env=environment) as process:
+        deadline = time.monotonic() + 60
+        while not any(path.stat().st_size for path in (tmp_path / "temporary").iterdir()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert (tmp_path / "pipe.csv").is_fifo()
 
 
 def test_export_replaces_a_file_only_with_force(recordings, tmp_path, capsys):

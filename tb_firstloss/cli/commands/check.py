@@ -1,8 +1,8 @@
 """Check first losses against what they should be.
 
-Exit code 1 if one is not as expected: high, low, non-finite, or constant. Exit code 2 if a run
-could not be judged: nothing is expected of it, or one number is expected of several losses. A run
-without any loss is not judged; exit code 1 if there is no other.
+Exit code 1 if one is not as expected: high, low, non-finite, or constant. Exit code 2 if nothing
+is expected of any run, or what is expected of one cannot be compared: one number for several
+losses, or an unknown name. A run without any loss is not judged; exit code 1 if there is no other.
 
 Examples::
 
@@ -50,12 +50,15 @@ def run(options: argparse.Namespace) -> int:
         print_json([each.to_json() for each in judged])
     else:
         _print(judged)
+    verdicts = [each.verdict for each in judged if each.verdict is not None]
     problems = [each.problem for each in judged if each.problem]
+    if not verdicts and not problems:
+        free = [each.first.run for each in judged if not each.first.is_empty]
+        problems = [f"{run}: was recorded without an expectation; give --expect" for run in free]
     for problem in problems:
         say(problem)
     if problems:
         return UNUSABLE
-    verdicts = [each.verdict for each in judged if each.verdict is not None]
     return 0 if verdicts and all(verdict.ok for verdict in verdicts) else FINDING
 
 
@@ -76,7 +79,7 @@ def _parse(words: Sequence[str]) -> float | dict[str, float]:
 
 @dataclasses.dataclass(frozen=True)
 class _Judged:
-    """A run and its verdict, or the reason why there is none."""
+    """A run and its verdict, or why there is none: "" where nothing is expected."""
 
     first: FirstBatch
     verdict: checks.Verdict | None
@@ -117,13 +120,10 @@ def _judge(first: FirstBatch, options: argparse.Namespace) -> tuple[checks.Verdi
     try:
         if options.expect is not None:
             return checks.check(first, options.expect, **tolerances), ""
-        verdict = checks.check_recorded(first, **tolerances)
+        return checks.check_recorded(first, **tolerances), ""
     except (TypeError, ValueError) as error:
         named = isinstance(options.expect, dict)
         return None, str(error) if named else f"{error}; on the command line: --expect NAME=LOSS"
-    if verdict is None:
-        return None, f"{first.run}: was recorded without an expectation; give --expect"
-    return verdict, ""
 
 
 def _row(label: str, value: float, verdict: checks.Verdict | None) -> Row:

@@ -15,10 +15,12 @@ from typing import Any
 from tb_firstloss.cli.arguments import add_shared, add_tolerances
 from tb_firstloss.cli.exit_codes import FINDING
 from tb_firstloss.cli.output import paint, print_json, print_table, printable
+from tb_firstloss.cli.progress import track
 from tb_firstloss.cli.recordings import pass_over_empty, read_path, read_recordings
-from tb_firstloss.comparison import Comparison, ValueComparison, compare
+from tb_firstloss.comparison import Comparison, compare
 from tb_firstloss.errors import SeveralRecordingsError, some_of
 from tb_firstloss.first_batch import FirstBatch
+from tb_firstloss.loss_table import COMPARED_COLUMNS
 
 _COLOURS = {"identical": "green", "within tolerance": "green", "different": "red"}
 
@@ -39,7 +41,8 @@ def run(options: argparse.Namespace) -> int:
     """Prints a comparison per run."""
     baseline = _read_baseline(options.baseline, quiet=options.quiet)
     others = pass_over_empty(read_recordings(options, with_paths=True))
-    found = [compare(baseline, other, rtol=options.rtol, atol=options.atol) for other in others]
+    tracked = track(others, "Comparing", len(others), quiet=options.quiet)
+    found = [compare(baseline, other, rtol=options.rtol, atol=options.atol) for other in tracked]
     if options.json:
         print_json([dataclasses.asdict(comparison) for comparison in found])
     else:
@@ -66,14 +69,8 @@ def _print(comparison: Comparison) -> None:
     print(f"{printable(comparison.run)}: {agreement}, baseline {printable(comparison.baseline)}")
     if comparison.agreement == "identical":
         return
-    rows = [
-        _row(what if len(parts) == 1 else f"{what}: {name}", part)
-        for what, parts in (("loss", comparison.losses), ("per example", comparison.outputs))
-        for name, part in parts.items()
-    ]
     print()
-    headers = ["loss", "agreement", "different", "max abs", "max rel", "largest difference"]
-    print_table(headers, rows, left=[1])
+    print_table(list(COMPARED_COLUMNS), comparison.rows(), left=[1])
     print()
     hint = ""
     if comparison.unknown:
@@ -82,20 +79,6 @@ def _print(comparison: Comparison) -> None:
     print(f"Where it comes from: {paint(comparison.cause, 'bold')}{hint}")
     for name, (before, after) in comparison.differences.items():
         print(f"Also different: {printable(name)}: {_short(before)} → {_short(after)}")
-
-
-def _row(name: str, part: ValueComparison) -> list[str]:
-    if part.reason or part.agreement == "identical":
-        return [name, part.agreement, "", "", "", part.reason]
-    in_bits_alone = part.different_bits_count - part.different_count
-    note = f", {in_bits_alone} in bits alone" if in_bits_alone else ""
-    numbers = [f"{part.different_bits_count} of {part.count}{note}"]
-    numbers += [f"{part.max_abs:.3g}", f"{part.max_rel:.3g}"]
-    worst = ", ".join(
-        f"{list(w.index) if w.index else ''} {w.baseline:.6g} → {w.value:.6g}".strip()
-        for w in part.worst[:3]
-    )
-    return [name, part.agreement, *numbers, worst]
 
 
 def _short(value: Any) -> str:

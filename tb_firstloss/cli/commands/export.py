@@ -26,6 +26,7 @@ from tb_firstloss.reading.damage import reporter
 from tb_firstloss.reading.hparams import Value, collect_hparams
 from tb_firstloss.reading.scalars import read_scalars
 from tb_firstloss.reading.selection import Keep
+from tb_firstloss.reading.tables import is_written_into
 
 FORMATS = ("csv", "parquet")
 
@@ -60,8 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Writes the columns; exit code 1 when there is nothing to write."""
     kind = _choose_format(options)
-    if options.output is not None and options.output.exists() and not options.force:
-        raise FileExistsError(f"{options.output}: already exists; --force replaces it")
+    output = options.output
+    if output and output.exists() and not (options.force or is_written_into(output)):
+        raise FileExistsError(f"{output}: already exists; --force replaces it")
     columns = _read(options)
     if not columns:
         note(options, f"{', '.join(options.paths)}: nothing to export")

@@ -11,6 +11,7 @@ from typing import Any
 
 from tb_firstloss.cli.arguments import add_shared
 from tb_firstloss.cli.output import Cell, histogram_line, print_json, print_table
+from tb_firstloss.cli.progress import track
 from tb_firstloss.cli.recordings import read_recordings
 from tb_firstloss.first_batch import FirstBatch, tabulate
 from tb_firstloss.loss_table import Row
@@ -29,23 +30,22 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json([to_json(first) for first in found])
     else:
-        print_losses(found)
+        print_losses(found, quiet=options.quiet)
     return 0
 
 
-def print_losses(found: list[FirstBatch]) -> None:
+def print_losses(found: list[FirstBatch], *, quiet: bool = False) -> None:
     """Prints a table with the rows of each run."""
-    rows = [(table, row, row.texts()) for table in map(tabulate, found) for row in table.rows]
-    expected = any(texts["expected"] for _, _, texts in rows)
+    rows = [
+        (table.label(row), str(table.step), row.texts(), _picture(row))
+        for table in track(map(tabulate, found), "Drawing", len(found), quiet=quiet)
+        for row in table.rows
+    ]
+    expected = any(texts["expected"] for _, _, texts, _ in rows)
     columns = [name for name in _COLUMNS if expected or name != "expected"]
     cells: list[list[str | Cell]] = [
-        [
-            table.label(row),
-            str(table.step),
-            *(_cell(name, texts[name]) for name in columns),
-            _picture(row),
-        ]
-        for table, row, texts in rows
+        [label, step, *(_cell(name, texts[name]) for name in columns), picture]
+        for label, step, texts, picture in rows
     ]
     print_table(["run", "step", *columns, ""], cells)
 
