@@ -89,6 +89,14 @@ def _run(words: Sequence[str]) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
+    paths: Any = None  # what completes a path in a shell
+
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:
+        action = super().add_argument(*names, **options)
+        if self.paths and (not action.option_strings or action.dest in ("logdir", "output")):
+            vars(action)["complete"] = self.paths  # where shtab looks for it
+        return action
+
     def error(self, message: str) -> NoReturn:
         super().error(printable(message))  # it quotes words that a shell's glob may have made
 
@@ -111,11 +119,9 @@ def _parser(words: Sequence[str] = (), *, paths: Any = None) -> argparse.Argumen
     called = next((word for word in words if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary)
+        command.paths = paths
         if paths or name == called:
             _load(command, name)
-        for action in command._actions if paths else ():  # noqa: SLF001 - there is no public list
-            if not action.option_strings or action.dest in ("logdir", "output"):
-                vars(action)["complete"] = paths
     return parser
 
 
