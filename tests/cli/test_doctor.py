@@ -111,6 +111,14 @@ def test_a_package_that_fails_to_import_is_a_problem_with_a_remedy(
     assert remedy in finding.remedy
 
 
+@pytest.mark.parametrize(
+    ("module", "package"),
+    [("absl", "absl-py"), ("grpc", "grpcio"), ("PIL", "pillow"), ("markdown", "markdown")],
+)
+def test_a_missing_module_is_named_as_pip_knows_it(module, package):
+    assert packages._remedy_for(f"No module named '{module}'") == f"pip install {package}"
+
+
 @pytest.mark.slow
 def test_a_plugin_that_stops_tensorboard_is_named(tmp_path, monkeypatch):
     information = tmp_path / "broken-1.0.dist-info"

@@ -32,6 +32,9 @@ _REMEDIES = {
     "No module named 'tensorboard": "pip install 'tensorboard>=2.16,<2.22'",
     "(?i:protobuf)|Descriptors cannot be created": "pip install --upgrade protobuf, or the version "
     "that the message asks for",
+    "No module named '?absl": "pip install absl-py",
+    "No module named '?grpc": "pip install grpcio",
+    "No module named '?PIL": "pip install pillow",
     r"No module named '?(\w+)": r"pip install \1",
     r"signal 4\b": "this build uses instructions that the processor lacks; "  # SIGILL
     "install another build",
