@@ -98,7 +98,8 @@ def _compiled_loss(model: Any, batch: Any, training: bool, traced: _Traced) -> s
         if "training" in inspect.signature(model.compute_loss).parameters:
             arguments["training"] = training
         model.compute_loss(sample_weight=sample_weight, **arguments)
-    facts, tensors = step_loss.gather(model, seen)
+    gather = tf.autograph.experimental.do_not_convert(step_loss.gather)
+    facts, tensors = gather(model, seen)
     traced.facts, traced.expectation = facts, facts.expectation
     return tensors
 

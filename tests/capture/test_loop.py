@@ -3,6 +3,7 @@ import copy
 import gc
 import importlib
 import inspect
+import logging
 import multiprocessing
 import re
 import shutil
@@ -531,7 +532,9 @@ with first.trace():
 
 @pytest.mark.parametrize("on_error", ["warn", "raise"])
 @pytest.mark.parametrize("caller", ["wrap", "record", "trace"])
-def test_inside_a_tf_function_it_warns_once_or_raises_each_time(tmp_path, caller, on_error):
+def test_inside_a_tf_function_it_warns_once_or_raises_each_time(
+    tmp_path, caller, on_error, autograph_says
+):
     first = FirstLoss(tmp_path, on_error=on_error, **PLAIN)
     step = first.wrap(tf.square) if caller == "wrap" else tf.square
 
@@ -553,6 +556,17 @@ def test_inside_a_tf_function_it_warns_once_or_raises_each_time(tmp_path, caller
         assert outer(tf.constant(2.0)).numpy() == 4
     assert [(w.filename, w.lineno) for w in caught] == [(__file__, line)]
     assert first.first_batch is None
+    assert not [text for text in autograph_says if "tb_firstloss" in text]
+
+
+@pytest.fixture
+def autograph_says():
+    """What AutoGraph logs; of a function that it cannot convert, once in a process."""
+    said, handler = [], logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    tf.get_logger().addHandler(handler)
+    yield said
+    tf.get_logger().removeHandler(handler)
 
 
 def test_a_captured_step_may_be_called_inside_a_tf_function(tmp_path):

@@ -74,7 +74,8 @@ class StepRecorder(Recorded, UnchangingState):
 
     def _take_turn(self, caller: str) -> bool:
         """Returns whether this call captures."""
-        if (reason := why_not_here()) is not None:
+        reason = why_not_here()  # no walrus: inside a tf.function, AutoGraph warns of one
+        if reason is not None:
             self._pass_over(f"{caller} {reason}")
             return False
         if not self._turn.take():
