@@ -11,6 +11,8 @@ INSTALLED_DEMO := .venv/.installed-demo
 UV := $(shell command -v uv)
 VENV := $(if $(UV),uv venv --quiet --seed --python $(PYTHON),$(PYTHON) -m venv)
 UPGRADE := $(if $(UV),true,$(BIN)/python -m pip install --quiet --upgrade pip)
+# Type checkers find only a package that a path leads to; setuptools warns of that kind of install.
+EDITABLE = PYTHONWARNINGS=ignore $(PIP) install --quiet --config-settings editable_mode=compat --editable
 PIP := $(if $(UV),VIRTUAL_ENV=.venv uv pip,$(BIN)/python -m pip)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
@@ -45,7 +47,7 @@ $(INSTALLED) $(INSTALLED_DEMO): pyproject.toml setup.py tb_firstloss/reading/for
 	@test -x $(BIN)/python || $(VENV) .venv || { echo "make: $(PYTHON) cannot create .venv (the" \
 		"message above says why); on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Installing TensorFlow, TensorBoard and the rest into .venv (about $(SIZE) to download) …"
-	@$(UPGRADE) && $(PIP) install --quiet --config-settings editable_mode=compat --editable '.[$(EXTRA)]' || { \
+	@$(UPGRADE) && $(EDITABLE) '.[$(EXTRA)]' || { \
 		echo "make: pip could not install the packages (its message is above)." \
 		"Is the network or the package index reachable, and is there 4 GB of free disk? make $(MAKECMDGOALS) tries again" >&2; exit 1; }
 	@touch $@ $(INSTALLED_DEMO)
