@@ -25,7 +25,8 @@ def test_descriptions_and_contents_are_in_order(sdist, wheel, pure_wheel):
 
 def test_a_wheel_has_the_package_and_nothing_else(wheel):
     tracked = run("git", "ls-files", "tb_firstloss", cwd=REPOSITORY).split()
-    packed = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
+    names = [n for n in zipfile.ZipFile(wheel).namelist() if not n.endswith("/")]
+    packed = [name for name in names if ".dist-info/" not in name]
     extension = [name for name in packed if "/_scan.c" in name]
     assert len(extension) == 1
     assert sorted({*packed} - {*extension}) == sorted(tracked)
