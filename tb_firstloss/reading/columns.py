@@ -20,6 +20,7 @@ PathLike = str | os.PathLike[str]
 Beside = bool | Mapping[str, Mapping[str, Any]]
 _NUMBERS = ("step", "wall_time", "value")
 _MOST_SHOWN = 20
+_MOST_CELLS = 1 << 27
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,7 +94,7 @@ class Scalars:
         Args:
             pivot: Returns one row per run and step instead, sorted, with both as the index, and a
                 float64 column per tag; NaN where a tag has no value. A tag that is called like
-                another column becomes ``tag/<name>``.
+                another column becomes ``tag/<name>``, and once more where that is a tag too.
             hparams: Adds a column ``hparams/<name>`` per hyperparameter, with those of the row's
                 run, else of the nearest run above it; NaN or None where it has none. True reads
                 them from where the scalars came from; a mapping from run names is taken as it is.
@@ -101,7 +102,7 @@ class Scalars:
         Raises:
             MissingDependencyError: pandas is not installed.
             ValueError: With pivot, several values have the same run, tag and step; read them with
-                keep="first" or keep="last".
+                keep="first" or keep="last". Or rows times tags are more than 2**27.
         """
         frame = tables.to_pandas(self._columns(pivot, hparams))
         return frame.set_index(["run", "step"]) if pivot else frame
@@ -160,14 +161,22 @@ class Scalars:
             each = zip(some.run, some.tag, some.step, strict=True)
             names = dict.fromkeys(f"{run} {tag} at step {step}" for run, tag, step in each)
             shown = printable(some_of(list(names), 3))
-            raise ValueError(f"pivot: several values of {shown}; read with keep='last' or 'first'")
+            advice = "read with keep='last' or 'first' (on the command line --keep last)"
+            raise ValueError(f"pivot: several values of {shown}; {advice}")
+        if len(step) * len(self.tag_names) > _MOST_CELLS:
+            size = f"{len(step)} rows and {len(self.tag_names)} tags, above {_MOST_CELLS} cells"
+            raise ValueError(f"pivot: {size}; choose fewer with tags= (on the command line --tag)")
         keys = Coded(self.run_names, run)
         columns: Columns = {"run": keys.values(), "step": step, **columns_of(hparams, keys)}
+        tags = set(self.tag_names)
         bounds = np.searchsorted(self.tag_codes[by_tag], np.arange(len(self.tag_names) + 1))
         for tag, start, end in zip(self.tag_names, bounds, bounds[1:], strict=False):
             column = np.ma.array(np.full(len(step), np.nan), mask=True)
             column[row[by_tag[start:end]]] = self.value[by_tag[start:end]]
-            columns[f"tag/{tag}" if tag in columns else tag] = column
+            name = tag
+            while name in columns or (name != tag and name in tags):
+                name = f"tag/{name}"
+            columns[name] = column
         return columns
 
     def _order(self) -> npt.NDArray[np.intp]:

@@ -25,7 +25,7 @@ class HParams(dict[str, Value]):
 
     Attributes:
         trial_id: What runs of one trial have in common, or None.
-        status: "success", "failure" or "running" as the run said last, or None if it did not.
+        status: "success", "failure" or "running" as the run said first, or None if it did not.
     """
 
     trial_id: str | None = None
@@ -39,7 +39,8 @@ def read_hparams(
 
     TensorFlow, PyTorch, tensorboardX and Lightning write them alike, but ``add_hparams`` of PyTorch
     and tensorboardX makes a run of its own for them. Numbers are floats. Where a run says them
-    several times, as after a restart, the first counts, as in TensorBoard.
+    several times, as after a restart, the first counts, as in TensorBoard. A DamageWarning
+    says where they were left out: above 1 MiB, or above 64 MiB with the run's other metadata.
 
     Args:
         path: A logdir, a run directory, an event file, a glob or a URL that fsspec knows.
@@ -94,6 +95,10 @@ def _decode(names: Names, path: str) -> HParams | None:
     found, started = HParams(), False
     for number, metadata in enumerate(names.metadata):
         if names.plugin_name_of(number) != "hparams":
+            continue
+        if number in names.left_out:
+            complaint = f"{names.tags[number]}: hyperparameters left out for their size"
+            reporter("warn")(unreadable(path, complaint))
             continue
         try:
             data = plugin_data_pb2.HParamsPluginData.FromString(metadata.plugin_content)

@@ -73,9 +73,11 @@ def iter_tensors(
         keep: Of several values of one run, tag and step: "all", or the "first" or "last" in file
             order ("last" holds one run's values in memory). "resumed": all but those that a restart
             has orphaned. A run restarts at step s where a session starts at s (as TensorFlow 1
-            writes) or a later file's first value is of s; the run's earlier values at s and beyond
-            are left out, whatever their tag. Hyperparameters and Keras's graph are no first values:
-            they are written at step 0 at every start.
+            writes) or a later file begins at s; the run's earlier values at s and beyond are left
+            out, whatever their tag. A file that holds no session start before its first value
+            begins at the lowest first step of the tags that it has at several steps, else at its
+            first value's. Hyperparameters and Keras's graph, which every start writes at step 0,
+            do not count.
         on_damage: "warn" (a DamageWarning), "raise" (a ReadError) or "ignore".
         max_tensor_bytes: Larger tensors are reported as damage instead of being decoded.
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tb_firstloss.reading.damage import reporter, unreadable_reported
 from tb_firstloss.reading.files.open import open_window
 from tb_firstloss.reading.format.records import HEADER_BYTES
-from tb_firstloss.reading.format.rows import Chunk, Names, Rows, iter_chunks
+from tb_firstloss.reading.format.rows import Names, Rows, iter_chunks
 
 _STEPLESS = frozenset({"hparams", "graph_keras_model"})
 """Plugins whose values are written at step 0 whenever a process starts, also when it resumes."""
@@ -63,16 +63,43 @@ def find_restarts(paths: list[str]) -> dict[str, Restarts]:
 
 def _iter_restarts(path: str, names: Names) -> Iterator[tuple[int, int]]:
     """Yields where in a file a life of the run begins, and at which step."""
-    begun, ignore = False, reporter("ignore")
+    begun, started, ignore = _FirstSteps(), False, reporter("ignore")
     with unreadable_reported(path, ignore), open_window(path) as window:
         for chunk in iter_chunks(window, names, report=ignore):
             if chunk.session_start is not None:
+                started |= begun.first is None
                 yield chunk.base - HEADER_BYTES, chunk.session_start
-            elif not begun and (step := _first_step(chunk, names)) is not None:
-                yield _AT_START, step
-                begun = True
+            elif not started:
+                begun.add(chunk.rows, names)
+    if not started and (step := begun.lowest()) is not None:
+        yield _AT_START, step
 
 
-def _first_step(chunk: Chunk, names: Names) -> int | None:
-    rows = zip(chunk.rows.step, chunk.rows.plugin_name, strict=True)
-    return next((int(s) for s, p in rows if names.plugin_names[p] not in _STEPLESS), None)
+class _FirstSteps:
+    """The steps at which the tags of one file begin.
+
+    A tag of one step proves nothing: settings are written at step 0 whenever a process starts.
+    """
+
+    def __init__(self) -> None:
+        self.first: int | None = None
+        self._of_tag: dict[int, int] = {}
+        self._going_on: set[int] = set()  # tags that have several steps
+
+    def add(self, rows: Rows, names: Names) -> None:
+        """Adds the next rows of the file."""
+        stepless = [i for i, name in enumerate(names.plugin_names) if name in _STEPLESS]
+        if stepless:
+            rows = rows.take(~np.isin(rows.plugin_name, stepless))
+        if not len(rows):
+            return
+        if self.first is None:
+            self.first = int(rows.step[0])
+        tags, where, each = np.unique(rows.tag, return_index=True, return_inverse=True)
+        begins = zip(tags.tolist(), rows.step[where].tolist(), strict=True)
+        first = np.array([self._of_tag.setdefault(*begin) for begin in begins], np.int64)
+        self._going_on.update(rows.tag[rows.step != first[each]].tolist())
+
+    def lowest(self) -> int | None:
+        """Returns the lowest first step of the tags that go on, else that of the first value."""
+        return min((self._of_tag[tag] for tag in self._going_on), default=self.first)

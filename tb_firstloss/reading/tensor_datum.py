@@ -26,7 +26,7 @@ class TensorDatum:
             image), audio as strings [1, 2] (encoded audio, label).
         metadata: display_name, description and plugin_content of the tag, as TensorBoard takes
             them: from its first value that names a plugin. All empty where none does, and where
-            they take more than 1 MiB.
+            they take more than 1 MiB, or more than is left of 64 MiB for the tags of a run.
     """
 
     run: str

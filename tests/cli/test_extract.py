@@ -2,6 +2,8 @@
 
 import io
 import os
+import subprocess
+import sys
 import unicodedata
 import wave
 
@@ -194,6 +196,27 @@ def test_damage_hides_no_neighbour(tmp_path, capsys):
     assert main(["extract", str(tmp_path / "runs"), "-o", str(tmp_path / "out")]) == 1
     assert set(files_below(tmp_path / "out")) == {"t/1.png", "t/1-2.png"}
     assert "corrupt header" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("plugin_name", ["images", "audio", "text"])
+def test_one_string_for_many_is_reported_and_hides_no_neighbour(tmp_path, capsys, plugin_name):
+    bomb = strings("bomb", plugin_name, [b"x" * 10_000], [2_000])
+    write(tmp_path / "runs" / FILE, event(bomb, strings("t", "text", [b"1"])))
+    assert main(["extract", str(tmp_path / "runs"), "-o", str(tmp_path / "out")]) == 1
+    assert files_below(tmp_path / "out") == {"t/0.txt": b"1"}
+    assert "run ., tag bomb, step 0: one string for 2000" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_nothing_that_passes_for_whole(tmp_path):
+    content = b"\x89PNG" + bytes(300_000)
+    write(tmp_path / "runs" / FILE, event(strings("a", "text", [b"1"]), image("b", content)))
+    arguments = ["extract", str(tmp_path / "runs"), "-o", str(tmp_path / "out"), "-q"]
+    code = f"from tb_firstloss.cli import main; raise SystemExit(main({arguments!r}))"
+    limited = ["bash", "-c", 'ulimit -f 100; exec "$0" -c "$1"', sys.executable, code]
+    assert subprocess.run(limited, check=False, timeout=120).returncode == 2
+    assert files_below(tmp_path / "out") == {"a/0.txt": b"1"}
+    assert main(arguments) == 0
+    assert files_below(tmp_path / "out") == {"a/0.txt": b"1", "b/0.png": content}
 
 
 def test_metadata_comes_with_each_value(engine, tmp_path):

@@ -1,10 +1,12 @@
 """Scalars sorted, reduced to the last, made wide, and taken by other libraries."""
 
 import csv
+import itertools
 import math
 import os
 import stat
 import struct
+import tracemalloc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -106,8 +108,8 @@ def test_values_that_share_a_place_are_named(tmp_path):
     twice = [event(simple("x", i), simple("y", i), step=s) for i, s in enumerate([4, 4, 4, 5])]
     write(tmp_path / "run" / FILE_NAME, *twice)
     found = tb_firstloss.read_scalars(tmp_path)
-    named = "pivot: several values of run x at step 4, run y at step 4; read with keep='last'"
-    with pytest.raises(ValueError, match=named):
+    named = "pivot: several values of run x at step 4, run y at step 4; read with keep='last' .*"
+    with pytest.raises(ValueError, match=rf"{named}--keep last"):
         found.to_pandas(pivot=True)
     for keep, value in (("first", 0), ("last", 2)):
         wide = tb_firstloss.read_scalars(tmp_path, keep=keep).to_pandas(pivot=True)
@@ -122,6 +124,27 @@ def test_a_tag_called_like_another_column_stays_apart(tmp_path, tag):
     assert wide == [{"run": "r", "step": 3, "hparams/rate": 0.1, f"tag/{tag}": 1.5, "x": 2.5}]
     frame = found.to_pandas(pivot=True, hparams={"r": {"rate": 0.1}}).reset_index()
     assert frame.loc[0, f"tag/{tag}"] == 1.5
+
+
+@pytest.mark.parametrize("tags", list(itertools.permutations(["run", "tag/run", "tag/tag/run"])))
+def test_no_tag_takes_the_column_of_another(tmp_path, tags):
+    made = [simple(tag, len(tag)) for tag in tags]
+    write(tmp_path / FILE_NAME, event(*made, step=3))
+    wide = tb_firstloss.read_scalars(tmp_path).to_pandas(pivot=True).iloc[0].to_dict()
+    assert wide == {"tag/run": 7.0, "tag/tag/run": 11.0, "tag/tag/tag/run": 3.0}
+
+
+def test_a_wide_table_beyond_measure_is_refused_before_it_is_made():
+    size = 12_000  # 144 million cells
+    numbers = np.arange(size)
+    tags = [f"t{i}" for i in range(size)]
+    codes = np.zeros(size, np.int32), numbers.astype(np.int32)
+    found = Scalars(["r"], tags, *codes, numbers, np.zeros(size), np.zeros(size))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"12000 rows and 12000 tags, above 134217728 .* tags="):
+        found.to_pandas(pivot=True)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    tracemalloc.stop()
 
 
 def test_what_is_missing_is_no_nan(found, tmp_path):

@@ -87,6 +87,19 @@ def test_of_two_starts_the_first_counts_as_in_tensorboard(engine, tmp_path):
     assert tb_firstloss.read_hparams(tmp_path) == {".": {"x": 1.0}}
 
 
+def test_of_two_ends_the_first_counts(engine, tmp_path):
+    write(tmp_path / FILE_NAME, event(start(x=1)), event(end(2)))
+    write(tmp_path / f"{FILE_NAME}.2", event(start(x=1)), event(end(1)))
+    assert tb_firstloss.read_hparams(tmp_path)["."].status == "failure"
+
+
+def test_what_is_left_out_for_its_size_is_reported(engine, tmp_path):
+    write(tmp_path / "big" / FILE_NAME, event(start(x="z" * (1 << 20))))
+    write(tmp_path / "small" / FILE_NAME, event(start(x=2)))
+    with pytest.warns(errors.DamageWarning, match="left out for their size"):
+        assert tb_firstloss.read_hparams(tmp_path) == {"small": {"x": 2.0}}
+
+
 def test_runs_are_chosen_and_those_without_are_left_out(engine, tmp_path):
     for run in ("a", "b", "c/d"):
         write(tmp_path / run / FILE_NAME, event(start(name=run)))

@@ -8,7 +8,7 @@ from tensorboard.compat.proto import event_pb2
 import tb_firstloss
 from tb_firstloss import errors
 from tests.helpers.damaged_files import FILE_NAME
-from tests.helpers.event_files import event, floats, scalar, simple, tensor, version, write
+from tests.helpers.event_files import event, floats, scalar, shaped, simple, tensor, version, write
 
 
 def session(step, status=event_pb2.SessionLog.START):
@@ -37,18 +37,29 @@ def save(folder, files):
         write(folder / f"{FILE_NAME}.{i}", *payloads)
 
 
+def beginning(entries):
+    """The step at which a file begins by its values: none if a START comes before them."""
+    events = [(tag, step) for tag, step in entries if tag != "STOP"]
+    if not events or events[0][0] == "START":
+        return None
+    steps = {}
+    for tag, step in events:
+        steps.setdefault(tag, []).append(step)
+    steps.pop("START", None)
+    return min((s[0] for s in steps.values() if len(set(s)) > 1), default=events[0][1])
+
+
 def model(files):
     """What is left of a run's values after each of its restarts, one after the other."""
     kept, number = [], 0
-    for i, entries in enumerate(files):
-        begun = False
+    for entries in files:
+        begins = beginning(entries)
+        kept = [row for row in kept if begins is None or row[1] < begins]
         for tag, step in entries:
             number += 1
-            if tag != "STOP" and (tag == "START" or (i > 0 and not begun)):
+            if tag == "START":
                 kept = [row for row in kept if row[1] < step]
-            if tag not in ("START", "STOP"):
-                # A session's own values follow its START; the file has begun with the first.
-                begun = True
+            elif tag != "STOP":
                 kept.append((tag, step, float(number)))
     return kept
 
@@ -102,6 +113,7 @@ def growing(tag, *steps):
         ([[("START", 0), *growing("x", 0, 10), ("STOP", 0)]], [0, 10]),
         ([growing("x", 0, 1), growing("x", 0, 1), growing("x", 0, 1, 2)], [0, 1, 2]),
         ([growing("x", 0, 9), [], growing("x", 5)], [0, 5]),
+        ([growing("x", 0, 9), [("START", 5), *growing("histogram", 0), *growing("x", 6)]], [0, 6]),
     ],
     ids=[
         "file",
@@ -113,6 +125,7 @@ def growing(tag, *steps):
         "first start",
         "twice",
         "empty file",
+        "start and settings",
     ],
 )
 def test_orphans_are_dropped_and_nothing_else(engine, tmp_path, files, steps):
@@ -127,6 +140,22 @@ def test_what_every_start_writes_at_step_0_is_no_restart_at_0(engine, tmp_path, 
         values = [event(stepless), *(event(simple("x", s), step=step + s) for s in range(20))]
         write(tmp_path / f"{FILE_NAME}.{i}", *values)
     assert [row[1] for row in columns(tmp_path, tags="x")] == [*range(10), *range(10, 30)]
+
+
+@pytest.mark.parametrize(
+    "settings_of_a_start",
+    [
+        tensor("args/text_summary", shaped(7, [1], string_val=[b"{}"]), plugin_name="text"),
+        simple("hp_metric", -1.0),
+    ],
+    ids=["transformers", "lightning"],
+)
+def test_a_tag_of_one_step_is_no_restart(engine, tmp_path, settings_of_a_start):
+    for i, steps in enumerate((range(1, 101), range(81, 121))):
+        values = [event(simple("loss", i), step=step) for step in steps]
+        write(tmp_path / f"{FILE_NAME}.{i}", version(), event(settings_of_a_start), *values)
+    found = [(step, value) for _, step, value in columns(tmp_path, tags="loss")]
+    assert found == [(step, float(step > 80)) for step in range(1, 121)]
 
 
 def test_runs_restart_each_for_itself(engine, tmp_path):

@@ -2,7 +2,7 @@
 
 A value becomes DIR/run/tag/step.png (.jpg, .gif, .webp, .bmp, .wav, .txt), its bytes as they were
 written; several of one step are numbered. Names that are no paths below DIR, or that differ in case
-alone, are changed. No file is replaced.
+alone, are changed. No file is replaced. A value that repeats one string is reported, not written.
 
 Examples::
 
@@ -22,11 +22,15 @@ from tb_firstloss.cli.exit_codes import FINDING
 from tb_firstloss.cli.output import printable
 from tb_firstloss.cli.progress import bar
 from tb_firstloss.errors import some_of
-from tb_firstloss.reading.logdir import iter_tensors
+from tb_firstloss.reading.damage import Report, reporter, unreadable
+from tb_firstloss.reading.files.find import find_event_files
+from tb_firstloss.reading.logdir import iter_selected
+from tb_firstloss.reading.selection import Selection
 from tb_firstloss.reading.tensor_datum import TensorDatum
 
 _LONGEST_PART, _LONGEST_PATH = 100, 500  # bytes; file systems allow 255 and 4096
 _IMAGES = {b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
+_PLUGINS = frozenset({"images", "audio", "text"})
 _LIKE_A_FILE = re.compile(r"-?\d+(-\d+)?\.\w+")
 
 
@@ -42,12 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Writes the files; exit code 1 when there is nothing to write."""
     target = _Target(options.output)
+    selection = Selection.of(options.runs, options.tags, options.steps, views=True)
     with bar("Extracting", quiet=options.quiet):
         for path in options.paths:
-            for datum in iter_tensors(
-                path, runs=options.runs, tags=options.tags, steps=options.steps
-            ):
-                for ending, content in _contents(datum):
+            report = reporter("warn")
+            files = find_event_files(path, report=report)
+            for datum in iter_selected(files, selection, report):
+                for ending, content in _contents(datum, path, report):
                     target.write(name_of(options, path, datum.run), datum, ending, content)
     if target.renamed:
         note(options, f"not named as their tags: {printable(some_of(target.renamed))}")
@@ -55,19 +60,22 @@ def run(options: argparse.Namespace) -> int:
     return 0 if target.count else FINDING
 
 
-def _contents(datum: TensorDatum) -> Iterator[tuple[str, bytes]]:
+def _contents(datum: TensorDatum, path: str, report: Report) -> Iterator[tuple[str, bytes]]:
     """Yields the encoded contents of a value, each with the ending of its file's name."""
     value = datum.value
-    if value.dtype != object or not value.size:
+    if value.dtype != object or not value.size or datum.plugin_name not in _PLUGINS:
         return
-    if datum.plugin_name == "images":  # width, height, image, image, …
+    if not value.flags.writeable:  # a few bytes of the file would become any number of them
+        where = f"run {datum.run}, tag {datum.tag}, step {datum.step}"
+        report(unreadable(path, f"{where}: one string for {value.size} is not extracted"))
+    elif datum.plugin_name == "images":  # width, height, image, image, …
         for image in value.ravel()[2:]:
             known = (ending for magic, ending in _IMAGES.items() if image.startswith(magic))
             yield next(known, ".png"), image
     elif datum.plugin_name == "audio":  # [k, 2]: sound and label
         for sound in (value[..., 0] if value.ndim > 1 else value).ravel():
             yield ".wav", sound
-    elif datum.plugin_name == "text":
+    else:
         yield ".txt", b"\n".join(value.ravel())
 
 
@@ -94,8 +102,7 @@ class _Target:
         for name in self._numbered(f"{folder}/{datum.step}"):
             path = Path(f"{name}{ending}")
             try:
-                with path.open("xb") as file:
-                    file.write(content)
+                _write_new(path, content)
             except FileExistsError:
                 if not path.is_file() or path.read_bytes() != content:
                     continue
@@ -119,6 +126,17 @@ class _Target:
         while True:
             self._used[key] += 1
             yield name if self._used[key] == 1 else f"{name}-{self._used[key]}"
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    """Writes a new file, whole or not at all: a later extraction takes what is there for whole."""
+    file = path.open("xb")
+    try:
+        with file:
+            file.write(content)
+    except BaseException:
+        path.unlink()
+        raise
 
 
 def _folded(path: str) -> str:

@@ -22,8 +22,8 @@ _SMALLEST_VALUE = 4
 
 ROWS_PER_CHUNK = 1 << 14
 
-_LARGEST_METADATA = 1 << 20
-"""Bytes above which a tag's metadata, of which every tag keeps a copy, is left out."""
+_LARGEST_METADATA, _MOST_METADATA = 1 << 20, 1 << 26
+"""Bytes of one tag's metadata, and of those of a run's tags together; larger ones are left out."""
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -72,6 +72,7 @@ class Names:
     Attributes:
         tags: Tag by number.
         metadata: A tag's metadata by its number.
+        left_out: Numbers of the tags whose metadata was too large to keep.
         plugin_names: Plugin name by number; number 0 is the empty one.
         index: The extension's copy, or None without the extension.
     """
@@ -79,11 +80,13 @@ class Names:
     def __init__(self) -> None:
         self.tags: list[str] = []
         self.metadata: list[wire.Metadata] = []
+        self.left_out: set[int] = set()
         self.plugin_names: list[str] = [""]
         self.index = None if extension.scan is None else extension.scan.Index()
         self._tag_numbers: dict[bytes, int] = {}
         self._plugin_numbers: dict[bytes, int] = {b"": 0}
         self._plugin_of_tag: list[int] = []
+        self._room = _MOST_METADATA
 
     def number(self, tag: bytes, plugin_name: bytes, metadata: bytes = b"") -> tuple[int, int]:
         """Returns the numbers of a value's tag and of its plugin name, both of them UTF-8."""
@@ -109,8 +112,12 @@ class Names:
             self._plugin_of_tag.append(0)
         if not self._plugin_of_tag[number]:
             self._plugin_of_tag[number] = plugin
-            if len(metadata) <= _LARGEST_METADATA:
+            if len(metadata) <= min(_LARGEST_METADATA, self._room):
+                self._room -= len(metadata)
                 self.metadata[number] = wire.parse_metadata(metadata)
+                self.left_out.discard(number)
+            else:
+                self.left_out.add(number)
         if self.index is not None:
             plugin = self._plugin_of_tag[number]
             self.index.put(tag, number, self.plugin_names[plugin].encode(), plugin)

@@ -117,6 +117,17 @@ def test_a_tags_metadata_is_that_of_the_value_that_names_its_plugin(engine, valu
     assert names.metadata[names.tags.index("t")] == expected
 
 
+def test_metadata_of_many_tags_is_bounded_together(engine):
+    names = rows.Names()
+    description = "x" * ((1 << 20) - 16)
+    made = summary_pb2.SummaryMetadata(summary_description=description).SerializeToString()
+    for i in range(70):
+        names.number(b"%d" % i, b"", made)
+    kept = [len(metadata.description) for metadata in names.metadata]
+    assert kept == [len(description)] * 64 + [0] * 6
+    assert names.left_out == set(range(64, 70))
+
+
 def test_metadata_in_several_fields_is_merged_as_protobuf_does(engine):
     whole = described("t", "a", "p", b"1")
     later = summary_pb2.SummaryMetadata(display_name="later")
