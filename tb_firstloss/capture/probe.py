@@ -101,7 +101,7 @@ def _compiled_loss(model: Any, batch: Any, training: bool, traced: _Traced) -> s
     gather = tf.autograph.experimental.do_not_convert(step_loss.gather)
     facts, tensors = gather(model, seen)
     traced.facts, traced.expectation = facts, facts.expectation
-    return tensors
+    return dict(tensors)
 
 
 def _given_loss(loss: Callable[..., Any]) -> Callable[..., Any]:
