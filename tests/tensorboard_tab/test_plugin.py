@@ -449,7 +449,7 @@ SPOILT = {
     "rubbish": (lambda _: b"\xa5" * 999, "damaged: corrupt header"),
     "empty": (lambda _: b"", "cut short: the event file is empty"),
     "within-a-record": (
-        lambda content: content[:-10],  # of the manifest, the last record
+        lambda content: content[: 16 + content[0] + 20],  # past the second record's header
         "cut short: truncated record",
     ),
     "after-a-record": (lambda content: content[: 16 + content[0]], "cut short: .*no manifest"),
