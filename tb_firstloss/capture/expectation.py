@@ -37,7 +37,7 @@ class Expectation:
 
         With ``on_error="raise"``, it raises an UnexpectedLossError or CaptureError instead.
         """
-        if not first.losses and not first.outputs:
+        if first.is_empty:
             return  # nothing was captured, and a warning has said so
         if self.value is None:
             if self.reason:

@@ -66,8 +66,6 @@ def _newest_recording(logdir: str, tag: str) -> FirstBatch | None:
     except (FileNotFoundError, ReadError):
         return None
     recordings = [
-        first
-        for run, first in found.items()
-        if run_of_tag.fullmatch(run) and (first.losses or first.outputs)
+        first for run, first in found.items() if run_of_tag.fullmatch(run) and not first.is_empty
     ]
     return max(recordings, key=lambda first: first.wall_time, default=None)

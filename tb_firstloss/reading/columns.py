@@ -80,9 +80,9 @@ class Scalars:
         return self._take(self._order())
 
     def last(self) -> "Scalars":
-        """Returns one row per run and tag, by run and tag: of the highest step.
+        """Returns the row of the highest step per run and tag, sorted by run and tag.
 
-        Of several at that step it is the one that was written last.
+        If several have that step, it is the last one written.
         """
         order = self._order()
         ends = np.roll(group_starts(self.run_codes[order], self.tag_codes[order]), -1)

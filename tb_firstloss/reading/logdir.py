@@ -87,8 +87,7 @@ def iter_tensors(
             above max_tensor_bytes.
     """
     selection = Selection.of(runs, tags, steps, keep=keep, max_tensor_bytes=max_tensor_bytes)
-    report = reporter(on_damage)
-    return iter_selected(find_event_files(path, report=report), selection, report)
+    return iter_selected(path, selection, reporter(on_damage))
 
 
 def verify(path: str | os.PathLike[str]) -> list[Damage]:
@@ -101,7 +100,7 @@ def verify(path: str | os.PathLike[str]) -> list[Damage]:
     """
     found: list[Damage] = []
     files = find_event_files(path, report=found.append)
-    for _ in iter_selected(files, Selection(views=True), found.append):
+    for _ in _iter_files(files, Selection(views=True), found.append):
         pass
     found += [damage for damage in find_damage(files) if damage not in found]
     return sorted(found)
@@ -115,9 +114,15 @@ def group_runs(files: list[EventFile], selection: Selection) -> Iterator[tuple[s
 
 
 def iter_selected(
+    path: str | os.PathLike[str], selection: Selection, report: Report
+) -> Iterator[TensorDatum]:
+    """Yields the chosen values below a path, as `iter_tensors` does."""
+    return _iter_files(find_event_files(path, report=report), selection, report)
+
+
+def _iter_files(
     files: list[EventFile], selection: Selection, report: Report
 ) -> Iterator[TensorDatum]:
-    """Yields the chosen values of some files, as `iter_tensors` does."""
     for run, paths in group_runs(files, selection):
         data = _iter_run(RunReader(run, selection, report), paths)
         yield from _keep_one(data, selection.keep) if selection.keep in ("first", "last") else data

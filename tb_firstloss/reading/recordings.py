@@ -60,7 +60,7 @@ def read_first_loss(
         ContractVersionError: A newer version of this package wrote it.
     """
     root = os.fspath(path)
-    files = _find(root)
+    files = find_recordings(root)
     if not files:
         raise errors.NoRecordingError(
             f"{root}: no first-batch recording here (no file *{contract.FILE_SUFFIX})", path=root
@@ -113,7 +113,7 @@ def read_first_losses(
     Raises:
         FileNotFoundError: Nothing is at the path.
     """
-    files = _find(os.fspath(logdir))
+    files = find_recordings(os.fspath(logdir))
     read = functools.partial(_read_all, max_tensor_bytes=max_tensor_bytes)
     results = _read_with(executor, read, files) if executor is not None else _read_here(read, files)
     found = FirstLosses()
@@ -236,7 +236,9 @@ def _warn(damage: list[Damage]) -> None:
         warnings.warn(message, errors.DamageWarning, stacklevel=3)
 
 
-def _find(root: str) -> list[EventFile]:
+def find_recordings(root: str) -> list[EventFile]:
+    """Finds the recordings' event files below a path, as `find_event_files` does."""
+
     def is_recording(name: str) -> bool:
         return name.endswith(contract.FILE_SUFFIX) and is_event_file_name(name)
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from tb_firstloss import errors
 from tb_firstloss.arrays import Array
+from tb_firstloss.text import encodable
 
 _OPEN_FILES = ("/dev/fd/", "/dev/std", "/proc/self/fd/")
 
@@ -54,18 +55,18 @@ def to_arrow(columns: Columns) -> Any:
 
     def convert(column: Coded | Array) -> Any:
         if isinstance(column, Coded):
-            names = arrow.array(map(_utf8, column.names), arrow.string())
+            names = arrow.array(map(encodable, column.names), arrow.string())
             return arrow.DictionaryArray.from_arrays(column.codes, names)
         if column.dtype != object:
             mask = column.mask if isinstance(column, np.ma.MaskedArray) else None
             return arrow.array(np.ma.getdata(column), mask=mask)
-        values = [_utf8(value) if isinstance(value, str) else value for value in column]
+        values = [encodable(value) if isinstance(value, str) else value for value in column]
         try:
             return arrow.array(values)
         except arrow.ArrowException:  # numbers and text in one column
             return arrow.array([None if value is None else str(value) for value in values])
 
-    return arrow.table(list(map(convert, columns.values())), names=list(map(_utf8, columns)))
+    return arrow.table(list(map(convert, columns.values())), names=list(map(encodable, columns)))
 
 
 def to_csv(columns: Columns, path: str | os.PathLike[str]) -> None:
@@ -88,11 +89,6 @@ def to_parquet(columns: Columns, path: str | os.PathLike[str]) -> None:
     parquet = import_optional("pyarrow.parquet")
     with _replacing(path) as temporary:
         parquet.write_table(to_arrow(columns), temporary)
-
-
-def _utf8(text: str) -> str:
-    """Returns text with the bytes of a file name that are not UTF-8 escaped."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def import_optional(module: str) -> Any:

@@ -7,11 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tb_firstloss import contract
 from tb_firstloss.errors import first_line
-from tb_firstloss.reading.damage import reporter
-from tb_firstloss.reading.files.find import find_event_files, is_event_file_name
 from tb_firstloss.reading.logdir import verify
+from tb_firstloss.reading.recordings import find_recordings
 from tb_firstloss.text import is_url
 
 _QUIET_SECONDS = 60
@@ -31,8 +29,7 @@ class RecordingFiles:
         """Returns the path of each run's recording."""
         if self._logdir is None or not Path(self._logdir).is_dir():
             return {}
-        files = find_event_files(self._logdir, report=reporter("ignore"), wanted=_is_recording)
-        return dict(files)
+        return dict(find_recordings(self._logdir))
 
     def explain(self, path: str) -> str | None:
         """Returns why a file has no recording that TensorBoard could show; None if it has one."""
@@ -47,10 +44,6 @@ class RecordingFiles:
         if problem and problem.startswith(_CUT) and time.time() - found.st_mtime < _QUIET_SECONDS:
             return f"being written, or just {problem}"
         return problem
-
-
-def _is_recording(name: str) -> bool:
-    return name.endswith(contract.FILE_SUFFIX) and is_event_file_name(name)
 
 
 def _explain(path: str, size: int) -> str | None:

@@ -63,7 +63,7 @@ class StepRecorder(Recorded, UnchangingState):
     def serialize(self) -> bytes:
         """Returns what a checkpoint stores: every bit of the first batch, or nothing."""
         first = self.first_batch
-        return packed.to_bytes(first if first and (first.losses or first.outputs) else None)
+        return packed.to_bytes(None if first is None or first.is_empty else first)
 
     def deserialize(self, content: bytes) -> None:
         """Restores the first batch from a checkpoint; what was captured here takes precedence."""

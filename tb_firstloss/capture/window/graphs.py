@@ -105,9 +105,11 @@ def choose_function_graphs(collected: Sequence[Any], step_graph: tf.Graph | None
     """Returns those of a RunMetadata's FunctionGraphs that show the step.
 
     TensorBoard draws all of them in one picture, in which the step would be lost: TensorFlow wraps
-    every eager operation in a function, and variables made in the first step add initializers. With
-    the graph of the step's concrete function, only the one that shares most nodes with it remains,
-    if these are more than half of the step; they are fewer where another function calls the step.
+    every eager operation in a function, and variables made in the first step add initializers.
+
+    Given the graph of the step's concrete function, this keeps only the function that shares most
+    nodes with it, provided they are more than half of the step's. Where another function calls the
+    step, they are fewer.
     """
     functions = [
         function

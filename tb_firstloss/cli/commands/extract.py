@@ -23,7 +23,6 @@ from tb_firstloss.cli.output import printable
 from tb_firstloss.cli.progress import bar
 from tb_firstloss.errors import some_of
 from tb_firstloss.reading.damage import Report, reporter, unreadable
-from tb_firstloss.reading.files.find import find_event_files
 from tb_firstloss.reading.logdir import iter_selected
 from tb_firstloss.reading.selection import Selection
 from tb_firstloss.reading.tensor_datum import TensorDatum
@@ -50,8 +49,7 @@ def run(options: argparse.Namespace) -> int:
     with bar("Extracting", quiet=options.quiet):
         for path in options.paths:
             report = reporter("warn")
-            files = find_event_files(path, report=report)
-            for datum in iter_selected(files, selection, report):
+            for datum in iter_selected(path, selection, report):
                 for ending, content in _contents(datum, path, report):
                     target.write(name_of(options, path, datum.run), datum, ending, content)
     if target.renamed:

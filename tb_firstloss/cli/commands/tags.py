@@ -17,7 +17,6 @@ from tb_firstloss.cli.output import print_json, print_table
 from tb_firstloss.cli.progress import bar
 from tb_firstloss.errors import some_of
 from tb_firstloss.reading.damage import reporter
-from tb_firstloss.reading.files.find import find_event_files
 from tb_firstloss.reading.logdir import iter_selected
 from tb_firstloss.reading.selection import Selection
 
@@ -57,9 +56,8 @@ def _read(path: str, options: argparse.Namespace) -> Iterable[Tag]:
     found: dict[tuple[str, str], Tag] = {}
     contents: dict[tuple[str, str], dict[str, None]] = {}
     with bar("Reading", quiet=options.quiet):
-        report = reporter("warn")
         selection = Selection.of(options.runs, options.tags, None, views=True)
-        for datum in iter_selected(find_event_files(path, report=report), selection, report):
+        for datum in iter_selected(path, selection, reporter("warn")):
             key, step = (datum.run, datum.tag), datum.step
             tag = found.get(key)
             if tag is None:
